@@ -1,0 +1,1 @@
+"""The words: types, settings, errors."""

@@ -1,0 +1,89 @@
+"""A dataset as a table: which files belong to which case of which patient, and what is known of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from medseg.core.document import Document
+
+Split = Literal["train", "val", "test"]
+
+
+class Case(Document):
+    """One examination.
+
+    Paths are absolute in memory and relative to the manifest on disk.
+    """
+
+    id: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    patient: str = Field(default="", description="groups cases that must not be split; defaults to the case's id")
+    images: tuple[Path, ...] = Field(min_length=1, description="one file per channel, or one file with all channels")
+    label: Path | None = Field(default=None, description="reference segmentation on the image's grid")
+    labelled: tuple[str, ...] | None = Field(
+        default=None, description="labels that were annotated in this case; absent: all of the dataset's"
+    )
+    classes: dict[str, str] = Field(default_factory=dict, description="case-level class by classification head")
+    split: Split | None = None
+    fold: int | None = Field(default=None, ge=0)
+    attributes: dict[str, str] = Field(default_factory=dict, description="site, sex, age, scanner, date ...")
+
+    @property
+    def group(self) -> str:
+        """What a split keeps together."""
+        return self.patient or self.id
+
+
+class Generator(Document):
+    """A dataset that the package makes itself."""
+
+    name: Literal["phantom"]
+    seed: int = 20
+    num_cases: int = Field(default=30, ge=2, le=10000)
+
+
+class Dataset(Document):
+    """A manifest: what the labels, channels and classes are called, and the cases.
+
+    Labels map a name to the value in the mask files, background (0) left out.
+    """
+
+    schema_version: Literal[1] = 1
+    name: str = Field(min_length=1)
+    description: str = ""
+    licence: str = ""
+    channels: tuple[str, ...] = Field(
+        default=("CT",), min_length=1, description="modality per channel: CT, MRI, PET, US"
+    )
+    labels: dict[str, int] = Field(default_factory=dict)
+    ignore_value: int | None = Field(default=None, description="mask value of voxels that teach and score nothing")
+    heads: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="classification head to its class names"
+    )
+    generator: Generator | None = None
+    cases: tuple[Case, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Dataset:
+        for name, value in self.labels.items():
+            if not 1 <= value <= 65535:
+                message = f"label {name!r} must have a value of 1 to 65535, got {value}"
+                raise ValueError(message)
+        if len(set(self.labels.values())) < len(self.labels):
+            message = f"two labels share one value: {self.labels}"
+            raise ValueError(message)
+        for head, names in self.heads.items():
+            if len(names) < 2 or len(set(names)) < len(names):
+                message = f"classification head {head!r} needs at least two different class names, got {list(names)}"
+                raise ValueError(message)
+        return self
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names by network index: index 0 is background, index n is `label_names[n - 1]`."""
+        return tuple(sorted(self.labels, key=self.labels.__getitem__))
+
+    def case(self, case_id: str) -> Case:
+        return next(case for case in self.cases if case.id == case_id)

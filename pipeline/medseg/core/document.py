@@ -1,0 +1,58 @@
+"""The one shape of everything that lives on disk as JSON or YAML."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medseg.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Document(BaseModel):
+    """Frozen, complete, and strict about unknown keys: a misspelt key is an error, never ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], *, file: Path | None = None) -> Self:
+        """Validate `values`; every fault becomes one UsageError naming the key, the value and the cure."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            faults = error.errors(include_url=False)
+            described = "; ".join(_describe(cls, fault) for fault in faults[:5])
+            more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""
+            raise UsageError(f"{described}{more}", code="E-CONFIG", file=file) from None
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=2) + "\n"
+
+
+def suggest(word: str, known: list[str]) -> str:
+    """`did you mean 'x'?`, or the known words when none is near."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+
+
+def _describe(model: type[BaseModel], fault: Any) -> str:
+    path = [str(part) for part in fault["loc"]]
+    where = ".".join(path) or model.__name__
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {where!r}: {suggest(path[-1], _keys_at(model, path[:-1]))}"
+    given = "" if fault["type"] == "missing" else f" (got {fault['input']!r:.80})"
+    return f"{where}: {fault['msg'][0].lower() + fault['msg'][1:]}{given}"
+
+
+def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = None if field is None else field.annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)

@@ -1,0 +1,126 @@
+"""What a dataset looks like (Fingerprint) and how it is therefore processed (Plan)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from medseg.core.document import Document
+from medseg.core.geometry import Shape, Vector
+
+
+class ChannelStatistics(Document):
+    """Intensities inside the labelled foreground (inside the crop when there are no labels) over all training cases."""
+
+    mean: float
+    std: float
+    median: float
+    percentile_00_5: float
+    percentile_99_5: float
+    minimum: float
+    maximum: float
+
+
+class CaseFingerprint(Document):
+    """One case, axes in RAS order."""
+
+    id: str
+    shape: Shape
+    spacing_mm: Vector
+    cropped_shape: Shape
+    label_voxels: dict[str, int]
+
+
+class Fingerprint(Document):
+    schema_version: Literal[1] = 1
+    num_cases: int
+    median_spacing_mm: Vector
+    coarse_spacing_mm: Vector = Field(description="10th percentile along each axis")
+    median_shape: Shape = Field(description="voxels after cropping, at each case's own spacing")
+    median_extent_mm: Vector
+    crop_share: float = Field(description="median share of voxels kept by the foreground crop")
+    channels: tuple[ChannelStatistics, ...]
+    class_counts: dict[str, dict[str, int]]
+    cases: tuple[CaseFingerprint, ...]
+
+
+class Decision(Document):
+    """One choice of the plan, in words."""
+
+    what: str
+    value: str
+    reason: str
+
+
+class Normalisation(Document):
+    """Intensities of one channel to network units: clip to [lower, upper] (either may be open), subtract, divide.
+
+    `fixed` takes mean and std from the training set (CT, or any calibrated unit), `per_image` from the image itself,
+    over its nonzero voxels when `nonzero` is set. `correct_bias_field` (N4) and `equalise` (adaptive histogram
+    equalisation) come before.
+    """
+
+    scheme: Literal["fixed", "per_image"]
+    lower: float | None = None
+    upper: float | None = None
+    mean: float = 0.0
+    std: float = Field(default=1.0, gt=0)
+    nonzero: bool = False
+    correct_bias_field: bool = False
+    equalise: bool = False
+
+
+class NetworkPlan(Document):
+    """A 3D U-Net, stage by stage from fine to coarse."""
+
+    kind: Literal["plain", "residual"] = "plain"
+    features: tuple[int, ...] = Field(min_length=2)
+    strides: tuple[Shape, ...] = Field(description="of each stage's first convolution; the first is (1, 1, 1)")
+    kernels: tuple[Shape, ...]
+    blocks: tuple[int, ...] = Field(
+        description="convolutions (plain) or residual blocks (residual) of each encoder stage"
+    )
+    deep_supervision: bool = True
+
+
+class ClassificationPlan(Document):
+    """How the case-level diagnosis is made.
+
+    `view` is what the head sees of a case: a patch centred on the foreground, or the whole case shrunk to a patch.
+    """
+
+    heads: dict[str, tuple[str, ...]]
+    view: Literal["foreground", "whole"]
+    pool_labels: tuple[str, ...] = Field(description="labels under whose predicted probability features are pooled")
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+
+
+class Plan(Document):
+    """Everything that turns a volume into network input and back; edit it by hand, then preprocess again."""
+
+    schema_version: Literal[1] = 1
+    dataset: str
+    channels: tuple[str, ...]
+    labels: dict[str, int]
+    spacing_mm: Vector = Field(description="network grid, axes in RAS order")
+    crop: Literal["nonzero", "none"]
+    normalisation: tuple[Normalisation, ...]
+    coarse_axis: int | None = Field(description="axis interpolated linearly because its voxels are > 3 x longer")
+    patch_size: Shape
+    batch_size: int = Field(ge=1)
+    mirror_axes: tuple[int, ...]
+    left_right_pairs: tuple[tuple[str, str], ...] = ()
+    network: NetworkPlan
+    classification: ClassificationPlan | None = None
+    decisions: tuple[Decision, ...] = ()
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names by network index, background left out."""
+        return tuple(sorted(self.labels, key=self.labels.__getitem__))
+
+    @property
+    def num_outputs(self) -> int:
+        """Output channels of the segmentation: background and each label; none without labels."""
+        return len(self.labels) + 1 if self.labels else 0

@@ -1,0 +1,29 @@
+"""What the network says of one case."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from medseg.core.volume import LabelMap
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Answers on the source's grid.
+
+    Attributes:
+        labels: Mask with the dataset's own label values; None for a classification-only model.
+        classes: Head to {class name: probability}, each summing to 1.
+        probabilities: (labels + 1, I, J, K) float16 on the source's grid when asked for, background first.
+        seconds: Wall time by stage.
+    """
+
+    labels: LabelMap | None
+    classes: dict[str, dict[str, float]] = field(default_factory=dict)
+    probabilities: NDArray[np.float16] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
