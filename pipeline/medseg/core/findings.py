@@ -32,6 +32,11 @@ class LabelMetrics(Document):
     volume_ml: float
     reference_volume_ml: float
 
+    @property
+    def relative_volume_error(self) -> float | None:
+        """(volume - reference) / reference; None without a reference volume."""
+        return self.volume_ml / self.reference_volume_ml - 1 if self.reference_volume_ml else None
+
 
 class ClassAnswer(Document):
     """One classification head's answer for one case."""
@@ -114,6 +119,64 @@ class Estimate(Document):
     n: int
 
 
+class LesionMatch(Document):
+    """One lesion of the reference with the predicted one assigned to it, or one of them alone."""
+
+    status: Literal["matched", "missed", "invented"]
+    centre_mm: Vector = Field(description="RAS+, centre of gravity; of the reference's lesion unless invented")
+    volume_ml: float
+    reference_volume_ml: float
+    dice: float
+    iou: float
+
+
+class LesionDetection(Document):
+    """The lesions of one label of one case; definitions in docs/metrics.md."""
+
+    label: str
+    criterion: Literal["iou", "overlap"]
+    threshold: float
+    num_reference: int
+    num_predicted: int
+    num_matched: int
+    sensitivity: float
+    precision: float
+    f1: float
+    panoptic_quality: float
+    lesions: tuple[LesionMatch, ...] = Field(description="largest first")
+
+
+class LesionSummary(Document):
+    """The lesions of one label over the cohort: counts of all cases together, so that empty cases weigh nothing."""
+
+    label: str
+    num_cases: int
+    num_reference: int
+    num_predicted: int
+    num_matched: int
+    sensitivity: float
+    precision: float
+    f1: float
+    panoptic_quality: float
+    false_positives_per_case: float
+    matched_dice: float | None = Field(description="mean over the matched lesions; None when there are none")
+
+
+class PairedComparison(Document):
+    """One metric of two models on the same cases."""
+
+    difference: Estimate = Field(description="second - first")
+    wilcoxon_p: float = Field(description="two-sided signed-rank test on the patients' mean differences")
+    num_higher: int = Field(description="cases where the second model's number is higher")
+    num_lower: int
+    num_equal: int
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the interval of the difference excludes zero."""
+        return self.difference.low > 0 or self.difference.high < 0
+
+
 class LabelSummary(Document):
     label: str
     dice: Estimate
@@ -139,6 +202,7 @@ class ClassSummary(Document):
     auroc: float | None = Field(description="macro one-versus-rest; None when only one class occurs")
     auroc_low: float | None
     auroc_high: float | None
+    auprc: float | None = Field(default=None, description="average precision, of the classes auroc is about")
     brier: float
     ece: float
     precision: dict[str, float]

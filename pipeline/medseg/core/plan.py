@@ -9,6 +9,9 @@ from pydantic import Field
 from medseg.core.document import Document
 from medseg.core.geometry import Shape, Vector
 
+IGNORE_INDEX = 255  # network index of voxels that neither teach nor score
+MISSING_CLASS = -1  # class index of a case whose class is not known
+
 
 class ChannelStatistics(Document):
     """Intensities inside the labelled foreground (inside the crop when there are no labels) over all training cases."""
@@ -30,6 +33,9 @@ class CaseFingerprint(Document):
     spacing_mm: Vector
     cropped_shape: Shape
     label_voxels: dict[str, int]
+    label_sides: dict[str, float] = Field(
+        description="where a label's centre lies, -1 left edge of the image, +1 right edge"
+    )
 
 
 class Fingerprint(Document):

@@ -1,1 +1,1 @@
-"""From fingerprint to plan."""
+"""From fingerprint to plan: the rules that configure medseg for a dataset."""

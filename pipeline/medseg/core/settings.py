@@ -1,0 +1,164 @@
+"""What a user may choose for each verb: defaults < config file < command line.
+
+The resolved values travel with the results.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from medseg.core.document import Document
+from medseg.core.errors import UsageError
+from medseg.core.geometry import Shape, Vector
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+Window = tuple[float, float]
+
+
+class PreprocessSettings(Document):
+    """`medseg preprocess`."""
+
+    manifest: Path | None = Field(default=None, description="dataset; the embedded phantom cohort when absent")
+    plan: Path | None = Field(default=None, description="use this plan instead of making one")
+    target: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="machine that the network is sized for")
+    window: str | None = Field(default=None, description="named CT window (configs/windows.yaml) or `low,high` in HU")
+    spacing_mm: Vector | None = Field(default=None, description="network grid instead of the plan's own choice")
+    patch_size: Shape | None = Field(default=None, description="patch in voxels instead of the plan's own choice")
+    network: Literal["plain", "residual"] | None = Field(default=None, description="kind of U-Net")
+    correct_bias_field: bool = Field(default=False, description="N4 bias-field correction of MRI channels")
+    equalise: bool = Field(default=False, description="adaptive histogram equalisation of uncalibrated channels")
+
+
+class TrainSettings(Document):
+    """`medseg train`."""
+
+    budget: str | None = Field(default="30m", description="wall time of the whole training, such as 90s, 20m, 1h30m")
+    epochs: int | None = Field(default=None, ge=1, description="length in passes over the cases, instead of a budget")
+    fold: int = Field(default=0, ge=0, description="which part of the cases is held back for validation")
+    num_folds: int = Field(default=5, ge=2)
+    seed: int = Field(default=0, ge=0)
+    learning_rate: float = Field(default=2e-3, gt=0, description="peak, AdamW")
+    weight_decay: float = Field(default=1e-2, ge=0)
+    warmup_steps: int = Field(default=50, ge=0)
+    ema_decay: float = Field(default=0.995, ge=0, lt=1, description="of the averaged weights that become the model")
+    gradient_clip: float = Field(default=1.0, gt=0)
+    class_weight: float = Field(default=0.5, ge=0, description="of the classification loss once it is ramped up")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:N or mps")
+    amp: bool = Field(default=True, description="mixed precision where the device gains from it")
+    deterministic: bool = Field(default=False, description="same result every time on the same machine")
+    augment: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_length(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("epochs") is not None and "budget" not in values:
+            return {**values, "budget": None}
+        return values
+
+    @field_validator("budget")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is not None:
+            seconds(value)
+        return value
+
+    @model_validator(mode="after")
+    def _has_length(self) -> TrainSettings:
+        if (self.budget is None) == (self.epochs is None):
+            message = "give either budget or epochs"
+            raise ValueError(message)
+        return self
+
+    @property
+    def budget_s(self) -> float | None:
+        return None if self.budget is None else seconds(self.budget)
+
+
+class InferSettings(Document):
+    """`medseg infer`."""
+
+    overlap: float = Field(default=0.5, ge=0, le=0.9, description="share of a window that its neighbour repeats")
+    tta: bool = Field(default=False, description="average over mirrored copies along the plan's mirror axes")
+    device: str = "auto"
+    amp: bool = True
+    save_probabilities: bool = False
+    assume_orientation: bool = Field(default=False, description="accept files that do not say where the patient lies")
+    series: str | None = Field(default=None, description="which series of a DICOM folder")
+
+
+class EvaluateSettings(Document):
+    """`medseg evaluate`."""
+
+    tolerance_mm: float = Field(default=1.0, gt=0, description="of the normalised surface Dice")
+    split: Literal["all", "train", "val", "test"] = "all"
+    pictures: bool = True
+
+
+class Settings(Document):
+    """A config file: one section per verb."""
+
+    preprocess: PreprocessSettings = PreprocessSettings()
+    train: TrainSettings = TrainSettings()
+    infer: InferSettings = InferSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+
+def seconds(duration: str) -> float:
+    """`90s`, `20m`, `1h30m`, or a bare number of seconds.
+
+    Raises:
+        ValueError: Not a duration, or not positive.
+    """
+    match = _DURATION.fullmatch(duration.strip().lower())
+    if match and any(match.groups()):
+        hours, minutes, rest = (float(part or 0) for part in match.groups())
+        total = 3600 * hours + 60 * minutes + rest
+    else:
+        try:
+            total = float(duration)
+        except ValueError:
+            message = f"must be a duration such as 90s, 20m or 1h30m, got {duration!r}"
+            raise ValueError(message) from None
+    if not total > 0:
+        message = f"must be longer than nothing, got {duration!r}"
+        raise ValueError(message)
+    return total
+
+
+def merge(settings: Settings, section: str, given: dict[str, Any]) -> Settings:
+    """Lay explicit choices (None left out) over one section."""
+    chosen = {key: value for key, value in given.items() if value is not None}
+    values = {**getattr(settings, section).model_dump(), **chosen}
+    if chosen.get("epochs") is not None and chosen.get("budget") is None:
+        values["budget"] = None
+    elif chosen.get("budget") is not None and chosen.get("epochs") is None:
+        values["epochs"] = None
+    model = type(getattr(settings, section))
+    return settings.model_copy(update={section: model.parse(values)})
+
+
+def parse_window(text: str, named: dict[str, Window]) -> Window:
+    """A window's name or `low,high` in HU.
+
+    Raises:
+        UsageError: E-WINDOW.
+    """
+    if text in named:
+        return named[text]
+    parts = text.split(",")
+    try:
+        low, high = (float(part) for part in parts)
+    except ValueError:
+        low, high = 0.0, 0.0
+    if low >= high:
+        raise UsageError(
+            f"window {text!r} is neither a known name nor `low,high` in HU",
+            code="E-WINDOW",
+            remedy=f"Known names: {', '.join(sorted(named))}.",
+        )
+    return low, high

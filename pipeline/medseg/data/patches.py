@@ -1,0 +1,196 @@
+"""Which patch of which case a training step sees.
+
+Step n's patches are drawn from a generator seeded with (seed, n): there is no sampler state to save, a resumed run sees
+what the uninterrupted one would have seen, whatever the number of workers.
+
+Shape legend: B batch, C channels, K network outputs, (I, J, K) voxels of the patch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from medseg.core.geometry import Shape
+    from medseg.core.plan import Plan
+    from medseg.data.store import LoadedCase
+
+_FOREGROUND_SHARE = 0.5
+_JITTER = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one training step learns from.
+
+    Attributes:
+        image: (B, C, I, J, K) float32.
+        labels: (B, I, J, K) uint8 network indices; all ignored for cases without a reference.
+        known: (B, K) bool, labels annotated in each sample's case.
+        classes: (B,) int64 class index by head; MISSING_CLASS where the sample does not show what the class is about.
+        cases: Ids, for messages.
+    """
+
+    image: Tensor
+    labels: Tensor
+    known: Tensor
+    classes: dict[str, Tensor]
+    cases: tuple[str, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(
+            self.image.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+            self.known.to(device),
+            {head: values.to(device) for head, values in self.classes.items()},
+            self.cases,
+        )
+
+
+class PatchSampler:
+    """Draw batches from loaded cases.
+
+    Half of the patches of a segmentation task are centred on a voxel of a label, each label of the dataset alike. With
+    a classification head the other half are views: the patch (or the whole case) that the head will see at inference,
+    drawn so that every class comes equally often; only these carry a class.
+    """
+
+    def __init__(self, cases: Sequence[LoadedCase], plan: Plan, *, seed: int) -> None:
+        self._cases = list(cases)
+        self._plan = plan
+        self._seed = seed
+        self._strata = _strata(self._cases, plan)
+        self._by_label = [
+            [number for number, case in enumerate(self._cases) if (case.foreground[:, 0] == index).any()]
+            for index in range(1, plan.num_outputs)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    def batch(self, step: int) -> Batch:
+        """The patches of one step; the same for the same step."""
+        random = np.random.default_rng((self._seed, step))
+        samples = [self._sample(random, slot) for slot in range(self._plan.batch_size)]
+        classes = {
+            head: torch.tensor([sample.classes.get(head, MISSING_CLASS) for sample in samples])
+            for head in (self._plan.classification.heads if self._plan.classification else {})
+        }
+        return Batch(
+            torch.stack([sample.image for sample in samples]),
+            torch.stack([sample.labels for sample in samples]),
+            torch.tensor([sample.case.entry.known for sample in samples]),
+            classes,
+            tuple(sample.case.entry.id for sample in samples),
+        )
+
+    def _sample(self, random: np.random.Generator, slot: int) -> _Sample:
+        plan = self._plan
+        if plan.classification is not None and (not plan.labels or (slot % 2 and self._strata)):
+            stratum = self._strata[int(random.integers(len(self._strata)))]
+            case = self._cases[stratum[int(random.integers(len(stratum)))]]
+            image, labels = class_view(case, plan, jitter=random)
+            return _Sample(case, image, labels, case.entry.classes)
+        taught = [numbers for numbers in self._by_label if numbers]
+        if taught and random.random() < _FOREGROUND_SHARE:
+            label = int(random.integers(len(taught)))
+            case = self._cases[taught[label][int(random.integers(len(taught[label])))]]
+            index = [numbers is taught[label] for numbers in self._by_label].index(True) + 1
+            points = case.foreground[case.foreground[:, 0] == index]
+            centre = points[int(random.integers(len(points))), 1:].numpy()
+            spread = np.asarray(plan.patch_size) // 4
+            centre = centre + random.integers(-spread, spread + 1)
+        else:
+            case = self._cases[int(random.integers(len(self._cases)))]
+            centre = np.asarray([random.integers(size) for size in case.entry.shape])
+        start = _start(centre, case.entry.shape, plan.patch_size)
+        return _Sample(case, *crop_case(case, start, plan.patch_size), {})
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    case: LoadedCase
+    image: Tensor
+    labels: Tensor
+    classes: dict[str, int]
+
+
+def class_view(case: LoadedCase, plan: Plan, *, jitter: np.random.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """What the classification head sees of a case: (C, *patch) and (*patch) labels.
+
+    `foreground`: the patch centred on the reference's pooled labels; `whole`: the case shrunk or grown to a patch.
+    """
+    if plan.classification is not None and plan.classification.view == "foreground":
+        pooled = [plan.label_names.index(name) + 1 for name in plan.classification.pool_labels]
+        points = case.foreground[torch.isin(case.foreground[:, 0], torch.tensor(pooled, dtype=torch.int16)), 1:]
+        middle = points.double().mean(0).numpy() if len(points) else np.asarray(case.entry.shape) / 2
+        return crop_case(case, view_start(middle, plan.patch_size, jitter=jitter), plan.patch_size)
+    return whole_view(case.image, plan.patch_size), torch.full(plan.patch_size, IGNORE_INDEX, dtype=torch.uint8)
+
+
+def view_start(
+    centre: NDArray[np.float64], size: Shape, *, jitter: np.random.Generator | None = None
+) -> NDArray[np.int_]:
+    """First voxel of the view around a centre; moved by up to a tenth of its size when training."""
+    start = np.round(np.asarray(centre) - (np.asarray(size) - 1) / 2).astype(int)
+    if jitter is not None:
+        reach = np.maximum((np.asarray(size) * _JITTER).astype(int), 1)
+        start = start + jitter.integers(-reach, reach + 1)
+    return np.asarray(start)
+
+
+def whole_view(image: Tensor, size: Shape) -> Tensor:
+    """(C, I, J, K) to (C, *size) float32 by trilinear interpolation."""
+    if tuple(image.shape[1:]) == size:
+        return image.float()
+    return functional.interpolate(image[None].float(), size, mode="trilinear", align_corners=False)[0]
+
+
+def crop_case(case: LoadedCase, start: NDArray[np.int_], size: Shape) -> tuple[Tensor, Tensor]:
+    """(C, *size) float32 and (*size) uint8; outside the case the image is 0 and the label ignored."""
+    labels = case.labels if case.labels.numel() else torch.full(case.entry.shape, IGNORE_INDEX, dtype=torch.uint8)
+    return crop(case.image, start, size).float(), crop(labels[None], start, size, fill=IGNORE_INDEX)[0]
+
+
+def crop(array: Tensor, start: NDArray[np.int_], size: Shape, *, fill: int = 0) -> Tensor:
+    """(C, I, J, K) to (C, *size) from `start`, which may lie outside."""
+    inside = []
+    padding: list[int] = []
+    for first, length, whole in zip(start, size, array.shape[1:], strict=True):
+        low, high = min(max(int(first), 0), whole), min(max(int(first) + length, 0), whole)
+        inside.append(slice(low, high))
+        before = min(max(-int(first), 0), length)
+        padding = [before, length - before - (high - low), *padding]
+    return functional.pad(array[(slice(None), *inside)], padding, value=fill)
+
+
+def _start(centre: NDArray[np.int_], shape: Shape, size: Shape) -> NDArray[np.int_]:
+    """Keep the patch inside the case; a case smaller than the patch lies in its middle."""
+    first = np.asarray(centre) - np.asarray(size) // 2
+    room = np.asarray(shape) - np.asarray(size)
+    return np.where(room >= 0, np.clip(first, 0, np.maximum(room, 0)), -(-room // 2))
+
+
+def _strata(cases: Sequence[LoadedCase], plan: Plan) -> list[list[int]]:
+    """Cases by class of the first head, without those whose class is unknown."""
+    if plan.classification is None:
+        return []
+    head = next(iter(plan.classification.heads))
+    groups: dict[int, list[int]] = {}
+    for number, case in enumerate(cases):
+        value = case.entry.classes.get(head, MISSING_CLASS)
+        if value != MISSING_CLASS:
+            groups.setdefault(value, []).append(number)
+    return [groups[value] for value in sorted(groups)]

@@ -1,0 +1,177 @@
+"""The store: every case of a dataset as the network sees it, one checked file per case.
+
+A file holds `image` (C, I, J, K) float16, and for a labelled case `labels` (I, J, K) uint8 and `foreground` (N, 4)
+int16: network index and voxel of up to `_POINTS` voxels of each label, so that patches find rare labels at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from medseg.core.document import Document
+from medseg.core.errors import InputError, ModelError
+from medseg.core.findings import CaseFailure
+from medseg.core.geometry import Shape
+from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS, Plan
+from medseg.io.files import sha256_of, write_text
+from medseg.io.weights import load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from medseg.core.case import Case, Dataset
+    from medseg.ops.prepare import Prepared
+
+_POINTS = 5000
+_INDEX, _PLAN, _DATASET = "index.json", "plan.json", "dataset.json"
+
+
+class StoredCase(Document):
+    """Where one case lies in the store and what is known of it.
+
+    Attributes:
+        known: By network index (background first) whether the label was annotated.
+        classes: Class index by head; MISSING_CLASS where the case has none.
+    """
+
+    id: str
+    patient: str
+    file: str
+    sha256: str
+    shape: Shape
+    known: tuple[bool, ...]
+    classes: dict[str, int]
+
+
+class StoreIndex(Document):
+    schema_version: int = 1
+    preprocessing: str
+    cases: tuple[StoredCase, ...]
+    failures: tuple[CaseFailure, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedCase:
+    """One case in memory; `labels` and `foreground` are empty for a case without a reference."""
+
+    entry: StoredCase
+    image: Tensor
+    labels: Tensor
+    foreground: Tensor
+
+
+@dataclass(frozen=True)
+class Store:
+    """An opened store."""
+
+    folder: Path
+    plan: Plan
+    dataset: Dataset
+    index: StoreIndex
+
+    def load(self, case_id: str) -> LoadedCase:
+        """Read one case and verify it.
+
+        Raises:
+            InputError: E-STORE-DAMAGED when the file is not what was written.
+        """
+        entry = next(case for case in self.index.cases if case.id == case_id)
+        path = self.folder / entry.file
+        if not path.is_file() or sha256_of(path) != entry.sha256:
+            raise InputError(
+                "this file of the store is missing or is not what was written",
+                code="E-STORE-DAMAGED",
+                file=path,
+                case=case_id,
+                remedy="Run `medseg preprocess` again.",
+            )
+        tensors = load_tensors(path)
+        empty = torch.zeros((0, 4), dtype=torch.int16)
+        labels = tensors.get("labels", torch.zeros((0, 0, 0), dtype=torch.uint8))
+        return LoadedCase(entry, tensors["image"], labels, tensors.get("foreground", empty))
+
+
+def store_case(folder: Path, case: Case, prepared: Prepared, dataset: Dataset) -> StoredCase:
+    """Write one prepared case; whole or not at all."""
+    file = Path("cases") / f"{case.id}.safetensors"
+    tensors = {"image": prepared.image.half()}
+    if prepared.labels is not None:
+        tensors |= {"labels": prepared.labels, "foreground": _foreground_points(prepared.labels)}
+    save_tensors(folder / file, tensors)
+    annotated = set(dataset.label_names if case.labelled is None else case.labelled)
+    has_reference = prepared.labels is not None
+    return StoredCase(
+        id=case.id,
+        patient=case.group,
+        file=file.as_posix(),
+        sha256=sha256_of(folder / file),
+        shape=prepared.geometry.shape,
+        known=(has_reference, *(has_reference and name in annotated for name in dataset.label_names)),
+        classes={
+            head: names.index(case.classes[head]) if head in case.classes else MISSING_CLASS
+            for head, names in dataset.heads.items()
+        },
+    )
+
+
+def close_store(
+    folder: Path, plan: Plan, dataset: Dataset, *, cases: tuple[StoredCase, ...], failures: tuple[CaseFailure, ...]
+) -> Store:
+    """Write the index last: a store without one is unfinished."""
+    index = StoreIndex(preprocessing=_preprocessing_key(plan), cases=cases, failures=failures)
+    write_text(folder / _PLAN, plan.to_json())
+    write_text(folder / _DATASET, dataset.to_json())
+    write_text(folder / _INDEX, index.to_json())
+    return Store(folder, plan, dataset, index)
+
+
+def open_store(folder: Path) -> Store:
+    """Open a finished store.
+
+    Raises:
+        ModelError: E-NO-STORE when there is none, E-STORE-STALE when its plan was edited where it matters.
+    """
+    from medseg.core.case import Dataset as DatasetModel
+    from medseg.io.documents import read_document
+
+    if not (folder / _INDEX).is_file():
+        raise ModelError(
+            "no preprocessed data here",
+            code="E-NO-STORE",
+            file=folder,
+            remedy="Run `medseg preprocess` with the same --workspace first.",
+        )
+    plan = read_document(folder / _PLAN, Plan)
+    index = read_document(folder / _INDEX, StoreIndex)
+    if index.preprocessing != _preprocessing_key(plan):
+        raise ModelError(
+            "the plan's preprocessing was changed after the data were preprocessed",
+            code="E-STORE-STALE",
+            file=folder / _PLAN,
+            remedy=f"Run `medseg preprocess --plan {folder / _PLAN}` again.",
+        )
+    return Store(folder, plan, read_document(folder / _DATASET, DatasetModel), index)
+
+
+def _preprocessing_key(plan: Plan) -> str:
+    """The part of a plan that the stored arrays depend on."""
+    return plan.model_dump_json(include={"channels", "labels", "spacing_mm", "crop", "normalisation", "coarse_axis"})
+
+
+def _foreground_points(labels: Tensor) -> Tensor:
+    """(N, 4) int16: network index, i, j, k; an even draw of each label's voxels."""
+    array = labels.numpy()
+    rows = [np.zeros((0, 4), dtype=np.int16)]
+    for index in np.unique(array):
+        if index in {0, IGNORE_INDEX}:
+            continue
+        points = np.argwhere(array == index)
+        step = max(1, len(points) // _POINTS)
+        chosen = points[::step][:_POINTS].astype(np.int16)
+        rows.append(np.hstack([np.full((len(chosen), 1), index, dtype=np.int16), chosen]))
+    return torch.from_numpy(np.concatenate(rows))

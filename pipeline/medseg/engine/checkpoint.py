@@ -1,0 +1,102 @@
+"""Everything a training needs to go on, in one safetensors file: tensors, and the rest as JSON in its header.
+
+There is no random state to keep: every step draws from generators seeded with (seed, step).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field
+
+from medseg.core.document import Document
+from medseg.core.errors import ModelError, UsageError
+from medseg.io.weights import load_metadata, load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+_KEY = "progress"
+
+
+class TrainingProgress(Document):
+    """How far a training has come, and what it must be resumed with."""
+
+    step: int = 0
+    elapsed_s: float = 0.0
+    next_validation: float = Field(default=0.0, description="share of the training at which the next one is due")
+    validation_s: float = Field(default=0.0, description="duration of the last one")
+    identity: dict[str, str] = Field(default_factory=dict, description="plan, cases and settings that must not change")
+
+
+def save_checkpoint(
+    path: Path,
+    progress: TrainingProgress,
+    *,
+    network: nn.Module,
+    averaged: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> None:
+    """Write the whole state, atomically."""
+    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    tensors |= {f"averaged.{name}": value for name, value in averaged.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    scale = {key: torch.tensor(float(value)) for key, value in scaler.state_dict().items()}
+    tensors |= {f"scaler.{key}": value for key, value in scale.items()}
+    save_tensors(
+        path,
+        {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+        {_KEY: progress.model_dump_json()},
+    )
+
+
+def load_checkpoint(
+    path: Path,
+    identity: dict[str, str],
+    *,
+    network: nn.Module,
+    averaged: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> TrainingProgress:
+    """Put the state back.
+
+    Raises:
+        ModelError: E-WEIGHTS when the file is damaged.
+        UsageError: E-RESUME when the plan, the cases or a setting that shapes the training changed, naming it.
+    """
+    tensors = load_tensors(path)
+    progress = TrainingProgress.model_validate_json(load_metadata(path).get(_KEY, "{}"))
+    changed = [key for key in identity if progress.identity.get(key) != identity[key]]
+    if changed:
+        raise UsageError(
+            f"cannot resume: {', '.join(changed)} changed since this training began",
+            code="E-RESUME",
+            file=path,
+            remedy="Undo the change, or start anew with --restart or under another --name.",
+        )
+    try:
+        network.load_state_dict(_under(tensors, "network."))
+        averaged.load_state_dict(_under(tensors, "averaged."))
+    except RuntimeError as error:
+        raise ModelError(
+            "the checkpoint does not fit the network", code="E-WEIGHTS", file=path, remedy="Start anew with --restart."
+        ) from error
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in _under(tensors, "optimizer.").items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    scale = _under(tensors, "scaler.")
+    if scale and scaler.is_enabled():
+        scaler.load_state_dict({key: value.item() for key, value in scale.items()})
+    return progress
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

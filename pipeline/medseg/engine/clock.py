@@ -1,0 +1,103 @@
+"""Where a training stands between its first step and its end, in steps or in time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from medseg.engine.checkpoint import TrainingProgress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from medseg.core.settings import TrainSettings
+
+_CHECKPOINT_EVERY_S = 60.0
+_VALIDATIONS = 10
+_SAFETY_S = 2.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a training tells its watcher after each step.
+
+    Attributes:
+        share: Of the whole training, 0 to 1.
+        losses: Running means by name.
+        validation: The latest scores.
+        remaining_s: Seconds until the end.
+        steps_per_s: Throughput of this session.
+    """
+
+    step: int
+    share: float
+    losses: dict[str, float]
+    validation: dict[str, float]
+    remaining_s: float
+    steps_per_s: float
+
+
+class Clock:
+    """Counts steps and seconds, over all sessions of one training."""
+
+    def __init__(self, settings: TrainSettings, progress: TrainingProgress, *, steps_per_epoch: int) -> None:
+        self.step = progress.step
+        self._settings = settings
+        self._before = progress
+        self._next_validation = progress.next_validation or 1 / _VALIDATIONS
+        self._validation_s = progress.validation_s
+        self._num_steps = None if settings.epochs is None else settings.epochs * steps_per_epoch
+        self._start = self._last_checkpoint = time.monotonic()
+
+    def elapsed(self) -> float:
+        return self._before.elapsed_s + time.monotonic() - self._start
+
+    def share(self) -> float:
+        if self._num_steps is not None:
+            return min(1.0, self.step / self._num_steps)
+        # The final validation uses twice the overlap of the ones on the way.
+        usable = (self._settings.budget_s or 1.0) - 4 * self._validation_s - _SAFETY_S
+        return min(1.0, self.elapsed() / max(usable, 1e-3))
+
+    def over(self) -> bool:
+        return self.share() >= 1.0
+
+    def validation_due(self) -> bool:
+        return self._next_validation <= self.share() < 1.0
+
+    def timed_validation(self, work: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Run a validation; in a budget the next one waits until validating costs at most a tenth of the time."""
+        start = time.monotonic()
+        scores = work()
+        self._validation_s = time.monotonic() - start
+        cost = 10 * self._validation_s / self._settings.budget_s if self._settings.budget_s else 0.0
+        self._next_validation = self.share() + max(1 / _VALIDATIONS, cost)
+        return scores
+
+    def checkpoint_due(self) -> bool:
+        if time.monotonic() - self._last_checkpoint < _CHECKPOINT_EVERY_S:
+            return False
+        self._last_checkpoint = time.monotonic()
+        return True
+
+    def progress(self) -> TrainingProgress:
+        return TrainingProgress(
+            step=self.step,
+            elapsed_s=self.elapsed(),
+            next_validation=self._next_validation,
+            validation_s=self._validation_s,
+            identity=self._before.identity,
+        )
+
+    def status(self, losses: dict[str, float], validation: dict[str, float]) -> Status:
+        share, elapsed = self.share(), self.elapsed()
+        here = time.monotonic() - self._start
+        return Status(
+            step=self.step,
+            share=share,
+            losses=losses,
+            validation=validation,
+            remaining_s=elapsed * (1 - share) / max(share, 1e-6),
+            steps_per_s=(self.step - self._before.step) / max(here, 1e-6),
+        )

@@ -1,0 +1,194 @@
+"""A volume in, an answer on the same grid out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medseg.core.errors import ModelError
+from medseg.core.prediction import Prediction
+from medseg.core.volume import LabelMap
+from medseg.data.patches import crop, view_start, whole_view
+from medseg.engine.devices import amp_dtype, autocast, pick_device
+from medseg.nn.build import build_network
+from medseg.ops.augment import Augmentation, swap_table
+from medseg.ops.prepare import label_values, probabilities_to_source, to_network, to_source
+from medseg.ops.sliding import sliding_window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from medseg.core.plan import Plan
+    from medseg.core.settings import InferSettings
+    from medseg.core.volume import Volume
+    from medseg.io.bundle import Bundle
+    from medseg.nn.network import Network
+    from medseg.ops.prepare import Prepared
+
+_VOXELS_PER_CALL = {"cpu": 2 * 64**3, "cuda": 8 * 128**3, "mps": 128**3}
+
+
+class Predictor:
+    """A model on a device, ready for any number of volumes.
+
+    Args:
+        bundle: Read and verified by `read_bundle`.
+        settings: Overlap, mirroring, device, precision.
+    """
+
+    def __init__(self, bundle: Bundle, settings: InferSettings) -> None:
+        self.bundle = bundle
+        self.settings = settings
+        self.device = pick_device(settings.device)
+        self._dtype = amp_dtype(self.device, enabled=settings.amp)
+        network = build_network(bundle.plan)
+        try:
+            network.load_state_dict(bundle.weights)
+        except RuntimeError as error:
+            raise ModelError(
+                "the weights do not fit the plan beside them",
+                code="E-WEIGHTS",
+                file=bundle.folder,
+                remedy="Use the folder as `medseg train` wrote it.",
+            ) from error
+        self._network = network.to(self.device, memory_format=torch.channels_last_3d).eval()
+
+    def predict(self, volume: Volume) -> Prediction:
+        """Segment and classify one volume.
+
+        Args:
+            volume: (C, I, J, K) in source units, on any grid.
+
+        Raises:
+            ModelError: E-CHANNELS when the model expects another number of channels; E-NUMERIC when the network's
+                answer is not finite.
+        """
+        plan, start = self.bundle.plan, time.perf_counter()
+        if volume.num_channels != len(plan.channels):
+            raise ModelError(
+                f"the model takes {len(plan.channels)} channel(s) ({', '.join(plan.channels)}), "
+                f"the input has {volume.num_channels}",
+                code="E-CHANNELS",
+                file=volume.source,
+                remedy="Give one --volume per channel, in this order.",
+            )
+        prepared = to_network(volume, plan)
+        ready = time.perf_counter()
+        logits, classes = self.run(prepared)
+        answered = time.perf_counter()
+        labels, probabilities = None, None
+        if logits is not None:
+            labels = LabelMap(label_values(to_source(logits, prepared), plan), volume.geometry)
+            if self.settings.save_probabilities:
+                probabilities = probabilities_to_source(logits, prepared)
+        seconds = {
+            "prepare": ready - start,
+            "network": answered - ready,
+            "export": time.perf_counter() - answered,
+        }
+        return Prediction(labels, classes, probabilities, {name: round(value, 3) for name, value in seconds.items()})
+
+    def run(self, prepared: Prepared) -> tuple[Tensor | None, dict[str, dict[str, float]]]:
+        """Logits (K, I, J, K) on the network grid, on the CPU, and class probabilities by head."""
+        with torch.inference_mode(), autocast(self.device, self._dtype):
+            logits, classes = infer_case(
+                self._network,
+                prepared.image.to(self.device),
+                self.bundle.plan,
+                overlap=self.settings.overlap,
+                tta=self.settings.tta,
+            )
+        return None if logits is None else logits.cpu(), classes
+
+
+def infer_case(
+    network: Network, image: Tensor, plan: Plan, *, overlap: float, tta: bool = False
+) -> tuple[Tensor | None, dict[str, dict[str, float]]]:
+    """Both answers for one case on the network grid; call inside inference mode and autocast.
+
+    The segmentation is stitched first, then the case is classified once, from one view under the stitched
+    probabilities: the diagnosis is not an average over windows and does not depend on where they lie.
+
+    Args:
+        network: In evaluation mode.
+        image: (C, I, J, K) on the network's device.
+        plan: The model's.
+        overlap: Of neighbouring windows.
+        tta: Average over mirrored copies.
+    """
+    logits = None
+    if plan.num_outputs:
+        windows_per_call = max(1, _VOXELS_PER_CALL[image.device.type] // int(np.prod(plan.patch_size)))
+        logits = sliding_window(
+            image,
+            _mirrored(network, plan) if tta else lambda windows: _first(network, windows),
+            window=plan.patch_size,
+            num_outputs=plan.num_outputs,
+            overlap=overlap,
+            window_batch=windows_per_call,
+        )
+        if not bool(torch.isfinite(logits).all()):
+            raise ModelError(
+                "the network's answer is not finite",
+                code="E-NUMERIC",
+                remedy="Run again with --no-amp; if it stays, the input or the model is broken.",
+            )
+    classes = {} if plan.classification is None else _classify(network, image, logits, plan)
+    return logits, classes
+
+
+def _classify(network: Network, image: Tensor, logits: Tensor | None, plan: Plan) -> dict[str, dict[str, float]]:
+    if plan.classification is None:
+        return {}
+    if logits is None or plan.classification.view == "whole":
+        view, probabilities = whole_view(image, plan.patch_size), None
+    else:
+        scores = torch.softmax(logits, dim=0)
+        pooled = [plan.label_names.index(name) + 1 for name in plan.classification.pool_labels]
+        start = view_start(_centre(scores[pooled].sum(0)), plan.patch_size)
+        view = crop(image, start, plan.patch_size)
+        probabilities = crop(scores, start, plan.patch_size)[None]
+    answers = network.classify(view[None], probabilities)
+    return {
+        head: dict(zip(names, torch.softmax(answers[head][0].float(), dim=0).tolist(), strict=True))
+        for head, names in plan.classification.heads.items()
+    }
+
+
+def _centre(weight: Tensor) -> np.ndarray:
+    """(3,) centre of the voxels above one half, or of everything by its weight when none is."""
+    chosen = torch.where(weight > 0.5, 1.0, 0.0) if bool((weight > 0.5).any()) else weight + 1e-6
+    total = chosen.sum()
+    lines = [chosen.sum(tuple(other for other in range(3) if other != axis)) for axis in range(3)]
+    return np.array([float((line * torch.arange(len(line), device=line.device)).sum() / total) for line in lines])
+
+
+def _first(network: Network, windows: Tensor) -> Tensor:
+    return network(windows.contiguous(memory_format=torch.channels_last_3d)).logits[0]  # type: ignore[no-any-return]
+
+
+def _mirrored(network: Network, plan: Plan) -> Callable[[Tensor], Tensor]:
+    """The mean over every mirrored copy; a left-right flip exchanges the labels of each pair."""
+    table = swap_table(Augmentation.from_plan(plan).swaps)[: plan.num_outputs].long()
+
+    def predict(windows: Tensor) -> Tensor:
+        total, count = torch.zeros((), device=windows.device), 0
+        for axes in _subsets(plan.mirror_axes):
+            dims = [axis + 2 for axis in axes]
+            answer = _first(network, windows.flip(dims)).float().flip(dims)
+            total = total + (answer[:, table.to(answer.device)] if 0 in axes else answer)
+            count += 1
+        return total / count
+
+    return predict
+
+
+def _subsets(axes: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    for size in range(len(axes) + 1):
+        yield from combinations(axes, size)

@@ -1,0 +1,44 @@
+"""Ending a training in good order: Ctrl-C, SIGTERM, or a file called `stop` in the run's folder."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def stop_requests(folder: Path) -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether somebody asked to stop; signals are answered between steps.
+
+    A stop file is taken away when it was heard. Outside the main thread only the file works.
+    """
+    heard = threading.Event()
+    stop_file = folder / "stop"
+
+    def hear(_signal: int, _frame: FrameType | None) -> None:
+        heard.set()
+
+    def asked() -> bool:
+        if stop_file.exists():
+            stop_file.unlink()
+            heard.set()
+        return heard.is_set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.signal(number, hear) for number in _SIGNALS}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,77 @@
+"""How good the network is on held-back cases, on the network grid, whole volumes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS
+from medseg.engine.devices import autocast
+from medseg.engine.predict import infer_case
+from medseg.ops.scores import classification_summary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from medseg.core.plan import Plan
+    from medseg.data.store import LoadedCase
+    from medseg.nn.network import Network
+
+
+def validate(
+    network: Network,
+    cases: Sequence[LoadedCase],
+    plan: Plan,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    overlap: float = 0.25,
+) -> dict[str, float]:
+    """Score whole cases.
+
+    Returns:
+        `dice` (mean over labels of the mean over cases in which the label was annotated), `dice/<label>`, and for each
+        head `<head>/accuracy`, `<head>/balanced_accuracy`, `<head>/auroc`. Empty without cases. A label missing in
+        reference and prediction scores 1, in one of them 0.
+    """
+    network.eval()
+    dice: dict[str, list[float]] = {name: [] for name in plan.label_names}
+    answers: dict[str, list[tuple[list[float], int]]] = {}
+    with torch.inference_mode(), autocast(device, dtype):
+        for case in cases:
+            logits, classes = infer_case(network, case.image.float().to(device), plan, overlap=overlap)
+            if logits is not None and case.labels.numel():
+                for name, value in _dice(logits.argmax(0).cpu().numpy(), case, plan).items():
+                    dice[name].append(value)
+            for head, probabilities in classes.items():
+                if case.entry.classes.get(head, MISSING_CLASS) != MISSING_CLASS:
+                    answers.setdefault(head, []).append((list(probabilities.values()), case.entry.classes[head]))
+    scored = {name: float(np.mean(values)) for name, values in dice.items() if values}
+    result = {"dice": float(np.mean(list(scored.values())))} if scored else {}
+    result |= {f"dice/{name}": value for name, value in scored.items()}
+    for head, rows in answers.items():
+        result |= _class_scores(head, rows, plan)
+    return result
+
+
+def _dice(answer: np.ndarray, case: LoadedCase, plan: Plan) -> dict[str, float]:
+    reference = case.labels.numpy()
+    valid = reference != IGNORE_INDEX
+    scores = {}
+    for index, name in enumerate(plan.label_names, start=1):
+        if case.entry.known[index]:
+            found, truth = (answer == index) & valid, reference == index
+            size = int(found.sum()) + int(truth.sum())
+            scores[name] = 2 * float((found & truth).sum()) / size if size else 1.0
+    return scores
+
+
+def _class_scores(head: str, rows: list[tuple[list[float], int]], plan: Plan) -> dict[str, float]:
+    names = plan.classification.heads[head] if plan.classification else ()
+    summary = classification_summary(
+        head, names, np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    )
+    scores = {f"{head}/accuracy": summary.accuracy, f"{head}/balanced_accuracy": summary.balanced_accuracy}
+    return scores if summary.auroc is None else {**scores, f"{head}/auroc": summary.auroc}

@@ -1,0 +1,104 @@
+"""The model folder: weights, plan, labels, metrics, provenance and a model card; nothing in it runs code.
+
+bundle.json           what it is, with the hash of every other file
+plan.json             how input is prepared and what the network looks like
+weights.safetensors   the weights
+metrics.json          validation by step
+README.md             the model card
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from medseg.core.document import Document
+from medseg.core.errors import ModelError
+from medseg.core.findings import Provenance
+from medseg.core.plan import Plan
+from medseg.io.documents import read_document
+from medseg.io.files import sha256_of, write_text
+from medseg.io.weights import load_tensors, save_tensors, verify_sha256
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+MANIFEST, PLAN, WEIGHTS, METRICS, CARD = (
+    "bundle.json",
+    "plan.json",
+    "weights.safetensors",
+    "metrics.json",
+    "README.md",
+)
+
+
+class BundleManifest(Document):
+    """`bundle.json`."""
+
+    schema_version: int = 1
+    name: str
+    dataset: str
+    licence: str = ""
+    labels: dict[str, int]
+    heads: dict[str, tuple[str, ...]]
+    channels: tuple[str, ...]
+    intensity_range: tuple[tuple[float, float], ...] = Field(
+        description="per channel, 0.5 and 99.5 percentile of the training set: the range of inputs it has seen"
+    )
+    num_training_cases: int
+    num_validation_cases: int
+    validation: dict[str, float] = Field(description="of the stored weights, on the cases held back from training")
+    finished: bool = Field(description="False for a bundle written while its training still runs")
+    sha256: dict[str, str]
+    provenance: Provenance
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A model that was read and verified."""
+
+    folder: Path
+    manifest: BundleManifest
+    plan: Plan
+    weights: dict[str, Tensor]
+
+
+def write_bundle(
+    folder: Path, manifest: BundleManifest, plan: Plan, *, weights: dict[str, Tensor], metrics: str, card: str
+) -> BundleManifest:
+    """Write a bundle; its manifest goes last, so that a folder without one is unfinished."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    save_tensors(folder / WEIGHTS, weights)
+    write_text(folder / PLAN, plan.to_json())
+    write_text(folder / METRICS, metrics)
+    write_text(folder / CARD, card)
+    hashes = {name: sha256_of(folder / name) for name in (WEIGHTS, PLAN, METRICS, CARD)}
+    provenance = manifest.provenance.model_copy(
+        update={"model": manifest.name, "weights_sha256": hashes[WEIGHTS], "plan_sha256": hashes[PLAN]}
+    )
+    sealed = manifest.model_copy(update={"sha256": hashes, "provenance": provenance})
+    write_text(folder / MANIFEST, sealed.to_json())
+    return sealed
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read and verify a bundle.
+
+    Raises:
+        ModelError: E-NO-MODEL when the folder holds none, E-HASH or E-WEIGHTS when a file is damaged.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise ModelError(
+            f"not a model folder: it has no {MANIFEST}",
+            code="E-NO-MODEL",
+            file=folder,
+            remedy="Name the `bundle` folder that `medseg train` printed.",
+        )
+    manifest = read_document(folder / MANIFEST, BundleManifest)
+    for name in (PLAN, WEIGHTS):
+        verify_sha256(folder / name, manifest.sha256[name])
+    return Bundle(folder, manifest, read_document(folder / PLAN, Plan), load_tensors(folder / WEIGHTS))

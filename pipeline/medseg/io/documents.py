@@ -1,0 +1,32 @@
+"""JSON files that are `Document`s."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, TypeVar
+
+from medseg.core.document import Document
+from medseg.core.errors import InputError
+from medseg.io.files import require_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+AnyDocument = TypeVar("AnyDocument", bound=Document)
+
+
+def read_document(path: Path, model: type[AnyDocument]) -> AnyDocument:
+    """Read and validate one JSON file.
+
+    Raises:
+        InputError: E-JSON when it is not JSON.
+        UsageError: E-CONFIG when a key or a value is not what the model allows.
+    """
+    text = require_file(path).read_text(encoding="utf-8")
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise InputError(
+            f"not valid JSON: {error}", code="E-JSON", file=path, remedy="Mend the file or make it again."
+        ) from error
+    return model.parse(values, file=path)

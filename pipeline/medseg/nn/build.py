@@ -1,0 +1,47 @@
+"""Plan to network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from medseg.nn.network import ClassificationHead, Network, UNet
+
+if TYPE_CHECKING:
+    from medseg.core.plan import Plan
+
+# More regions than this are pooled as one: the head's width would grow past what a few hundred cases can teach.
+_MAX_REGIONS = 4
+
+
+def build_network(plan: Plan, *, seed: int | None = None) -> Network:
+    """Build the plan's network with fresh weights.
+
+    Args:
+        plan: Its network, channels, labels and classification sections are read.
+        seed: Makes the initial weights repeatable without touching the global random state.
+    """
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        unet = UNet(len(plan.channels), plan.num_outputs, plan.network)
+        if plan.classification is None:
+            return Network(unet, None)
+        scales = head_scales(len(plan.network.features))
+        groups = region_groups(plan)
+        head = ClassificationHead([plan.network.features[s] for s in scales], len(groups), plan.classification)
+        return Network(unet, head, head_scales=scales, region_groups=groups)
+
+
+def head_scales(num_stages: int) -> tuple[int, int]:
+    """Encoder stages that the head reads: one fine enough for shape, and the coarsest for context."""
+    return (min(1, num_stages - 2), num_stages - 1)
+
+
+def region_groups(plan: Plan) -> tuple[tuple[int, ...], ...]:
+    """Network indices per pooled region: one region per pooled label, or all of them together when there are many."""
+    if plan.classification is None or plan.classification.view == "whole" or not plan.labels:
+        return ()
+    indices = tuple(plan.label_names.index(name) + 1 for name in plan.classification.pool_labels)
+    return tuple((index,) for index in indices) if len(indices) <= _MAX_REGIONS else (indices,)

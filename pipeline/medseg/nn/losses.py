@@ -1,0 +1,93 @@
+"""Losses that honour what was labelled: ignored voxels teach nothing, unlabelled organs are not background.
+
+Shape legend: B batch, K outputs (background first), (I, J, K) voxels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def segmentation_loss(logits: Sequence[Tensor], target: Tensor, known: Tensor) -> Tensor:
+    """Dice and cross-entropy, summed over the supervised scales with weights 1, 1/2, 1/4 ... (normalised).
+
+    Args:
+        logits: (B, K, ...) per scale, fine to coarse.
+        target: (B, I, J, K) uint8 network indices; IGNORE_INDEX marks voxels that teach nothing.
+        known: (B, K) bool, False where a label was not annotated in that case. Such a label's voxels are hidden in the
+            background, so there the background's probability is the sum of its own and of all unannotated labels'
+            (the marginal loss of Shi et al., Medical Image Analysis 2021).
+    """
+    total, weight_sum = logits[0].new_zeros((), dtype=torch.float32), 0.0
+    for level, scale in enumerate(logits):
+        weight = 0.5**level
+        total = total + weight * _one_scale(scale.float(), _shrink(target, scale.shape[2:]), known)
+        weight_sum += weight
+    return total / weight_sum
+
+
+def class_loss(logits: Mapping[str, Tensor], target: Mapping[str, Tensor], *, smoothing: float = 0.05) -> Tensor | None:
+    """Mean cross-entropy over heads and the samples whose class is known; None when none is.
+
+    Args:
+        logits: (B, classes) by head.
+        target: (B,) int64 by head; MISSING_CLASS where the case's class is unknown.
+        smoothing: Label smoothing, which keeps small cohorts from overconfidence.
+    """
+    losses = [
+        functional.cross_entropy(logits[head].float(), values, ignore_index=MISSING_CLASS, label_smoothing=smoothing)
+        for head, values in target.items()
+        if bool((values != MISSING_CLASS).any())
+    ]
+    return torch.stack(losses).mean() if losses else None
+
+
+def _one_scale(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    log_p = functional.log_softmax(logits, dim=1)
+    if not bool(known.all()):
+        log_p = _merge_unknown(log_p, known)
+    valid = target != IGNORE_INDEX
+    index = torch.where(valid, target, 0).long().unsqueeze(1)
+    cross_entropy = -(log_p.gather(1, index).squeeze(1) * valid).sum() / valid.sum().clamp(min=1)
+    return cross_entropy + _soft_dice_loss(log_p, index, valid, known)
+
+
+def _soft_dice_loss(log_p: Tensor, index: Tensor, valid: Tensor, known: Tensor) -> Tensor:
+    """1 - mean soft Dice of the labels annotated and present in the batch, over the batch as one volume."""
+    probability = log_p.exp() * valid.unsqueeze(1)
+    truth = torch.zeros_like(probability).scatter_(1, index, 1.0) * valid.unsqueeze(1)
+    annotated = known.to(probability.dtype)[:, 1:]
+    axes = (2, 3, 4)
+    overlap = ((probability * truth).sum(axes)[:, 1:] * annotated).sum(0)
+    size = ((probability + truth).sum(axes)[:, 1:] * annotated).sum(0)
+    dice = (2 * overlap + 1) / (size + 1)
+    taught = annotated.sum(0) > 0
+    return 1 - (dice * taught).sum() / taught.sum().clamp(min=1)
+
+
+def _merge_unknown(log_p: Tensor, known: Tensor) -> Tensor:
+    """Add unannotated labels' probability to the background and give them none of their own."""
+    hidden = ~known
+    hidden[:, 0] = True
+    mask = hidden[:, :, None, None, None]
+    background = torch.logsumexp(log_p.masked_fill(~mask, -1e4), dim=1, keepdim=True)
+    return torch.cat([background, log_p.masked_fill(mask, -1e4)[:, 1:]], dim=1)
+
+
+def _shrink(target: Tensor, shape: Sequence[int]) -> Tensor:
+    if target.shape[1:] == torch.Size(shape):
+        return target
+    return (
+        functional.interpolate(target.unsqueeze(1).float(), tuple(shape), mode="nearest-exact")
+        .squeeze(1)
+        .to(torch.uint8)
+    )

@@ -1,0 +1,226 @@
+"""The network: a 3D U-Net and a classification head that reads its encoder, on one page.
+
+Shape legend: B batch, C input channels, K segmentation outputs (background first), F features, R pooled regions,
+(I, J, K) voxels of the network grid, RAS order.
+
+Sources: Ronneberger et al., MICCAI 2015 (U-Net); Isensee et al., Nature Methods 2021 and MICCAI 2024 (instance norm,
+leaky ReLU, residual encoder); pooling under the predicted foreground follows the joint segmentation-classification
+literature (docs/training.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from medseg.core.geometry import Shape
+    from medseg.core.plan import ClassificationPlan, NetworkPlan
+
+
+class Convolution(nn.Module):
+    """Convolution, instance norm, leaky ReLU."""
+
+    def __init__(self, in_features: int, out_features: int, *, kernel: Shape, stride: Shape = (1, 1, 1)) -> None:
+        super().__init__()
+        padding = tuple(size // 2 for size in kernel)
+        self.convolution = nn.Conv3d(in_features, out_features, kernel, stride, padding, bias=False)
+        self.norm = nn.InstanceNorm3d(out_features, affine=True)
+        self.activation = nn.LeakyReLU(0.01, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.norm(_convolve(self.convolution, x)))  # type: ignore[no-any-return]
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions around a shortcut; the shortcut pools and projects where the shape changes."""
+
+    def __init__(self, in_features: int, out_features: int, *, kernel: Shape, stride: Shape = (1, 1, 1)) -> None:
+        super().__init__()
+        padding = tuple(size // 2 for size in kernel)
+        self.first = Convolution(in_features, out_features, kernel=kernel, stride=stride)
+        self.second = nn.Conv3d(out_features, out_features, kernel, 1, padding, bias=False)
+        self.norm = nn.InstanceNorm3d(out_features, affine=True)
+        self.pool = nn.AvgPool3d(stride, stride, ceil_mode=True) if max(stride) > 1 else nn.Identity()
+        self.project = (
+            nn.Conv3d(in_features, out_features, 1, bias=False) if in_features != out_features else nn.Identity()
+        )
+        self.activation = nn.LeakyReLU(0.01, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.project(self.pool(x))
+        return self.activation(self.norm(_convolve(self.second, self.first(x))) + shortcut)  # type: ignore[no-any-return]
+
+
+class UNet(nn.Module):
+    """Encoder and decoder with skip connections.
+
+    Args:
+        in_channels: C.
+        out_channels: K; 0 builds the encoder alone.
+        plan: Stages from fine to coarse.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, plan: NetworkPlan) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleList()
+        block = ResidualBlock if plan.kind == "residual" else Convolution
+        features = in_channels
+        stages = zip(plan.features, plan.strides, plan.kernels, plan.blocks, strict=True)
+        for out_features, stride, kernel, num_blocks in stages:
+            blocks = [block(features, out_features, kernel=kernel, stride=stride)]
+            blocks += [block(out_features, out_features, kernel=kernel) for _ in range(num_blocks - 1)]
+            self.encoder.append(nn.Sequential(*blocks))
+            features = out_features
+        self.upsample, self.decoder, self.to_logits = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for level in reversed(range(len(plan.features) - 1 if out_channels else 0)):
+            stride, fine, coarse = plan.strides[level + 1], plan.features[level], plan.features[level + 1]
+            self.upsample.append(nn.ConvTranspose3d(coarse, fine, stride, stride, bias=False))
+            self.decoder.append(
+                nn.Sequential(
+                    Convolution(2 * fine, fine, kernel=plan.kernels[level]),
+                    Convolution(fine, fine, kernel=plan.kernels[level]),
+                )
+            )
+            supervised = plan.deep_supervision or level == 0
+            self.to_logits.append(nn.Conv3d(fine, out_channels, 1) if supervised else nn.Identity())
+        self.deep_supervision = plan.deep_supervision
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """(B, C, I, J, K) to one (B, F, ...) per stage, fine to coarse."""
+        skips = [image]
+        for stage in self.encoder:
+            skips.append(stage(skips[-1]))
+        return skips[1:]
+
+    def decode(self, skips: Sequence[Tensor], *, all_scales: bool) -> list[Tensor]:
+        """Logits (B, K, ...) fine to coarse: all supervised scales in training, the finest alone otherwise."""
+        x, logits = skips[-1], []
+        for index, (upsample, block, head) in enumerate(zip(self.upsample, self.decoder, self.to_logits, strict=True)):
+            skip = skips[-2 - index]
+            x = upsample(x)[..., : skip.shape[2], : skip.shape[3], : skip.shape[4]]
+            x = block(torch.cat([x, skip], dim=1))
+            if index == len(self.decoder) - 1 or (all_scales and self.deep_supervision):
+                logits.append(head(x))
+        return logits[::-1]
+
+
+class ClassificationHead(nn.Module):
+    """Encoder features pooled under regions, to class logits of each head.
+
+    Mean and maximum of each of two scales under each region's probability (dilated by one voxel of that scale, so
+    that the rim of a lesion counts), then one hidden layer per head. Without regions the whole view is pooled.
+    """
+
+    def __init__(self, features: Sequence[int], num_regions: int, plan: ClassificationPlan) -> None:
+        super().__init__()
+        width = 2 * sum(features) * max(num_regions, 1)
+        self.heads = nn.ModuleDict(
+            {
+                name: nn.Sequential(
+                    nn.LayerNorm(width),
+                    nn.Dropout(plan.dropout),
+                    nn.Linear(width, 64),
+                    nn.LeakyReLU(0.01),
+                    nn.Dropout(plan.dropout),
+                    nn.Linear(64, len(classes)),
+                )
+                for name, classes in plan.heads.items()
+            }
+        )
+
+    def forward(self, features: Sequence[Tensor], regions: Tensor | None) -> dict[str, Tensor]:
+        """Features: (B, F, ...) per scale; regions: (B, R, I, J, K) in [0, 1] or None. Returns (B, classes) by head."""
+        pooled = torch.cat([_pool(scale.float(), regions) for scale in features], dim=1)
+        return {name: head(pooled) for name, head in self.heads.items()}
+
+
+@dataclass(frozen=True)
+class Output:
+    """Logits of one pass.
+
+    Attributes:
+        logits: (B, K, ...) fine to coarse; empty for a classification-only network.
+        classes: (B, number of classes) by head.
+    """
+
+    logits: list[Tensor]
+    classes: Mapping[str, Tensor]
+
+
+class Network(nn.Module):
+    """One network, two answers.
+
+    Args:
+        unet: The segmentation network.
+        head: The classification head, or None.
+        head_scales: Encoder stages that the head reads.
+        region_groups: For each pooled region the network indices whose probabilities are added up.
+    """
+
+    def __init__(
+        self,
+        unet: UNet,
+        head: ClassificationHead | None,
+        *,
+        head_scales: Sequence[int] = (),
+        region_groups: Sequence[Sequence[int]] = (),
+    ) -> None:
+        super().__init__()
+        self.unet = unet
+        self.head = head
+        self.head_scales = tuple(head_scales)
+        self.region_groups = tuple(tuple(group) for group in region_groups)
+
+    def forward(self, image: Tensor, *, with_classes: bool = False) -> Output:
+        """(B, C, I, J, K) to logits; all supervised scales while training."""
+        skips = self.unet.encode(image)
+        logits = self.unet.decode(skips, all_scales=self.training) if len(self.unet.decoder) else []
+        if not (with_classes and self.head is not None):
+            return Output(logits, {})
+        probabilities = torch.softmax(logits[0].detach().float(), dim=1) if logits else None
+        return Output(logits, self._classify(skips, probabilities))
+
+    def classify(self, image: Tensor, probabilities: Tensor | None) -> dict[str, Tensor]:
+        """Class logits of views whose segmentation (B, K, I, J, K) is already known."""
+        return self._classify(self.unet.encode(image), probabilities)
+
+    def _classify(self, skips: Sequence[Tensor], probabilities: Tensor | None) -> dict[str, Tensor]:
+        if self.head is None:
+            return {}
+        regions = None
+        if probabilities is not None and self.region_groups:
+            regions = torch.stack([probabilities[:, list(group)].sum(1) for group in self.region_groups], dim=1)
+        return self.head([skips[scale] for scale in self.head_scales], regions)  # type: ignore[no-any-return]
+
+
+def _pool(features: Tensor, regions: Tensor | None) -> Tensor:
+    """(B, F, ...) and (B, R, I, J, K) to (B, 2 R F): mean and maximum of the features under each region."""
+    if regions is None:
+        return torch.cat([features.mean((2, 3, 4)), features.amax((2, 3, 4))], dim=1)
+    weights = functional.adaptive_avg_pool3d(regions.float(), features.shape[2:])
+    weights = functional.max_pool3d(weights, 3, 1, 1).flatten(2)
+    flat = features.flatten(2)
+    mean = torch.einsum("bfn,brn->brf", flat, weights) / (weights.sum(2).unsqueeze(2) + 1e-3)
+    maximum = torch.stack(
+        [(flat * weights[:, region : region + 1]).amax(2) for region in range(weights.shape[1])], dim=1
+    )
+    return torch.cat([mean, maximum], dim=1).flatten(1)
+
+
+def _convolve(convolution: nn.Conv3d, x: Tensor) -> Tensor:
+    """The convolution, in fp32 on a CPU where autocast would be wrong.
+
+    torch 2.13's CPU kernel leaves the bf16 weight gradient of a 3D convolution uninitialised when the input is at most
+    two voxels deep (one at stride 2); such maps are tiny, so fp32 costs nothing.
+    """
+    if x.device.type == "cpu" and min(x.shape[2:]) <= 2 and torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return convolution(x.float())  # type: ignore[no-any-return]
+    return convolution(x)  # type: ignore[no-any-return]

@@ -1,0 +1,267 @@
+"""Fingerprint to plan: one small rule per decision, each with its reason in the plan.
+
+The rules start from nnU-Net's (Isensee et al., Nature Methods 2021) and differ where the plan says why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from medseg.core.plan import ClassificationPlan, Decision, NetworkPlan, Normalisation, Plan
+from medseg.planning.sides import left_right_pairs, mirror_axes
+
+if TYPE_CHECKING:
+    from medseg.core.case import Dataset
+    from medseg.core.geometry import Shape, Vector
+    from medseg.core.plan import Fingerprint
+
+Target = Literal["cpu", "gpu"]
+
+_ANISOTROPY = 3.0
+_MIN_EDGE = 4
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What one training step may cost on a kind of machine."""
+
+    patch_voxels: int
+    step_voxels: int
+    base_features: int
+    max_features: int
+    kind: Literal["plain", "residual"]
+
+
+CAPACITIES: dict[Target, Capacity] = {
+    "cpu": Capacity(64**3, 3 * 64**3, base_features=16, max_features=160, kind="plain"),
+    "gpu": Capacity(128**3, 2 * 128**3, base_features=32, max_features=320, kind="residual"),
+}
+
+
+@dataclass
+class _Notes:
+    """Collects the decisions as the rules are applied."""
+
+    decisions: list[Decision] = field(default_factory=list)
+
+    def add(self, what: str, value: object, reason: str) -> None:
+        self.decisions.append(Decision(what=what, value=str(value), reason=reason))
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user decided instead of the rules; None leaves a rule in charge."""
+
+    target: Target = "cpu"
+    spacing_mm: Vector | None = None
+    patch_size: Shape | None = None
+    window_hu: tuple[float, float] | None = None
+    network: Literal["plain", "residual"] | None = None
+    correct_bias_field: bool = False
+    equalise: bool = False
+
+
+def make_plan(dataset: Dataset, fingerprint: Fingerprint, wishes: Wishes) -> Plan:
+    """Configure everything from the dataset's fingerprint."""
+    notes = _Notes()
+    capacity = CAPACITIES[wishes.target]
+    whole = not dataset.labels and bool(dataset.heads)
+    spacing = _spacing(fingerprint, wishes, notes)
+    coarse_axis = _coarse_axis(spacing, notes)
+    crop = _crop(fingerprint, notes)
+    shape = _network_shape(fingerprint, spacing)
+    patch = wishes.patch_size or _patch(shape, spacing, capacity, whole=whole, notes=notes)
+    strides, kernels = _pooling(patch, spacing)
+    patch = _divisible(patch, strides)
+    network = _network(strides, kernels, capacity, wishes, notes)
+    batch = max(2, min(capacity.step_voxels // int(np.prod(patch)), 32, max(2, fingerprint.num_cases)))
+    notes.add(
+        "batch size", batch, f"a step of about {capacity.step_voxels:,} voxels on a {wishes.target.upper()}, at least 2"
+    )
+    pairs = left_right_pairs(dataset.label_names)
+    axes, reason = mirror_axes(fingerprint, pairs)
+    notes.add("mirroring", list(axes) or "none", reason)
+    return Plan(
+        dataset=dataset.name,
+        channels=dataset.channels,
+        labels=dataset.labels,
+        spacing_mm=spacing,
+        crop=crop,
+        normalisation=_normalisation(dataset, fingerprint, wishes, notes, cropped=crop == "nonzero"),
+        coarse_axis=coarse_axis,
+        patch_size=patch,
+        batch_size=batch,
+        mirror_axes=axes,
+        left_right_pairs=pairs,
+        network=network,
+        classification=_classification(dataset, whole=whole, notes=notes),
+        decisions=tuple(notes.decisions),
+    )
+
+
+def _spacing(fingerprint: Fingerprint, wishes: Wishes, notes: _Notes) -> Vector:
+    if wishes.spacing_mm is not None:
+        notes.add("spacing", wishes.spacing_mm, "given by the user")
+        return wishes.spacing_mm
+    spacing = list(fingerprint.median_spacing_mm)
+    axis = int(np.argmax(spacing))
+    finest = min(spacing)
+    others = [size for other, size in enumerate(fingerprint.median_shape) if other != axis]
+    reason = "median of the training cases along each axis"
+    if spacing[axis] > _ANISOTROPY * finest and _ANISOTROPY * fingerprint.median_shape[axis] < min(others):
+        spacing[axis] = max(fingerprint.coarse_spacing_mm[axis], finest)
+        reason += f"; axis {'RAS'[axis]} is more than 3 x coarser and takes its 10th percentile to keep detail"
+    value = (round(spacing[0], 4), round(spacing[1], 4), round(spacing[2], 4))
+    notes.add("spacing", value, reason)
+    return value
+
+
+def _coarse_axis(spacing: Vector, notes: _Notes) -> int | None:
+    axis = int(np.argmax(spacing))
+    if spacing[axis] <= _ANISOTROPY * min(spacing):
+        notes.add("interpolation", "cubic spline", "no axis is more than 3 x coarser than another")
+        return None
+    notes.add(
+        "interpolation",
+        f"linear along {'RAS'[axis]}, cubic spline in the plane",
+        "across thick slices a spline overshoots",
+    )
+    return axis
+
+
+def _crop(fingerprint: Fingerprint, notes: _Notes) -> Literal["nonzero", "none"]:
+    share = f"the box of nonzero voxels holds {fingerprint.crop_share:.0%} of the image"
+    if fingerprint.crop_share < 0.9:
+        notes.add("crop", "nonzero", f"{share}: the rest is padding")
+        return "nonzero"
+    notes.add("crop", "none", f"{share}: there is nothing to gain")
+    return "none"
+
+
+def _network_shape(fingerprint: Fingerprint, spacing: Vector) -> Shape:
+    """Median size of a case on the network grid."""
+    extent = fingerprint.median_extent_mm
+    i, j, k = (max(1, round(mm / step)) for mm, step in zip(extent, spacing, strict=True))
+    return (i, j, k)
+
+
+def _patch(shape: Shape, spacing: Vector, capacity: Capacity, *, whole: bool, notes: _Notes) -> Shape:
+    """Isotropic in mm, no larger than the median case, shrunk where it is largest relative to it until it fits."""
+    if whole:
+        size = [min(length, 64) for length in shape]
+        notes.add(
+            "patch", size, "a classification-only network sees the whole case, shrunk to at most 64 voxels a side"
+        )
+        return _triple(size)
+    edge_mm = (capacity.patch_voxels * float(np.prod(spacing))) ** (1 / 3) * 2
+    size = [min(length, max(_MIN_EDGE, round(edge_mm / step))) for length, step in zip(shape, spacing, strict=True)]
+    while np.prod(size) > capacity.patch_voxels:
+        axis = int(np.argmax([length / whole_length for length, whole_length in zip(size, shape, strict=True)]))
+        size[axis] -= 1
+    notes.add(
+        "patch",
+        size,
+        f"as much of the median case ({'x'.join(map(str, shape))} voxels) as {capacity.patch_voxels:,} voxels allow,"
+        " then rounded up to what the pooling divides",
+    )
+    return _triple(size)
+
+
+def _pooling(patch: Shape, spacing: Vector) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
+    """Strides and kernels per stage: halve each axis while at least 4 voxels remain and it is not far coarser."""
+    strides: list[Shape] = [(1, 1, 1)]
+    kernels: list[Shape] = []
+    size, current = list(patch), list(spacing)
+    while True:
+        finest = min(current)
+        kernels.append(_triple([3 if step <= 2 * finest else 1 for step in current]))
+        stride = [
+            2 if length >= 2 * _MIN_EDGE and step <= 2 * finest else 1
+            for length, step in zip(size, current, strict=True)
+        ]
+        if max(stride) == 1 or len(strides) == 6:
+            return tuple(strides), tuple(kernels)
+        strides.append(_triple(stride))
+        size = [-(-length // factor) for length, factor in zip(size, stride, strict=True)]
+        current = [step * factor for step, factor in zip(current, stride, strict=True)]
+
+
+def _divisible(patch: Shape, strides: tuple[Shape, ...]) -> Shape:
+    factors = np.prod(np.asarray(strides), axis=0)
+    return _triple([int(-(-length // factor) * factor) for length, factor in zip(patch, factors, strict=True)])
+
+
+def _network(
+    strides: tuple[Shape, ...], kernels: tuple[Shape, ...], capacity: Capacity, wishes: Wishes, notes: _Notes
+) -> NetworkPlan:
+    kind = wishes.network or capacity.kind
+    stages = len(strides)
+    features = tuple(min(capacity.base_features * 2**stage, capacity.max_features) for stage in range(stages))
+    blocks = ((1, 3, 4, 6, 6, 6) if kind == "residual" else (2,) * 6)[:stages]
+    notes.add(
+        "network",
+        f"{kind}, {stages} stages, features {list(features)}",
+        f"as deep as the patch allows with at least {_MIN_EDGE} voxels left; width for a {wishes.target.upper()}",
+    )
+    return NetworkPlan(kind=kind, features=features, strides=strides, kernels=kernels, blocks=blocks)
+
+
+def _normalisation(
+    dataset: Dataset, fingerprint: Fingerprint, wishes: Wishes, notes: _Notes, *, cropped: bool
+) -> tuple[Normalisation, ...]:
+    rules = []
+    for channel, statistics in zip(dataset.channels, fingerprint.channels, strict=True):
+        if wishes.window_hu is not None:
+            low, high = wishes.window_hu
+            rules.append(
+                Normalisation(
+                    scheme="fixed", lower=low, upper=high, mean=(low + high) / 2, std=max((high - low) / 4, 1e-3)
+                )
+            )
+            notes.add(f"intensity of {channel}", f"window {low:g} to {high:g}", "given by the user")
+        elif channel.upper() == "CT":
+            low, high = statistics.percentile_00_5, statistics.percentile_99_5
+            rules.append(
+                Normalisation(
+                    scheme="fixed", lower=low, upper=high, mean=statistics.mean, std=max(statistics.std, 1e-3)
+                )
+            )
+            notes.add(
+                f"intensity of {channel}",
+                f"clip to {low:g} .. {high:g}, then mean {statistics.mean:.4g}, deviation {statistics.std:.4g}",
+                "CT is calibrated: the 0.5 and 99.5 percentiles of the labelled voxels of the training set",
+            )
+        else:
+            rules.append(
+                Normalisation(
+                    scheme="per_image",
+                    nonzero=cropped,
+                    correct_bias_field=wishes.correct_bias_field,
+                    equalise=wishes.equalise,
+                )
+            )
+            where = "its nonzero voxels" if cropped else "all its voxels"
+            notes.add(f"intensity of {channel}", f"z-score over {where}", "not calibrated: each image by itself")
+    return tuple(rules)
+
+
+def _classification(dataset: Dataset, *, whole: bool, notes: _Notes) -> ClassificationPlan | None:
+    if not dataset.heads:
+        return None
+    if whole:
+        notes.add("diagnosis", "from the whole case", "there are no labels to look under")
+        return ClassificationPlan(heads=dataset.heads, view="whole", pool_labels=())
+    notes.add(
+        "diagnosis",
+        f"features pooled under {', '.join(dataset.label_names)}",
+        "in a patch centred on the foreground: patches without it do not show the class",
+    )
+    return ClassificationPlan(heads=dataset.heads, view="foreground", pool_labels=dataset.label_names)
+
+
+def _triple(values: list[int]) -> Shape:
+    i, j, k = values
+    return (i, j, k)

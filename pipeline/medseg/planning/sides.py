@@ -1,0 +1,56 @@
+"""Left and right: which labels are pairs, and whether a mirrored patient is still a plausible one."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from medseg.core.plan import Fingerprint
+
+_LEFT = re.compile(r"(?<![a-z])(left|lt|l)(?![a-z])", re.IGNORECASE)
+_ENOUGH = 5
+
+
+def left_right_pairs(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Labels that differ only in their side: `left_kidney`/`right_kidney`, `Kidney-L`/`Kidney-R`, `kidney lt`/`rt`."""
+    known = {name.lower(): name for name in names}
+    pairs = []
+    for name in names:
+        match = _LEFT.search(name)
+        if match is None:
+            continue
+        other = {"left": "right", "lt": "rt", "l": "r"}[match.group().lower()]
+        twin = known.get((name[: match.start()] + other + name[match.end() :]).lower())
+        if twin is not None:
+            pairs.append((name, twin))
+    return tuple(pairs)
+
+
+def mirror_axes(fingerprint: Fingerprint, pairs: Sequence[tuple[str, str]]) -> tuple[tuple[int, ...], str]:
+    """Which patch axes augmentation may flip, and why.
+
+    Only left-right is ever a plausible patient, and only when no unpaired label lives on one side: mirroring a liver
+    to the left teaches a body that does not exist and makes it a spleen.
+    """
+    paired = {name for pair in pairs for name in pair}
+    sides: dict[str, list[float]] = {}
+    for case in fingerprint.cases:
+        for name, side in case.label_sides.items():
+            if name not in paired:
+                sides.setdefault(name, []).append(side)
+    one_sided = [
+        name
+        for name, values in sides.items()
+        if len(values) >= _ENOUGH and abs(np.median(values)) > 0.1 and abs(np.sign(values).sum()) >= 0.9 * len(values)
+    ]
+    if one_sided:
+        return (), f"{', '.join(one_sided)} always lies on one side: a mirrored patient would not be one"
+    if pairs:
+        names = ", ".join(f"{left}/{right}" for left, right in pairs)
+        return (0,), f"left-right only; the labels of each pair are exchanged ({names})"
+    return (0,), "left-right only: upside-down or back-to-front patients do not occur"
