@@ -39,7 +39,9 @@ class TrainSettings(Document):
 
     budget: str | None = Field(default="30m", description="wall time of the whole training, such as 90s, 20m, 1h30m")
     epochs: int | None = Field(default=None, ge=1, description="length in passes over the cases, instead of a budget")
-    fold: int = Field(default=0, ge=0, description="which part of the cases is held back for validation")
+    fold: int | None = Field(
+        default=None, ge=0, description="which part of the cases is held back; absent: the manifest's own, or part 0"
+    )
     num_folds: int = Field(default=5, ge=2)
     seed: int = Field(default=0, ge=0)
     learning_rate: float = Field(default=2e-3, gt=0, description="peak, AdamW")

@@ -15,7 +15,7 @@ from medseg.core.errors import ModelError
 from medseg.core.prediction import Prediction
 from medseg.core.volume import LabelMap
 from medseg.data.patches import crop, view_start, whole_view
-from medseg.engine.devices import amp_dtype, autocast, pick_device
+from medseg.engine.devices import amp_dtype, autocast, pick_device, place
 from medseg.nn.build import build_network
 from medseg.ops.augment import Augmentation, swap_table
 from medseg.ops.prepare import label_values, probabilities_to_source, to_network, to_source
@@ -57,7 +57,7 @@ class Predictor:
                 file=bundle.folder,
                 remedy="Use the folder as `medseg train` wrote it.",
             ) from error
-        self._network = network.to(self.device, memory_format=torch.channels_last_3d).eval()
+        self._network = place(network, self.device).eval()
 
     def predict(self, volume: Volume) -> Prediction:
         """Segment and classify one volume.
@@ -93,6 +93,11 @@ class Predictor:
             "export": time.perf_counter() - answered,
         }
         return Prediction(labels, classes, probabilities, {name: round(value, 3) for name, value in seconds.items()})
+
+    def forward(self, windows: Tensor) -> None:
+        """Run the network once on (B, C, *patch), to measure it."""
+        with torch.inference_mode(), autocast(self.device, self._dtype):
+            self._network(windows.to(self.device, memory_format=torch.channels_last_3d))
 
     def run(self, prepared: Prepared) -> tuple[Tensor | None, dict[str, dict[str, float]]]:
         """Logits (K, I, J, K) on the network grid, on the CPU, and class probabilities by head."""

@@ -14,7 +14,7 @@ from medseg.core.errors import MedsegError, ResourceError
 from medseg.data.patches import PatchSampler
 from medseg.engine.checkpoint import TrainingProgress, load_checkpoint, save_checkpoint
 from medseg.engine.clock import Clock
-from medseg.engine.devices import amp_dtype, autocast, pick_device
+from medseg.engine.devices import amp_dtype, autocast, pick_device, place
 from medseg.engine.journal import Journal
 from medseg.engine.stop import stop_requests
 from medseg.engine.validate import validate
@@ -183,7 +183,7 @@ def train_step(
             remedy="Look at these cases with `medseg check`, lower --learning-rate, or train with --no-amp.",
         )
     machine.optimizer.zero_grad(set_to_none=True)
-    machine.scaler.scale(total).backward()
+    machine.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
     machine.scaler.unscale_(machine.optimizer)
     norm = nn.utils.clip_grad_norm_(machine.network.parameters(), settings.gradient_clip)
     if not machine.scaler.is_enabled() and not bool(torch.isfinite(norm)):
@@ -195,7 +195,7 @@ def train_step(
     machine.scaler.step(machine.optimizer)
     machine.scaler.update()
     _average(machine.averaged, machine.network, min(settings.ema_decay, (1 + seed[1]) / (10 + seed[1])))
-    return {**{name: float(value) for name, value in losses.items()}, "gradient_norm": float(norm)}
+    return {**{name: float(value.detach()) for name, value in losses.items()}, "gradient_norm": float(norm)}
 
 
 def _guarded_step(machine: _Machine, batch: Batch, clock: Clock, settings: TrainSettings) -> dict[str, float]:
@@ -225,7 +225,7 @@ def _build(plan: Plan, settings: TrainSettings) -> _Machine:
     device = pick_device(settings.device)
     if settings.deterministic:
         torch.use_deterministic_algorithms(mode=True)
-    network = build_network(plan, seed=settings.seed).to(device, memory_format=torch.channels_last_3d)
+    network = place(build_network(plan, seed=settings.seed), device)
     dtype = amp_dtype(device, enabled=settings.amp)
     return _Machine(
         network=network,

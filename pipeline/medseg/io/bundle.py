@@ -46,11 +46,9 @@ class BundleManifest(Document):
     labels: dict[str, int]
     heads: dict[str, tuple[str, ...]]
     channels: tuple[str, ...]
-    intensity_range: tuple[tuple[float, float], ...] = Field(
-        description="per channel, 0.5 and 99.5 percentile of the training set: the range of inputs it has seen"
-    )
     num_training_cases: int
     num_validation_cases: int
+    training_cases: tuple[str, ...] = Field(description="ids, so that a score on them can be told from an honest one")
     validation: dict[str, float] = Field(description="of the stored weights, on the cases held back from training")
     finished: bool = Field(description="False for a bundle written while its training still runs")
     sha256: dict[str, str]

@@ -29,7 +29,7 @@ class Convolution(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, *, kernel: Shape, stride: Shape = (1, 1, 1)) -> None:
         super().__init__()
-        padding = tuple(size // 2 for size in kernel)
+        padding = _same(kernel)
         self.convolution = nn.Conv3d(in_features, out_features, kernel, stride, padding, bias=False)
         self.norm = nn.InstanceNorm3d(out_features, affine=True)
         self.activation = nn.LeakyReLU(0.01, inplace=True)
@@ -43,7 +43,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, *, kernel: Shape, stride: Shape = (1, 1, 1)) -> None:
         super().__init__()
-        padding = tuple(size // 2 for size in kernel)
+        padding = _same(kernel)
         self.first = Convolution(in_features, out_features, kernel=kernel, stride=stride)
         self.second = nn.Conv3d(out_features, out_features, kernel, 1, padding, bias=False)
         self.norm = nn.InstanceNorm3d(out_features, affine=True)
@@ -204,7 +204,7 @@ def _pool(features: Tensor, regions: Tensor | None) -> Tensor:
     """(B, F, ...) and (B, R, I, J, K) to (B, 2 R F): mean and maximum of the features under each region."""
     if regions is None:
         return torch.cat([features.mean((2, 3, 4)), features.amax((2, 3, 4))], dim=1)
-    weights = functional.adaptive_avg_pool3d(regions.float(), features.shape[2:])
+    weights = functional.adaptive_avg_pool3d(regions.float(), tuple(features.shape[2:]))
     weights = functional.max_pool3d(weights, 3, 1, 1).flatten(2)
     flat = features.flatten(2)
     mean = torch.einsum("bfn,brn->brf", flat, weights) / (weights.sum(2).unsqueeze(2) + 1e-3)
@@ -212,6 +212,11 @@ def _pool(features: Tensor, regions: Tensor | None) -> Tensor:
         [(flat * weights[:, region : region + 1]).amax(2) for region in range(weights.shape[1])], dim=1
     )
     return torch.cat([mean, maximum], dim=1).flatten(1)
+
+
+def _same(kernel: Shape) -> Shape:
+    """The padding that keeps the size at stride 1."""
+    return (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
 
 
 def _convolve(convolution: nn.Conv3d, x: Tensor) -> Tensor:

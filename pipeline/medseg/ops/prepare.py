@@ -153,7 +153,7 @@ def label_indices(array: NDArray[Any], plan: Plan, *, ignore: int | None = None)
         table[plan.labels[name]] = index
     if ignore is not None:
         table[ignore] = IGNORE_INDEX
-    return table[array]
+    return np.asarray(table[array])
 
 
 def label_values(indices: NDArray[np.uint8], plan: Plan) -> NDArray[Any]:

@@ -7,7 +7,7 @@ on any device. Resized grids share their extent (outer voxel faces): output voxe
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -63,6 +63,7 @@ def interpolation_matrix(positions: NDArray[np.float64], size: int, order: int) 
     mirrors them at the ends (Unser, IEEE Signal Processing Magazine 1999).
     """
     clamped = np.clip(positions, 0, size - 1)
+    weights: dict[int, NDArray[Any]]
     if size == 1 or order == NEAREST:
         weights = {0: np.ones(len(clamped))}
         first = np.floor(clamped + 0.5).astype(int)
@@ -79,7 +80,7 @@ def interpolation_matrix(positions: NDArray[np.float64], size: int, order: int) 
             1: 1 / 6 + part / 2 + part**2 / 2 - part**3 / 2,
             2: part**3 / 6,
         }
-    matrix = np.zeros((len(clamped), size))
+    matrix: NDArray[Any] = np.zeros((len(clamped), size))
     rows = np.arange(len(clamped))
     for offset, weight in weights.items():
         np.add.at(matrix, (rows, _mirror(first + offset, size)), weight)
@@ -109,4 +110,4 @@ def _mirror(index: NDArray[np.int_], size: int) -> NDArray[np.int_]:
         return np.zeros_like(index)
     period = 2 * (size - 1)
     folded = np.abs(index) % period
-    return np.minimum(folded, period - folded)
+    return np.asarray(np.minimum(folded, period - folded))

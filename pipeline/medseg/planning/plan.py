@@ -75,7 +75,7 @@ def make_plan(dataset: Dataset, fingerprint: Fingerprint, wishes: Wishes) -> Pla
     shape = _network_shape(fingerprint, spacing)
     patch = wishes.patch_size or _patch(shape, spacing, capacity, whole=whole, notes=notes)
     strides, kernels = _pooling(patch, spacing)
-    patch = _divisible(patch, strides)
+    patch = patch if whole or wishes.patch_size else _divisible(patch, strides, shape, capacity.patch_voxels)
     network = _network(strides, kernels, capacity, wishes, notes)
     batch = max(2, min(capacity.step_voxels // int(np.prod(patch)), 32, max(2, fingerprint.num_cases)))
     notes.add(
@@ -165,7 +165,7 @@ def _patch(shape: Shape, spacing: Vector, capacity: Capacity, *, whole: bool, no
         "patch",
         size,
         f"as much of the median case ({'x'.join(map(str, shape))} voxels) as {capacity.patch_voxels:,} voxels allow,"
-        " then rounded up to what the pooling divides",
+        " then rounded to what the pooling divides",
     )
     return _triple(size)
 
@@ -189,9 +189,14 @@ def _pooling(patch: Shape, spacing: Vector) -> tuple[tuple[Shape, ...], tuple[Sh
         current = [step * factor for step, factor in zip(current, stride, strict=True)]
 
 
-def _divisible(patch: Shape, strides: tuple[Shape, ...]) -> Shape:
-    factors = np.prod(np.asarray(strides), axis=0)
-    return _triple([int(-(-length // factor) * factor) for length, factor in zip(patch, factors, strict=True)])
+def _divisible(patch: Shape, strides: tuple[Shape, ...], shape: Shape, most_voxels: int) -> Shape:
+    """Round up to what the strides divide, then give back where the patch is largest relative to the case."""
+    factors = [int(factor) for factor in np.prod(np.asarray(strides), axis=0)]
+    size = [-(-length // factor) * factor for length, factor in zip(patch, factors, strict=True)]
+    while np.prod(size) > most_voxels:
+        axis = int(np.argmax([length / whole for length, whole in zip(size, shape, strict=True)]))
+        size[axis] -= factors[axis]
+    return _triple(size)
 
 
 def _network(

@@ -1,0 +1,27 @@
+"""The options that several commands share, each declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Workspace = Annotated[
+    Path, typer.Option("--workspace", "-w", help="Folder where the commands find each other's results.")
+]
+Manifest = Annotated[
+    Path | None,
+    typer.Option("--manifest", "-m", help="Dataset made by `medseg import`; without it, the embedded phantom cohort."),
+]
+Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML with one section per verb; see configs/default.yaml.")
+]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", help="Any setting, as section.key=value; may be repeated.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON to standard output.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it costs; change nothing.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Amp = Annotated[bool | None, typer.Option("--amp/--no-amp", help="Mixed precision where the device gains from it.")]
+DEFAULT_WORKSPACE = Path("medseg-work")

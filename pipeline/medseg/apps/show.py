@@ -1,0 +1,199 @@
+"""Results as text or JSON, and command-line words as values."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from medseg.core.errors import UsageError
+from medseg.core.settings import Settings, merge
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from medseg.apps.terminal import Terminal
+    from medseg.core.case import Dataset
+    from medseg.core.findings import CasePrediction, ClassAnswer, Estimate
+    from medseg.core.plan import Plan
+    from medseg.data.check import CheckReport
+    from medseg.data.store import Store
+    from medseg.workflows.evaluate import Evaluated
+    from medseg.workflows.forecast import Forecast
+    from medseg.workflows.infer import Inferred
+    from medseg.workflows.train import Trained
+
+_MOST_ROWS = 20
+
+
+def resolve(settings: Settings, section: str, **given: Any) -> Settings:
+    """Defaults < config file < command line."""
+    return merge(settings, section, given)
+
+
+def split_names(text: str | None) -> tuple[str, ...]:
+    return () if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def parse_labels(text: str | None) -> dict[str, int] | None:
+    """`liver=1,tumour=2`."""
+    if text is None:
+        return None
+    labels = {}
+    for part in split_names(text):
+        name, _, value = part.partition("=")
+        if not (name and value.isdigit()):
+            raise UsageError(
+                f"cannot read --labels {part!r}", code="E-OPTION", remedy="Write name=value pairs: liver=1,tumour=2."
+            )
+        labels[name.strip()] = int(value)
+    return labels
+
+
+def dataset(terminal: Terminal, made: Dataset, out: Path | None, *, as_json: bool) -> None:
+    if as_json:
+        terminal.json(made.to_json())
+        return
+    marked = [case.split for case in made.cases if case.split]
+    splits = ", ".join(f"{marked.count(part)} {part}" for part in ("train", "val", "test") if part in marked)
+    _facts(
+        terminal,
+        [
+            ("dataset", made.name),
+            ("cases", f"{len(made.cases)}{f' ({splits})' if splits else ''}"),
+            ("with a reference", str(sum(case.label is not None for case in made.cases))),
+            ("channels", ", ".join(made.channels)),
+            ("labels", ", ".join(f"{name} = {value}" for name, value in made.labels.items()) or "none"),
+            *((f"classes of {head}", ", ".join(names)) for head, names in made.heads.items()),
+            ("manifest", str(out) if out else "not written (dry run)"),
+        ],
+    )
+
+
+def checked(terminal: Terminal, report: CheckReport, *, as_json: bool) -> None:
+    if as_json:
+        terminal.json(report.to_json())
+        return
+    if report.findings:
+        rows = [
+            (finding.case or "(all)", finding.severity, f"[{finding.code}] {finding.message}", finding.remedy)
+            for finding in report.findings
+        ]
+        terminal.table(("case", "severity", "finding", "what to do"), rows)
+    terminal.result(f"{report.dataset}: {report.num_cases} cases read, {report.num_ok} without a remark")
+
+
+def plan(terminal: Terminal, made: Plan, *, as_json: bool) -> None:
+    if as_json:
+        terminal.json(made.to_json())
+        return
+    terminal.table(("decision", "value", "reason"), [(d.what, d.value, d.reason) for d in made.decisions])
+
+
+def forecast(terminal: Terminal, made: Forecast, *, as_json: bool) -> None:
+    if as_json:
+        terminal.json(json.dumps(dict(made.rows), indent=2))
+        return
+    _facts(terminal, made.rows)
+
+
+def stored(terminal: Terminal, store: Store, *, as_json: bool) -> None:
+    if as_json:
+        terminal.json(store.index.to_json())
+        return
+    plan(terminal, store.plan, as_json=False)
+    terminal.result(f"{len(store.index.cases)} cases in {store.folder}; the plan is {store.folder / 'plan.json'}")
+
+
+def trained(terminal: Terminal, made: Trained, *, as_json: bool) -> None:
+    if as_json:
+        values = {"bundle": str(made.bundle), "finished": made.finished, "validation": made.validation}
+        terminal.json(json.dumps(values, indent=2))
+        return
+    if not made.finished:
+        terminal.result("stopped; the same command goes on from here")
+        return
+    if made.was_done:
+        terminal.result("this training had already finished; --restart trains anew, --name trains beside it")
+    _facts(
+        terminal,
+        [
+            *((f"validation {name}", f"{value:.4f}") for name, value in made.validation.items()),
+            ("model", str(made.bundle)),
+        ],
+    )
+
+
+def inferred(terminal: Terminal, made: Inferred, *, as_json: bool) -> None:
+    if as_json:
+        cases = [json.loads(prediction.model_dump_json()) for prediction in made.predictions]
+        failures = [failure.model_dump() for failure in made.failures]
+        terminal.json(json.dumps({"out": str(made.out), "cases": cases, "failures": failures}, indent=2))
+        return
+    rows = [
+        (prediction.case, _volumes(prediction), _answers(prediction.classes), "; ".join(prediction.flags))
+        for prediction in made.predictions[:_MOST_ROWS]
+    ]
+    terminal.table(("case", "found", "diagnosis", "flags"), rows)
+    rest = len(made.predictions) - len(rows)
+    terminal.result(f"{f'... and {rest} more; ' if rest > 0 else ''}masks and findings in {made.out}")
+
+
+def evaluated(terminal: Terminal, made: Evaluated, *, as_json: bool) -> None:
+    report = made.report
+    if as_json:
+        terminal.json(report.to_json())
+        return
+    rows = [
+        (row.label, _interval(row.dice), _mm(row.hd_mm), _mm(row.hd95_mm), f"{row.num_missed} / {row.num_invented}")
+        for row in report.labels
+    ]
+    if rows:
+        columns = ("label", "Dice (95 % interval)", "HD mm", "HD95 mm", "missed / invented")
+        terminal.table(columns, rows, title=f"{report.name}: {len(report.cases)} cases scored")
+    for head in report.classes:
+        area = "" if head.auroc is None else f", AUROC {head.auroc:.3f}"
+        alarm = "  COLLAPSED: nearly every answer is one class" if head.collapsed else ""
+        terminal.result(
+            f"{head.head}: accuracy {head.accuracy:.3f}, balanced accuracy {head.balanced_accuracy:.3f}{area}, "
+            f"n = {head.n}{alarm}"
+        )
+    terminal.result(f"report: {made.page.resolve()}")
+
+
+def unexpected(terminal: Terminal, error: Exception, *, debug: bool) -> int:
+    """Usage errors of the command line explain themselves; anything else is our fault."""
+    if callable(getattr(error, "show", None)) and isinstance(getattr(error, "exit_code", None), int):
+        error.show()  # type: ignore[attr-defined]
+        return int(error.exit_code)  # type: ignore[attr-defined]
+    if debug:
+        terminal.error("".join(traceback.format_exception(error)))
+        return 1
+    notes = "; ".join(getattr(error, "__notes__", ()))
+    terminal.error(
+        f"[E-INTERNAL] {type(error).__name__}: {error}{f' ({notes})' if notes else ''}. "
+        "This is a fault of medseg: run again with --debug and report what it prints."
+    )
+    return 1
+
+
+def _facts(terminal: Terminal, rows: Any) -> None:
+    width = max((len(what) for what, _ in rows), default=0)
+    for what, value in rows:
+        terminal.result(f"{what:<{width}}  {value}")
+
+
+def _volumes(prediction: CasePrediction) -> str:
+    return ", ".join(f"{name} {value:.1f} ml" for name, value in prediction.volumes_ml.items()) or "-"
+
+
+def _answers(answers: tuple[ClassAnswer, ...]) -> str:
+    return "; ".join(f"{a.head}: {a.answer} ({a.probabilities[a.answer]:.0%})" for a in answers) or "-"
+
+
+def _interval(value: Estimate) -> str:
+    return f"{value.mean:.3f} ({value.low:.3f} to {value.high:.3f})"
+
+
+def _mm(value: Estimate) -> str:
+    return f"{value.mean:.1f}"

@@ -1,0 +1,137 @@
+"""What a verb would do, and what it would cost, without doing it (`--dry-run`)."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medseg.core.document import Document
+from medseg.core.progress import Progress, silent
+from medseg.data.splits import split_cases
+from medseg.data.store import open_store
+from medseg.io.bundle import read_bundle
+from medseg.io.volumes import SUFFIXES, read_volumes
+from medseg.nn.build import build_network
+from medseg.ops.prepare import network_shape
+from medseg.ops.sliding import count_windows
+from medseg.workflows.inputs import collect_inputs
+from medseg.workflows.preprocess import plan_dataset
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from medseg.core.plan import Plan
+    from medseg.core.settings import EvaluateSettings, InferSettings, PreprocessSettings, TrainSettings
+    from medseg.workflows.workspace import Workspace
+
+_MIB = 2**20
+
+
+class Forecast(Document):
+    """Lines of (what, value), in order."""
+
+    rows: tuple[tuple[str, str], ...]
+
+
+def forecast_preprocess(
+    workspace: Workspace, settings: PreprocessSettings, *, progress: Progress = silent
+) -> tuple[Forecast, Plan]:
+    """The plan that would be used, and the size of the store."""
+    dataset = workspace.dataset(settings.manifest, progress=progress)
+    fingerprint, plan, failures = plan_dataset(dataset, settings, progress=progress)
+    rows = [("cases", str(len(dataset.cases))), ("cases that cannot be read", str(len(failures)))]
+    if fingerprint is not None:
+        ratio = np.prod(fingerprint.median_spacing_mm) / np.prod(plan.spacing_mm)
+        voxels = float(np.prod(fingerprint.median_shape)) * float(ratio)
+        mib = voxels * (2 * len(plan.channels) + 1) * len(dataset.cases) / _MIB
+        rows.append(("size of the store", f"about {mib:,.0f} MiB"))
+    rows.append(("store", str(workspace.store)))
+    return Forecast(rows=tuple(rows)), plan
+
+
+def forecast_train(workspace: Workspace, settings: TrainSettings) -> Forecast:
+    """Cases, patches, network, memory and length of a training."""
+    store = open_store(workspace.store)
+    plan = store.plan
+    split = split_cases(store.dataset, fold=settings.fold, num_folds=settings.num_folds)
+    weights = sum(value.numel() for value in build_network(plan).parameters())
+    # Activations of both convolutions, their norms and their gradients, at full and at each halved resolution.
+    activations = plan.batch_size * float(np.prod(plan.patch_size)) * plan.network.features[0] * 4 * 12
+    steps_per_epoch = -(-len(split.train) // plan.batch_size)
+    length = settings.budget or f"{settings.epochs} epochs = {(settings.epochs or 0) * steps_per_epoch} steps"
+    return Forecast(
+        rows=(
+            ("training cases", str(len(split.train))),
+            ("validation cases", str(len(split.val))),
+            ("patch", f"{'x'.join(map(str, plan.patch_size))} voxels, {plan.batch_size} a step"),
+            ("network", f"{plan.network.kind}, {weights / 1e6:.1f} million weights"),
+            ("memory", f"about {(activations + 20 * weights) / _MIB:,.0f} MiB beside the data"),
+            ("length", length),
+            ("bundle", str(workspace.runs)),
+        )
+    )
+
+
+def forecast_infer(
+    bundle: Path,
+    settings: InferSettings,
+    *,
+    volumes: Sequence[Path],
+    folder: Path | None,
+    split: str | None,
+    out: Path,
+    progress: Progress = silent,
+) -> Forecast:
+    """Cases, windows, time from one measured window, and memory of the largest case."""
+    import torch
+
+    from medseg.engine.predict import Predictor
+
+    model = read_bundle(bundle)
+    plan = model.plan
+    cases = collect_inputs(volumes, folder, num_channels=len(plan.channels), split=split)
+    predictor = Predictor(model, settings)
+    windows, largest, source = 0, 0, 0
+    for case in progress(cases, "reading cases", len(cases)):
+        geometry = read_volumes(case.images, channels=len(plan.channels)).geometry
+        shape = network_shape(geometry.canonical(), plan.spacing_mm)
+        windows += count_windows(shape, plan.patch_size, settings.overlap) if plan.labels else 1
+        largest, source = max(largest, int(np.prod(shape))), max(source, int(np.prod(geometry.shape)))
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        predictor.forward(torch.zeros(1, len(plan.channels), *plan.patch_size))
+        seconds.append(time.perf_counter() - start)
+    mib = (largest * 4 * (len(plan.channels) + plan.num_outputs + 1) + source * (4 * len(plan.channels) * 3 + 2)) / _MIB
+    return Forecast(
+        rows=(
+            ("model", model.manifest.name),
+            ("device", str(predictor.device)),
+            ("cases", str(len(cases))),
+            ("windows", f"{windows} of {'x'.join(map(str, plan.patch_size))} voxels"),
+            ("time in the network", f"about {windows * min(seconds):,.0f} s"),
+            ("memory for the largest case", f"about {mib + 700:,.0f} MiB"),
+            ("out", str(out)),
+        )
+    )
+
+
+def forecast_evaluate(
+    workspace: Workspace, predictions: Path, out: Path, settings: EvaluateSettings, manifest: Path | None
+) -> Forecast:
+    """How many cases have a reference and a prediction."""
+    dataset = workspace.dataset(manifest)
+    cases = [case for case in dataset.cases if settings.split in {"all", case.split}]
+    found = sum(
+        any((predictions / f"{case.id}{suffix}").is_file() for suffix in (*SUFFIXES, ".json")) for case in cases
+    )
+    return Forecast(
+        rows=(
+            ("cases with a reference", str(sum(case.label is not None or bool(case.classes) for case in cases))),
+            ("of these with a prediction", str(found)),
+            ("report", str(out / "index.html")),
+        )
+    )

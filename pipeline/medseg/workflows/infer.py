@@ -1,0 +1,146 @@
+"""`medseg infer`: volumes -> masks on their own grid, and a JSON of what was found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medseg.core.errors import MedsegError, case_context
+from medseg.core.findings import CaseFailure, CasePrediction, ClassAnswer, GridSummary, Provenance
+from medseg.core.progress import Progress, silent
+from medseg.engine.predict import Predictor
+from medseg.io.bundle import read_bundle
+from medseg.io.files import sha256_of, write_text
+from medseg.io.volumes import read_volumes, write_labels
+from medseg.io.weights import save_tensors
+from medseg.workflows.inputs import InferCase, collect_inputs
+from medseg.workflows.provenance import make_provenance
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from medseg.core.prediction import Prediction
+    from medseg.core.settings import InferSettings
+    from medseg.core.volume import Volume
+    from medseg.io.bundle import BundleManifest
+
+_SMALLEST = 8
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """What came of a batch: every case is in one of the two lists."""
+
+    bundle: Path
+    out: Path
+    predictions: tuple[CasePrediction, ...]
+    failures: tuple[CaseFailure, ...]
+
+
+def infer(
+    bundle: Path,
+    out: Path,
+    settings: InferSettings,
+    *,
+    volumes: Sequence[Path] = (),
+    folder: Path | None = None,
+    split: str | None = None,
+    progress: Progress = silent,
+) -> Inferred:
+    """Predict every case; one that fails is reported and the others go on.
+
+    Args:
+        bundle: The model's folder.
+        out: Masks (`CASE.nii.gz`) and findings (`CASE.json`) go here.
+        settings: Overlap, mirroring, device, precision.
+        volumes: Files or DICOM folders.
+        folder: A folder of images or a manifest.
+        split: Only these cases of a manifest.
+        progress: Wraps the loop over cases.
+
+    Raises:
+        MedsegError: When the model or the inputs as a whole cannot be used.
+    """
+    model = read_bundle(bundle)
+    cases = collect_inputs(volumes, folder, num_channels=len(model.plan.channels), split=split)
+    predictor = Predictor(model, settings)
+    provenance = make_provenance(model.manifest.dataset, settings).model_copy(
+        update={
+            "model": model.manifest.name,
+            "weights_sha256": model.manifest.provenance.weights_sha256,
+            "plan_sha256": model.manifest.provenance.plan_sha256,
+        }
+    )
+    predictions, failures = [], []
+    for case in progress(cases, "predicting", len(cases)):
+        try:
+            with case_context(case.id):
+                predictions.append(_predict_one(case, predictor, out, provenance))
+        except MedsegError as error:
+            if len(cases) == 1:
+                raise
+            failures.append(
+                CaseFailure(case=case.id, code=error.code, message=error.message, remedy=error.remedy or None)
+            )
+    return Inferred(bundle, out, tuple(predictions), tuple(failures))
+
+
+def _predict_one(case: InferCase, predictor: Predictor, out: Path, provenance: Provenance) -> CasePrediction:
+    plan, settings = predictor.bundle.plan, predictor.settings
+    volume = read_volumes(
+        case.images,
+        channels=len(plan.channels),
+        assume_orientation=settings.assume_orientation,
+        series=settings.series,
+    )
+    answer = predictor.predict(volume)
+    mask = out / f"{case.id}.nii.gz"
+    if answer.labels is not None:
+        write_labels(answer.labels, mask, names=plan.labels)
+    if answer.probabilities is not None:
+        import torch
+
+        save_tensors(
+            out / f"{case.id}.probabilities.safetensors", {"probabilities": torch.from_numpy(answer.probabilities)}
+        )
+    findings = CasePrediction(
+        case=case.id,
+        mask=mask.name if answer.labels is not None else None,
+        mask_sha256=sha256_of(mask) if answer.labels is not None else None,
+        source_names=tuple(path.name for path in case.images),
+        grid=grid_summary(volume),
+        labels=plan.labels,
+        volumes_ml=_volumes(answer, plan.labels),
+        classes=tuple(ClassAnswer(head=head, probabilities=values) for head, values in answer.classes.items()),
+        flags=(*volume.warnings, *_flags(case, volume, predictor.bundle.manifest)),
+        seconds=answer.seconds,
+        provenance=provenance,
+    )
+    write_text(out / f"{case.id}.json", findings.to_json())
+    return findings
+
+
+def grid_summary(volume: Volume) -> GridSummary:
+    geometry = volume.geometry
+    return GridSummary(shape=geometry.shape, spacing_mm=geometry.spacing_mm, axis_codes=geometry.axis_codes)
+
+
+def _volumes(answer: Prediction, labels: dict[str, int]) -> dict[str, float]:
+    """Millilitres by label."""
+    if answer.labels is None:
+        return {}
+    counts = np.bincount(answer.labels.array.ravel(), minlength=max(labels.values(), default=0) + 1)
+    voxel_ml = answer.labels.geometry.voxel_volume_mm3 / 1000
+    return {name: round(float(counts[value]) * voxel_ml, 4) for name, value in labels.items()}
+
+
+def _flags(case: InferCase, volume: Volume, manifest: BundleManifest) -> list[str]:
+    flags = []
+    if min(volume.geometry.shape) < _SMALLEST:
+        flags.append(f"W-SMALL: only {min(volume.geometry.shape)} voxels along one axis")
+    if case.id in manifest.training_cases:
+        flags.append("W-TRAINING-CASE: the model was trained on a case of this name; a score on it is not honest")
+    return flags

@@ -1,0 +1,100 @@
+"""What `infer` is asked to look at: files, folders, DICOM series, manifests, turned into cases."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medseg.core.errors import InputError, UsageError
+from medseg.data.manifest import read_manifest
+from medseg.io.files import require_path
+from medseg.io.volumes import SUFFIXES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_CHANNEL = re.compile(r"_(\d{4})$")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True)
+class InferCase:
+    """One case to predict: its id names the output files."""
+
+    id: str
+    images: tuple[Path, ...]
+
+
+def collect_inputs(
+    volumes: Sequence[Path], folder: Path | None, *, num_channels: int, split: str | None = None
+) -> tuple[InferCase, ...]:
+    """Turn `--volume` and `--input` into cases.
+
+    Args:
+        volumes: One file or DICOM folder per case; for a model of C > 1 channels exactly C of them are one case.
+        folder: A folder of images, a folder with a DICOM series, or a manifest.
+        num_channels: Of the model.
+        split: Take only these cases of a manifest.
+
+    Raises:
+        InputError: E-NO-INPUT when nothing is found, or as `require_path`.
+        UsageError: E-NAME-CLASH when two cases would write the same files.
+    """
+    cases: list[InferCase] = []
+    for path in volumes:
+        require_path(path)
+    if num_channels > 1 and len(volumes) == num_channels:
+        cases.append(InferCase(case_id(volumes[0]), tuple(volumes)))
+    else:
+        cases += [InferCase(case_id(path), (path,)) for path in volumes]
+    if folder is not None:
+        cases += _from_input(folder, split)
+    if not cases:
+        raise UsageError(
+            "nothing to look at", code="E-NO-INPUT", remedy="Give --volume FILE, or --input FOLDER or MANIFEST."
+        )
+    seen: dict[str, InferCase] = {}
+    for case in cases:
+        clash = seen.setdefault(case.id.lower(), case)
+        if clash is not case:
+            raise UsageError(
+                f"{clash.images[0]} and {case.images[0]} would both be written as {case.id!r}",
+                code="E-NAME-CLASH",
+                remedy="Rename one, or run them into different --out folders.",
+            )
+    return tuple(cases)
+
+
+def case_id(path: Path) -> str:
+    """The file's name without suffix and channel number, in characters that are safe everywhere."""
+    name = path.name
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if name.lower().endswith(suffix):
+            name = name[: -len(suffix)]
+            break
+    return _UNSAFE.sub("_", _CHANNEL.sub("", name)).strip("._-") or "case"
+
+
+def _from_input(path: Path, split: str | None) -> list[InferCase]:
+    require_path(path)
+    if path.is_file():
+        if path.suffix.lower() != ".json":
+            return [InferCase(case_id(path), (path,))]
+        dataset = read_manifest(path)
+        return [InferCase(case.id, case.images) for case in dataset.cases if split in {None, case.split}]
+    images = sorted(file for file in path.iterdir() if file.is_file() and file.name.lower().endswith(tuple(SUFFIXES)))
+    if not images:
+        if any(file.is_file() for file in path.rglob("*")):
+            return [InferCase(case_id(path), (path,))]  # a DICOM series: read_volume says if it is not
+        raise InputError("this folder is empty", code="E-NO-INPUT", file=path, remedy="Name a folder of images.")
+    groups: dict[str, list[Path]] = {}
+    for image in images:
+        groups.setdefault(_group(image), []).append(image)
+    return [InferCase(name, tuple(files)) for name, files in groups.items()]
+
+
+def _group(image: Path) -> str:
+    """Files `case_0000.nii.gz`, `case_0001.nii.gz` are the channels of one case; any other file is its own."""
+    return case_id(image)

@@ -1,0 +1,71 @@
+"""The folder in which the verbs find each other's results, so that bare commands chain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg.core.case import Dataset
+from medseg.core.errors import ModelError
+from medseg.core.progress import Progress, silent
+from medseg.data.manifest import read_manifest
+from medseg.data.phantom import make_phantom
+from medseg.io.bundle import MANIFEST, BundleManifest
+from medseg.io.documents import read_document
+from medseg.workflows.config import packaged
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """`store/`, `runs/`, `predictions/`, `reports/` and the embedded cohort under one folder."""
+
+    folder: Path
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    @property
+    def predictions(self) -> Path:
+        return self.folder / "predictions"
+
+    @property
+    def reports(self) -> Path:
+        return self.folder / "reports"
+
+    def dataset(self, manifest: Path | None, *, progress: Progress = silent) -> Dataset:
+        """Open a manifest; without one, the embedded phantom cohort, made on first use."""
+        dataset = read_manifest(manifest or packaged("data_manifests", "phantom.json"))
+        if dataset.generator is None:
+            return dataset
+        made = make_phantom(
+            self.folder / "phantom",
+            seed=dataset.generator.seed,
+            num_cases=dataset.generator.num_cases,
+            progress=progress,
+        )
+        return read_manifest(made)
+
+    def newest_bundle(self) -> Path:
+        """The bundle of the training that finished last.
+
+        Raises:
+            ModelError: E-NO-MODEL when there is none.
+        """
+        bundles = [
+            (read_document(path, BundleManifest), path.parent) for path in self.runs.glob(f"*/bundle/{MANIFEST}")
+        ]
+        finished = [(manifest.provenance.created, folder) for manifest, folder in bundles if manifest.finished]
+        if finished:
+            return max(finished)[1]
+        early = f" (--bundle {bundles[0][1]} uses the unfinished one)" if bundles else ""
+        raise ModelError(
+            "no finished model in this workspace",
+            code="E-NO-MODEL",
+            file=self.folder,
+            remedy=f"Run `medseg train --workspace {self.folder}` first{early}, or name a model with --bundle.",
+        )
