@@ -29,16 +29,21 @@ _ANYWHERE = {"-q", "--quiet", "-v", "--verbose", "--debug"}
 _terminal = Terminal()
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens inside.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,  # noqa: ARG001 - read by main
-) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         _terminal.result(f"medseg {medseg.__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens inside.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
     _terminal.quiet = quiet
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, stream=sys.stderr)
 

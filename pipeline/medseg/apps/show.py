@@ -7,7 +7,6 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from medseg.core.errors import UsageError
-from medseg.core.settings import Settings, merge
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from medseg.core.case import Dataset
     from medseg.core.findings import CasePrediction, ClassAnswer, Estimate
     from medseg.core.plan import Plan
+    from medseg.core.settings import Settings
     from medseg.data.check import CheckReport
     from medseg.data.store import Store
     from medseg.workflows.evaluate import Evaluated
@@ -28,6 +28,8 @@ _MOST_ROWS = 20
 
 def resolve(settings: Settings, section: str, **given: Any) -> Settings:
     """Defaults < config file < command line."""
+    from medseg.core.settings import merge
+
     return merge(settings, section, given)
 
 

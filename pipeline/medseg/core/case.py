@@ -11,6 +11,8 @@ from medseg.core.document import Document
 
 Split = Literal["train", "val", "test"]
 
+_MOST_LABELS = 254  # network indices are bytes: 0 is background, 255 is ignored
+
 
 class Case(Document):
     """One examination.
@@ -71,6 +73,15 @@ class Dataset(Document):
             if not 1 <= value <= 65535:
                 message = f"label {name!r} must have a value of 1 to 65535, got {value}"
                 raise ValueError(message)
+        if len(self.labels) > _MOST_LABELS:
+            message = f"at most {_MOST_LABELS} labels, got {len(self.labels)}"
+            raise ValueError(message)
+        if self.ignore_value is not None and not 0 <= self.ignore_value <= 65535:
+            message = f"ignore_value must be 0 to 65535, got {self.ignore_value}"
+            raise ValueError(message)
+        if self.ignore_value in self.labels.values():
+            message = f"ignore_value {self.ignore_value} is also the value of a label: {self.labels}"
+            raise ValueError(message)
         if len(set(self.labels.values())) < len(self.labels):
             message = f"two labels share one value: {self.labels}"
             raise ValueError(message)

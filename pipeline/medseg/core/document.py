@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -36,7 +36,7 @@ class Document(BaseModel):
 def suggest(word: str, known: list[str]) -> str:
     """`did you mean 'x'?`, or the known words when none is near."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
 
 
 def _describe(model: type[BaseModel], fault: Any) -> str:
@@ -45,14 +45,23 @@ def _describe(model: type[BaseModel], fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         return f"unknown key {where!r}: {suggest(path[-1], _keys_at(model, path[:-1]))}"
     given = "" if fault["type"] == "missing" else f" (got {fault['input']!r:.80})"
-    return f"{where}: {fault['msg'][0].lower() + fault['msg'][1:]}{given}"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{where}: {message[0].lower() + message[1:]}{given}"
 
 
 def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
     for part in path:
+        # What is no field is a position in a list or a key of a dict: the model found at the field before still holds.
         field = model.model_fields.get(part)
-        inner = None if field is None else field.annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        inner = model if field is None else _model_in(field.annotation)
+        if inner is None:
             return []
         model = inner
     return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The document that a field holds: itself, an optional one, or each member of a tuple or dict."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medseg.core.document import Document
 from medseg.core.geometry import Shape, Vector
@@ -89,6 +89,21 @@ class NetworkPlan(Document):
     )
     deep_supervision: bool = True
 
+    @model_validator(mode="after")
+    def _consistent(self) -> NetworkPlan:
+        lengths = {len(self.features), len(self.strides), len(self.kernels), len(self.blocks)}
+        if len(lengths) > 1:
+            message = "features, strides, kernels and blocks must have one entry per stage each"
+            raise ValueError(message)
+        numbers = (*self.features, *self.blocks, *(number for stage in self.strides for number in stage))
+        if min(numbers) < 1 or max(self.strides[0]) > 1:
+            message = "features, blocks and strides must be positive, and the first stride (1, 1, 1)"
+            raise ValueError(message)
+        if not all(number > 0 and number % 2 for stage in self.kernels for number in stage):
+            message = f"kernels must be odd, got {self.kernels}"
+            raise ValueError(message)
+        return self
+
 
 class ClassificationPlan(Document):
     """How the case-level diagnosis is made.
@@ -120,6 +135,25 @@ class Plan(Document):
     network: NetworkPlan
     classification: ClassificationPlan | None = None
     decisions: tuple[Decision, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Plan:
+        if len(self.normalisation) != len(self.channels):
+            message = f"normalisation needs one entry per channel ({len(self.channels)}), got {len(self.normalisation)}"
+            raise ValueError(message)
+        if min(self.spacing_mm) <= 0 or min(self.patch_size) < 1:
+            message = f"spacing_mm {self.spacing_mm} and patch_size {self.patch_size} must be positive"
+            raise ValueError(message)
+        axes = {*self.mirror_axes, *(() if self.coarse_axis is None else (self.coarse_axis,))}
+        if not axes <= {0, 1, 2}:
+            message = f"mirror_axes and coarse_axis are axes 0, 1 or 2, got {sorted(axes)}"
+            raise ValueError(message)
+        named = {name for pair in self.left_right_pairs for name in pair}
+        named |= set(self.classification.pool_labels if self.classification else ())
+        if unknown := named - set(self.labels):
+            message = f"left_right_pairs and pool_labels must name labels, got {', '.join(sorted(unknown))}"
+            raise ValueError(message)
+        return self
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ The resolved values travel with the results.
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,14 @@ class PreprocessSettings(Document):
     network: Literal["plain", "residual"] | None = Field(default=None, description="kind of U-Net")
     correct_bias_field: bool = Field(default=False, description="N4 bias-field correction of MRI channels")
     equalise: bool = Field(default=False, description="adaptive histogram equalisation of uncalibrated channels")
+
+    @field_validator("spacing_mm", "patch_size")
+    @classmethod
+    def _positive(cls, value: Vector | Shape | None) -> Vector | Shape | None:
+        if value is not None and not all(0 < part < math.inf for part in value):
+            message = "must be three positive numbers"
+            raise ValueError(message)
+        return value
 
 
 class TrainSettings(Document):
@@ -114,7 +123,7 @@ def seconds(duration: str) -> float:
     """`90s`, `20m`, `1h30m`, or a bare number of seconds.
 
     Raises:
-        ValueError: Not a duration, or not positive.
+        ValueError: Not a duration, not positive, or without end.
     """
     match = _DURATION.fullmatch(duration.strip().lower())
     if match and any(match.groups()):
@@ -126,8 +135,8 @@ def seconds(duration: str) -> float:
         except ValueError:
             message = f"must be a duration such as 90s, 20m or 1h30m, got {duration!r}"
             raise ValueError(message) from None
-    if not total > 0:
-        message = f"must be longer than nothing, got {duration!r}"
+    if not 0 < total < math.inf:
+        message = f"must be longer than nothing and come to an end, got {duration!r}"
         raise ValueError(message)
     return total
 
@@ -157,7 +166,7 @@ def parse_window(text: str, named: dict[str, Window]) -> Window:
         low, high = (float(part) for part in parts)
     except ValueError:
         low, high = 0.0, 0.0
-    if low >= high:
+    if not -math.inf < low < high < math.inf:
         raise UsageError(
             f"window {text!r} is neither a known name nor `low,high` in HU",
             code="E-WINDOW",

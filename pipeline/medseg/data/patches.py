@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medseg.core.errors import UsageError
 from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ class PatchSampler:
     Half of the patches of a segmentation task are centred on a voxel of a label, each label of the dataset alike. With
     a classification head the other half are views: the patch (or the whole case) that the head will see at inference,
     drawn so that every class comes equally often; only these carry a class.
+
+    Raises:
+        UsageError: E-NOTHING-TO-LEARN when no case has a reference or a class.
     """
 
     def __init__(self, cases: Sequence[LoadedCase], plan: Plan, *, seed: int) -> None:
@@ -72,6 +76,12 @@ class PatchSampler:
         self._plan = plan
         self._seed = seed
         self._strata = _strata(self._cases, plan)
+        if not self._strata and not any(case.labels.numel() for case in self._cases):
+            raise UsageError(
+                f"none of the {len(self._cases)} training cases has a reference mask or a known class",
+                code="E-NOTHING-TO-LEARN",
+                remedy="Give cases a `label` or `classes` in the manifest, then preprocess again.",
+            )
         self._by_label = [
             [number for number, case in enumerate(self._cases) if (case.foreground[:, 0] == index).any()]
             for index in range(1, plan.num_outputs)
@@ -184,13 +194,12 @@ def _start(centre: NDArray[np.int_], shape: Shape, size: Shape) -> NDArray[np.in
 
 
 def _strata(cases: Sequence[LoadedCase], plan: Plan) -> list[list[int]]:
-    """Cases by class of the first head, without those whose class is unknown."""
-    if plan.classification is None:
-        return []
-    head = next(iter(plan.classification.heads))
-    groups: dict[int, list[int]] = {}
+    """Cases by class of the first head that knows one, without those of which nothing is known."""
+    groups: dict[tuple[int, int], list[int]] = {}
     for number, case in enumerate(cases):
-        value = case.entry.classes.get(head, MISSING_CLASS)
-        if value != MISSING_CLASS:
-            groups.setdefault(value, []).append(number)
-    return [groups[value] for value in sorted(groups)]
+        for rank, head in enumerate(plan.classification.heads if plan.classification else ()):
+            value = case.entry.classes.get(head, MISSING_CLASS)
+            if value != MISSING_CLASS:
+                groups.setdefault((rank, value), []).append(number)
+                break
+    return [groups[key] for key in sorted(groups)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ class StoredCase(Document):
 
 
 class StoreIndex(Document):
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     preprocessing: str
     cases: tuple[StoredCase, ...]
     failures: tuple[CaseFailure, ...] = ()
@@ -171,7 +171,7 @@ def _foreground_points(labels: Tensor) -> Tensor:
         if index in {0, IGNORE_INDEX}:
             continue
         points = np.argwhere(array == index)
-        step = max(1, len(points) // _POINTS)
-        chosen = points[::step][:_POINTS].astype(np.int16)
+        even = np.linspace(0, len(points) - 1, min(len(points), _POINTS)).astype(int)
+        chosen = points[even].astype(np.int16)
         rows.append(np.hstack([np.full((len(chosen), 1), index, dtype=np.int16), chosen]))
     return torch.from_numpy(np.concatenate(rows))

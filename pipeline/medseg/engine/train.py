@@ -117,7 +117,7 @@ def fit(
         while not (clock.over() or stop_asked()):
             losses = _guarded_step(machine, sampler.batch(clock.step), clock, settings)
             clock.step += 1
-            running = {name: 0.95 * running.get(name, value) + 0.05 * value for name, value in losses.items()}
+            running = {name: 0.9 * running.get(name, value) + 0.1 * value for name, value in losses.items()}
             if clock.validation_due() and held_back:
                 scores = clock.timed_validation(
                     lambda: validate(machine.averaged, held_back, plan, device=machine.device, dtype=machine.dtype)
@@ -178,7 +178,7 @@ def train_step(
     total = torch.stack(list(losses.values())).sum()
     if not bool(torch.isfinite(total)):
         raise MedsegError(
-            f"the loss is not finite ({float(total)}) on cases {', '.join(sorted(set(batch.cases)))}",
+            f"the loss is not finite ({float(total.detach())}) on cases {', '.join(sorted(set(batch.cases)))}",
             code="E-NUMERIC",
             remedy="Look at these cases with `medseg check`, lower --learning-rate, or train with --no-amp.",
         )

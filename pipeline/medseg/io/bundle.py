@@ -10,7 +10,7 @@ README.md             the model card
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -39,7 +39,7 @@ MANIFEST, PLAN, WEIGHTS, METRICS, CARD = (
 class BundleManifest(Document):
     """`bundle.json`."""
 
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     name: str
     dataset: str
     licence: str = ""
@@ -98,5 +98,5 @@ def read_bundle(folder: Path) -> Bundle:
         )
     manifest = read_document(folder / MANIFEST, BundleManifest)
     for name in (PLAN, WEIGHTS):
-        verify_sha256(folder / name, manifest.sha256[name])
+        verify_sha256(folder / name, manifest.sha256.get(name, "in the manifest"))
     return Bundle(folder, manifest, read_document(folder / PLAN, Plan), load_tensors(folder / WEIGHTS))

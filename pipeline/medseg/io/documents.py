@@ -22,9 +22,9 @@ def read_document(path: Path, model: type[AnyDocument]) -> AnyDocument:
         InputError: E-JSON when it is not JSON.
         UsageError: E-CONFIG when a key or a value is not what the model allows.
     """
-    text = require_file(path).read_text(encoding="utf-8")
+    file = require_file(path)
     try:
-        values = json.loads(text)
+        values = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(
             f"not valid JSON: {error}", code="E-JSON", file=path, remedy="Mend the file or make it again."

@@ -57,12 +57,14 @@ def _one_scale(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
         log_p = _merge_unknown(log_p, known)
     valid = target != IGNORE_INDEX
     index = torch.where(valid, target, 0).long().unsqueeze(1)
+    # A mask may hold values of a label that its case does not vouch for.
+    index = index * known.gather(1, index.flatten(1)).view_as(index)
     cross_entropy = -(log_p.gather(1, index).squeeze(1) * valid).sum() / valid.sum().clamp(min=1)
     return cross_entropy + _soft_dice_loss(log_p, index, valid, known)
 
 
 def _soft_dice_loss(log_p: Tensor, index: Tensor, valid: Tensor, known: Tensor) -> Tensor:
-    """1 - mean soft Dice of the labels annotated and present in the batch, over the batch as one volume."""
+    """1 - mean soft Dice of the labels annotated in the batch, over the batch as one volume."""
     probability = log_p.exp() * valid.unsqueeze(1)
     truth = torch.zeros_like(probability).scatter_(1, index, 1.0) * valid.unsqueeze(1)
     annotated = known.to(probability.dtype)[:, 1:]

@@ -203,7 +203,8 @@ def _contrast(image: Tensor, draw: _Draw) -> Tensor:
 
 def _low_resolution(image: Tensor, draw: _Draw) -> Tensor:
     zoom = float(draw.uniform(0.5, 1.0).mean())
-    small = functional.interpolate(image, scale_factor=zoom, mode="nearest-exact")
+    coarse = [max(1, round(size * zoom)) for size in image.shape[2:]]
+    small = functional.interpolate(image, size=coarse, mode="nearest-exact")
     return functional.interpolate(small, size=image.shape[2:], mode="trilinear", align_corners=False)
 
 

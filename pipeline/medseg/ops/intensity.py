@@ -24,10 +24,13 @@ def normalise(image: Tensor, rules: Sequence[Normalisation]) -> Tensor:
 
 
 def correct(image: Tensor, rules: Sequence[Normalisation]) -> Tensor:
-    """N4 bias-field correction and adaptive histogram equalisation of the channels whose rule asks for them."""
+    """N4 bias-field correction and adaptive histogram equalisation of the channels whose rule asks for them.
+
+    A constant channel has nothing to correct and stays.
+    """
     result = image
     for index, rule in enumerate(rules):
-        if rule.correct_bias_field or rule.equalise:
+        if (rule.correct_bias_field or rule.equalise) and bool(image[index].min() < image[index].max()):
             result = result.clone() if result is image else result
             array = result[index].numpy()
             array = _correct_bias_field(array) if rule.correct_bias_field else array
@@ -51,13 +54,16 @@ def _normalise_channel(channel: Tensor, rule: Normalisation) -> None:
 
 def _correct_bias_field(array: np.ndarray) -> np.ndarray:
     """N4 (Tustison et al., IEEE TMI 2010), fitted on a grid shrunk to about 64 voxels a side, applied in full."""
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array, dtype=np.float32) - min(float(array.min()), 0.0) + 1.0)
+    # A single plane has no spline across it: it is doubled.
+    thick = np.pad(array.astype(np.float32), [(0, 1 if size == 1 else 0) for size in array.shape], mode="edge")
+    image = sitk.GetImageFromArray(thick - min(float(array.min()), 0.0) + 1.0)
     shrink = [max(1, size // 64) for size in image.GetSize()]
     small = sitk.Shrink(image, shrink)
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations([30, 20, 10])
     n4.Execute(small, sitk.OtsuThreshold(small, 0, 1, 128))
-    field = sitk.GetArrayFromImage(sitk.Exp(n4.GetLogBiasFieldAsImage(image)))
+    i, j, k = array.shape
+    field = sitk.GetArrayFromImage(sitk.Exp(n4.GetLogBiasFieldAsImage(image)))[:i, :j, :k]
     return np.asarray(array / np.maximum(field, 1e-3), dtype=np.float32)
 
 

@@ -81,16 +81,19 @@ class ToSpacing(MapTransform):  # type: ignore[misc]
 
 
 class Intensity(MapTransform):  # type: ignore[misc]
-    """Bias-field correction and equalisation where the plan asks, then clipping and scaling, channel by channel."""
+    """Bias-field correction and equalisation where the plan asks, then clipping and scaling, channel by channel.
 
-    def __init__(self, rules: tuple[Normalisation, ...], *, corrections: bool) -> None:
+    Comes before resampling: a spline leaves no voxel of the background exactly zero, and spreads what is not clipped.
+    """
+
+    def __init__(self, rules: tuple[Normalisation, ...]) -> None:
         super().__init__((IMAGE,))
-        self.rules, self.corrections = rules, corrections
+        self.rules = rules
 
     def __call__(self, data: Mapping[str, MetaTensor]) -> dict[str, MetaTensor]:
         tensor = data[IMAGE]
-        apply = correct if self.corrections else normalise
-        return {**data, IMAGE: MetaTensor(apply(tensor.as_tensor(), self.rules), affine=tensor.affine)}
+        image = normalise(correct(tensor.as_tensor(), self.rules), self.rules)
+        return {**data, IMAGE: MetaTensor(image, affine=tensor.affine)}
 
 
 def prepare_transform(plan: Plan) -> Compose:
@@ -100,11 +103,7 @@ def prepare_transform(plan: Plan) -> Compose:
         steps.append(
             CropForegroundd((IMAGE, LABEL), IMAGE, _nonzero, allow_missing_keys=True, allow_smaller=True, margin=0)
         )
-    steps += [
-        Intensity(plan.normalisation, corrections=True),
-        ToSpacing(plan.spacing_mm, coarse_axis=plan.coarse_axis),
-        Intensity(plan.normalisation, corrections=False),
-    ]
+    steps += [Intensity(plan.normalisation), ToSpacing(plan.spacing_mm, coarse_axis=plan.coarse_axis)]
     return Compose(steps)
 
 
@@ -248,4 +247,5 @@ class _GridMapping:
 
 
 def _nonzero(image: Tensor) -> Tensor:
-    return image != 0
+    found = image != 0
+    return found if bool(found.any()) else torch.ones_like(found)

@@ -40,10 +40,11 @@ def measure_case(case: Case, dataset: Dataset, volume: Volume, *, labels: LabelM
     geometry = volume.geometry.canonical()
     start, stop = nonzero_box(array)
     mask = None if labels is None else _canonical(labels.array[None], labels.geometry)[0]
-    values = {} if mask is None else {name: mask == value for name, value in dataset.labels.items()}
-    foreground = np.zeros(geometry.shape, dtype=bool)
-    for chosen in values.values():
-        foreground |= chosen
+    indices = _label_numbers(mask, dataset, geometry.shape)
+    # One row per plane of the first axis: how many voxels of it each label holds, background first.
+    profile = np.stack([np.bincount(plane.ravel(), minlength=len(dataset.labels) + 1) for plane in indices])
+    profiles = dict(zip(dataset.label_names, profile.T[1:], strict=True))
+    foreground = indices > 0
     if not foreground.any():
         foreground[tuple(slice(low, high) for low, high in zip(start, stop, strict=True))] = True
     flat = array.reshape(len(array), -1)[:, foreground.ravel()]
@@ -53,8 +54,8 @@ def measure_case(case: Case, dataset: Dataset, volume: Volume, *, labels: LabelM
         shape=geometry.shape,
         spacing_mm=geometry.spacing_mm,
         cropped_shape=geometry.cropped(start, stop).shape,
-        label_voxels={name: int(chosen.sum()) for name, chosen in values.items()},
-        label_sides={name: _side(chosen) for name, chosen in values.items() if chosen.any()},
+        label_voxels={} if mask is None else {name: int(counts.sum()) for name, counts in profiles.items()},
+        label_sides={name: _side(counts) for name, counts in profiles.items() if counts.any()},
     )
     return CaseMeasurement(fingerprint, flat[:, ::step].astype(np.float32))
 
@@ -100,9 +101,18 @@ def _canonical(array: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
     return np.flip(moved, tuple(axis + 1 for axis in flips))
 
 
-def _side(mask: NDArray[np.bool_]) -> float:
-    """Where the mask's centre lies along the first axis, which runs to the patient's right: -1 left edge, +1 right."""
-    profile = mask.sum(axis=(1, 2))
+def _label_numbers(mask: NDArray[Any] | None, dataset: Dataset, shape: Shape) -> NDArray[np.uint8]:
+    """(I, J, K): 0 outside every label, n + 1 for the n-th of the dataset's label names."""
+    if mask is None:
+        return np.zeros(shape, dtype=np.uint8)
+    table = np.zeros(65536, dtype=np.uint8)
+    for number, name in enumerate(dataset.label_names, start=1):
+        table[dataset.labels[name]] = number
+    return np.asarray(table[mask])
+
+
+def _side(profile: NDArray[np.int_]) -> float:
+    """Where a label's centre lies along the first axis, which runs to the patient's right: -1 left edge, +1 right."""
     centre = float((profile * np.arange(len(profile))).sum() / profile.sum())
     return (2 * centre - (len(profile) - 1)) / max(len(profile) - 1, 1)
 

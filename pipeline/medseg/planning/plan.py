@@ -5,6 +5,7 @@ The rules start from nnU-Net's (Isensee et al., Nature Methods 2021) and differ 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -22,6 +23,10 @@ Target = Literal["cpu", "gpu"]
 
 _ANISOTROPY = 3.0
 _MIN_EDGE = 4
+_LESION = re.compile(
+    r"(?<![a-z])(lesion|tumou?r|mass|nodule|cancer|carcinoma|cyst|metastas[ie]s|neoplasm|plaque)(?:s|es)?(?![a-z])",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -171,18 +176,21 @@ def _patch(shape: Shape, spacing: Vector, capacity: Capacity, *, whole: bool, no
 
 
 def _pooling(patch: Shape, spacing: Vector) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
-    """Strides and kernels per stage: halve each axis while at least 4 voxels remain and it is not far coarser."""
+    """Strides and kernels per stage: halve each axis while at least 4 voxels remain and it is not far coarser.
+
+    Far coarser is more than twice the finest axis: for a stride, of those that can still be halved; for a kernel, of
+    all, at this stage or a finer one. There are at least two stages.
+    """
     strides: list[Shape] = [(1, 1, 1)]
     kernels: list[Shape] = []
-    size, current = list(patch), list(spacing)
+    size, current, kernel = list(patch), list(spacing), [1, 1, 1]
     while True:
-        finest = min(current)
-        kernels.append(_triple([3 if step <= 2 * finest else 1 for step in current]))
-        stride = [
-            2 if length >= 2 * _MIN_EDGE and step <= 2 * finest else 1
-            for length, step in zip(size, current, strict=True)
-        ]
-        if max(stride) == 1 or len(strides) == 6:
+        kernel = [3 if step <= 2 * min(current) else width for step, width in zip(current, kernel, strict=True)]
+        kernels.append(_triple(kernel))
+        long = [length >= 2 * _MIN_EDGE for length in size]
+        finest = min((step for step, enough in zip(current, long, strict=True) if enough), default=0.0)
+        stride = [2 if enough and step <= 2 * finest else 1 for enough, step in zip(long, current, strict=True)]
+        if (max(stride) == 1 and len(strides) > 1) or len(strides) == 6:
             return tuple(strides), tuple(kernels)
         strides.append(_triple(stride))
         size = [-(-length // factor) for length, factor in zip(size, stride, strict=True)]
@@ -194,7 +202,8 @@ def _divisible(patch: Shape, strides: tuple[Shape, ...], shape: Shape, most_voxe
     factors = [int(factor) for factor in np.prod(np.asarray(strides), axis=0)]
     size = [-(-length // factor) * factor for length, factor in zip(patch, factors, strict=True)]
     while np.prod(size) > most_voxels:
-        axis = int(np.argmax([length / whole for length, whole in zip(size, shape, strict=True)]))
+        room = [length > _MIN_EDGE * factor for length, factor in zip(size, factors, strict=True)]
+        axis = int(np.argmax([has * length / whole for has, length, whole in zip(room, size, shape, strict=True)]))
         size[axis] -= factors[axis]
     return _triple(size)
 
@@ -259,12 +268,13 @@ def _classification(dataset: Dataset, *, whole: bool, notes: _Notes) -> Classifi
     if whole:
         notes.add("diagnosis", "from the whole case", "there are no labels to look under")
         return ClassificationPlan(heads=dataset.heads, view="whole", pool_labels=())
-    notes.add(
-        "diagnosis",
-        f"features pooled under {', '.join(dataset.label_names)}",
-        "in a patch centred on the foreground: patches without it do not show the class",
-    )
-    return ClassificationPlan(heads=dataset.heads, view="foreground", pool_labels=dataset.label_names)
+    lesions = tuple(name for name in dataset.label_names if _LESION.search(name))
+    pooled = lesions or dataset.label_names
+    reason = "in a patch centred on the foreground: patches without it do not show the class"
+    if lesions:
+        reason += "; these labels are lesions by name, and a class is told by the lesion, not by the organ around it"
+    notes.add("diagnosis", f"features pooled under {', '.join(pooled)}", reason)
+    return ClassificationPlan(heads=dataset.heads, view="foreground", pool_labels=pooled)
 
 
 def _triple(values: list[int]) -> Shape:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from medseg.core.plan import Fingerprint
 
-_LEFT = re.compile(r"(?<![a-z])(left|lt|l)(?![a-z])", re.IGNORECASE)
+_OTHER = {"left": "right", "lt": "rt", "lh": "rh", "l": "r"}
+_LEFT = re.compile(rf"(?<![a-z])({'|'.join(_OTHER)})(?![a-z])", re.IGNORECASE)
 _ENOUGH = 5
 
 
@@ -21,13 +22,11 @@ def left_right_pairs(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
     known = {name.lower(): name for name in names}
     pairs = []
     for name in names:
-        match = _LEFT.search(name)
-        if match is None:
-            continue
-        other = {"left": "right", "lt": "rt", "l": "r"}[match.group().lower()]
-        twin = known.get((name[: match.start()] + other + name[match.end() :]).lower())
-        if twin is not None:
-            pairs.append((name, twin))
+        for match in _LEFT.finditer(name):
+            other = _OTHER[match.group().lower()]
+            twin = known.get((name[: match.start()] + other + name[match.end() :]).lower())
+            if twin is not None:
+                pairs.append((name, twin))
     return tuple(pairs)
 
 

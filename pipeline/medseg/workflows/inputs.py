@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.core.errors import InputError, UsageError
+from medseg.data.channels import channels_of
 from medseg.data.manifest import read_manifest
 from medseg.io.files import require_path
 from medseg.io.volumes import SUFFIXES
@@ -15,7 +16,6 @@ from medseg.io.volumes import SUFFIXES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_CHANNEL = re.compile(r"_(\d{4})$")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -46,11 +46,11 @@ def collect_inputs(
     for path in volumes:
         require_path(path)
     if num_channels > 1 and len(volumes) == num_channels:
-        cases.append(InferCase(case_id(volumes[0]), tuple(volumes)))
+        cases += _by_channel(volumes, num_channels) or [InferCase(case_id(volumes[0]), tuple(volumes))]
     else:
         cases += [InferCase(case_id(path), (path,)) for path in volumes]
     if folder is not None:
-        cases += _from_input(folder, split)
+        cases += _from_input(folder, split, num_channels)
     if not cases:
         raise UsageError(
             "nothing to look at", code="E-NO-INPUT", remedy="Give --volume FILE, or --input FOLDER or MANIFEST."
@@ -68,16 +68,16 @@ def collect_inputs(
 
 
 def case_id(path: Path) -> str:
-    """The file's name without suffix and channel number, in characters that are safe everywhere."""
-    name = path.name
+    """The name of the file or folder without its suffix, in characters that are safe everywhere."""
+    name = path.name or path.resolve().name
     for suffix in sorted(SUFFIXES, key=len, reverse=True):
         if name.lower().endswith(suffix):
             name = name[: -len(suffix)]
             break
-    return _UNSAFE.sub("_", _CHANNEL.sub("", name)).strip("._-") or "case"
+    return _UNSAFE.sub("_", name).strip("._-") or "case"
 
 
-def _from_input(path: Path, split: str | None) -> list[InferCase]:
+def _from_input(path: Path, split: str | None, num_channels: int) -> list[InferCase]:
     require_path(path)
     if path.is_file():
         if path.suffix.lower() != ".json":
@@ -89,12 +89,15 @@ def _from_input(path: Path, split: str | None) -> list[InferCase]:
         if any(file.is_file() for file in path.rglob("*")):
             return [InferCase(case_id(path), (path,))]  # a DICOM series: read_volume says if it is not
         raise InputError("this folder is empty", code="E-NO-INPUT", file=path, remedy="Name a folder of images.")
-    groups: dict[str, list[Path]] = {}
-    for image in images:
-        groups.setdefault(_group(image), []).append(image)
-    return [InferCase(name, tuple(files)) for name, files in groups.items()]
+    return _by_channel(images, num_channels) or [InferCase(case_id(image), (image,)) for image in images]
 
 
-def _group(image: Path) -> str:
-    """Files `case_0000.nii.gz`, `case_0001.nii.gz` are the channels of one case; any other file is its own."""
-    return case_id(image)
+def _by_channel(images: Sequence[Path], num_channels: int) -> list[InferCase]:
+    """Cases whose files are numbered by channel; none when the numbers are no channels of the model."""
+    by_stem = {case_id(image): image for image in images}
+    groups: dict[str, list[tuple[int, Path]]] = {}
+    for stem, (case, number) in channels_of(list(by_stem), num_channels=num_channels).items():
+        groups.setdefault(case, []).append((number, by_stem[stem]))
+    if len(by_stem) < len(images) or any(len(files) != num_channels for files in groups.values()):
+        return []
+    return [InferCase(case, tuple(image for _, image in sorted(files))) for case, files in groups.items()]

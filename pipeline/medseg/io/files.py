@@ -1,0 +1,159 @@
+"""Files on disk: what may be read, and writing that leaves either the old file or the new one, never a part."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import stat
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medseg.core.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_TOO_LONG = "The path is longer than this system allows: use a shorter name or folder."
+
+
+def require_file(path: Path | str) -> Path:
+    """Make sure that `path` is a regular file that may be read, without opening it.
+
+    Raises:
+        InputError: `E-NOT-FOUND`, `E-SYMLINK-LOOP`, `E-PATH-TOO-LONG`, `E-PERM`, `E-IS-DIR` or `E-NOT-REGULAR`.
+    """
+    path = Path(path)
+    mode = require_path(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise InputError(
+            "expected a file, found a folder",
+            code="E-IS-DIR",
+            file=path,
+            remedy="Name a file inside it; only DICOM series are given as folders.",
+        )
+    if not stat.S_ISREG(mode):
+        raise InputError(
+            "expected a regular file, found a pipe, socket or device",
+            code="E-NOT-REGULAR",
+            file=path,
+            remedy="Save the data to a file first.",
+        )
+    if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise _no_permission(path)
+    return path
+
+
+def require_path(path: Path) -> os.stat_result:
+    """Stat a file or folder, links followed.
+
+    Raises:
+        InputError: `E-NOT-FOUND`, `E-SYMLINK-LOOP`, `E-PATH-TOO-LONG` or `E-PERM`.
+    """
+    try:
+        return path.stat()
+    except OSError as error:
+        raise _missing(path, error) from None
+
+
+def _missing(path: Path, error: OSError) -> InputError:
+    if error.errno == errno.ELOOP:
+        return InputError(
+            "its symbolic links form a loop", code="E-SYMLINK-LOOP", file=path, remedy="Point the link at a real file."
+        )
+    if error.errno == errno.ENAMETOOLONG:
+        message = f"the path has {len(str(path))} characters"
+        return InputError(message, code="E-PATH-TOO-LONG", file=str(path)[:120] + "...", remedy=_TOO_LONG)
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return _no_permission(path)
+    found = f"is a link to {path.readlink()}, which does not exist" if path.is_symlink() else "does not exist"
+    return InputError(found, code="E-NOT-FOUND", file=path, remedy="Check the path for a typing error.")
+
+
+def _no_permission(path: Path) -> InputError:
+    return InputError(
+        "there is no permission to read it",
+        code="E-PERM",
+        file=path,
+        remedy="Change its permissions (chmod u+r) or run as a user who may read it.",
+    )
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Write to the yielded path; on a clean exit it takes the place of `path` in one step, safe against power loss.
+
+    The temporary file lies in the same folder and ends in the same suffixes, so writers recognise the format.
+
+    Raises:
+        InputError: `E-NOT-WRITABLE`, `E-DISK-FULL` or `E-PATH-TOO-LONG`; the old file is then untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".tmp-{secrets.token_hex(6)}{''.join(path.suffixes[-2:])}"[:200])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_folder(path)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        yield temporary
+        _flush(temporary, os.O_RDWR)
+        temporary.replace(path)
+        if os.name == "posix":
+            _flush(path.parent, os.O_RDONLY)
+    except OSError as error:
+        if error.errno in _FULL or error.errno == errno.ENAMETOOLONG:
+            raise _unwritable(path, error) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "a folder has this name")
+
+
+def _flush(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    if error.errno in _FULL:
+        message = f"the disk of {path.parent} is full; nothing was written"
+        return InputError(message, code="E-DISK-FULL", file=path, remedy="Free some space or choose another folder.")
+    if error.errno == errno.ENAMETOOLONG:
+        message = f"the name has {len(path.name)} characters; nothing was written"
+        return InputError(message, code="E-PATH-TOO-LONG", file=path, remedy=_TOO_LONG)
+    reason = (error.strerror or str(error)).lower()
+    return InputError(
+        f"cannot write into the folder {path.parent}: {reason}",
+        code="E-NOT-WRITABLE",
+        file=path,
+        remedy="Choose an output folder in which files may be created.",
+    )
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write bytes atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def sha256_of(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with require_file(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

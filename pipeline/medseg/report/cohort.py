@@ -1,0 +1,150 @@
+"""The page of a cohort, and the same numbers as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+
+from medseg.core.findings import CaseReport, ClassAnswer, ClassSummary, CohortReport, LabelMetrics
+from medseg.report.case import PRESENCE_WORDS
+from medseg.report.html import data_uri, render
+from medseg.report.plots import (
+    UNIT_X,
+    UNIT_Y,
+    Curve,
+    Reliability,
+    Strips,
+    dice_by_volume,
+    metric_strips,
+    reliability,
+    roc_curves,
+)
+
+_MAX_LABEL_COLUMNS = 4
+_METRIC_FIELDS = tuple(name for name in LabelMetrics.model_fields if name not in ("label", "presence"))
+
+
+@dataclass(frozen=True)
+class _Head:
+    """One classification head: its summary, and the plots its cases allow."""
+
+    summary: ClassSummary
+    roc: list[Curve]
+    reliability: Reliability | None
+
+
+def render_cohort(report: CohortReport, *, case_pages: Mapping[str, str]) -> str:
+    """One self-contained HTML page; the table of cases can be sorted where scripts run.
+
+    Args:
+        report: All numbers on the page; its cases in the order to show, worst first.
+        case_pages: Case id to the relative path of the case's page; cases without one are not linked.
+    """
+    wide = 0 < len(report.labels) <= _MAX_LABEL_COLUMNS
+    return render(
+        "cohort.html",
+        {
+            "title": f"{report.name} · cohort report",
+            "report": report,
+            "case_pages": case_pages,
+            "colours": {summary.label: n for n, summary in enumerate(report.labels)},
+            "columns": [summary.label for summary in report.labels] if wide else [],
+            "rows": [_row(case) for case in report.cases],
+            "presence_words": PRESENCE_WORDS,
+            "show_patients": any(case.patient not in ("", case.case) for case in report.cases),
+            "strips": _strips(report) if report.labels else [],
+            "scatter": dice_by_volume([summary.label for summary in report.labels], report.cases),
+            "heads": [_head(summary, report) for summary in report.classes],
+            "unit_x": UNIT_X,
+            "unit_y": UNIT_Y,
+            "csv": data_uri(cohort_csv(report).encode(), "text/csv;charset=utf-8"),
+        },
+        script="sort.js",
+    )
+
+
+def cohort_csv(report: CohortReport) -> str:
+    """One row per case and label; a row without label for a case without any, and for one that failed.
+
+    Texts that a spreadsheet would run as a formula get a leading apostrophe.
+    """
+    heads = [(summary.head, summary.classes) for summary in report.classes]
+    answers = [
+        name
+        for head, classes in heads
+        for name in (head, f"{head} reference", *(f"{head} p({one})" for one in classes))
+    ]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\r\n")
+    writer.writerow([_safe(cell) for cell in ("case", "patient", "label", "presence", *_METRIC_FIELDS, *answers)])
+    for case in report.cases:
+        classes = [cell for head, names in heads for cell in _answer_cells(case, head, names)]
+        for cells in _label_cells(case):
+            writer.writerow([_safe(cell) for cell in (case.case, case.patient, *cells, *classes)])
+    for failure in report.failures:
+        writer.writerow([_safe(failure.case), "", "", _safe(f"failed: {failure.code}")])
+    return stream.getvalue()
+
+
+def _label_cells(case: CaseReport) -> Iterator[tuple[str | float, ...]]:
+    """Label, presence and the fields of `LabelMetrics` for everything that was found or scored in the case."""
+    empty = dict.fromkeys(_METRIC_FIELDS, "")
+    scored = {row.label for row in case.metrics}
+    for row in case.metrics:
+        yield (row.label, row.presence, *(getattr(row, name) for name in _METRIC_FIELDS))
+    for label, volume in case.volumes_ml.items():
+        if label not in scored:
+            yield (label, "not scored", *(empty | {"volume_ml": volume}).values())
+    if not scored and not case.volumes_ml:
+        yield ("", "", *empty.values())
+
+
+def _answer_cells(case: CaseReport, head: str, classes: tuple[str, ...]) -> list[str | float]:
+    answer = next((answer for answer in case.classes if answer.head == head), None)
+    if answer is None:
+        return [""] * (2 + len(classes))
+    return [answer.answer, answer.reference or "", *(answer.probabilities.get(name, "") for name in classes)]
+
+
+def _safe(cell: str | float) -> str | float:
+    """The cell as it may stand in a spreadsheet; numbers stay numbers."""
+    if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
+        return f"'{cell}"
+    return cell
+
+
+def _row(case: CaseReport) -> dict[str, object]:
+    """What the table of cases shows of one case."""
+    return {
+        "case": case,
+        "by_label": {row.label: row for row in case.metrics},
+        "worst": min(case.metrics, key=lambda row: row.dice, default=None),
+        "absent": [row for row in case.metrics if row.presence in ("missed", "invented")],
+        "answers": {answer.head: answer for answer in case.classes},
+    }
+
+
+def _strips(report: CohortReport) -> list[Strips]:
+    return [
+        metric_strips(
+            title,
+            unit="mm" if name.endswith("_mm") else "",
+            estimates={summary.label: getattr(summary, name) for summary in report.labels},
+            cases=report.cases,
+            value_of=attrgetter(name),
+        )
+        for title, name in (("Dice", "dice"), ("HD95", "hd95_mm"), ("NSD", "nsd"))
+    ]
+
+
+def _head(summary: ClassSummary, report: CohortReport) -> _Head:
+    known: list[ClassAnswer] = [
+        answer
+        for case in report.cases
+        for answer in case.classes
+        if answer.head == summary.head and answer.reference in summary.classes
+    ]
+    return _Head(summary, roc_curves(summary.classes, known), reliability(summary.classes, known) if known else None)

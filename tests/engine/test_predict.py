@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from medseg.core.case import Dataset
+from medseg.core.errors import ModelError, UsageError
+from medseg.core.geometry import Geometry
+from medseg.core.settings import InferSettings
+from medseg.core.volume import Volume
+from medseg.data.manifest import read_manifest
+from medseg.engine.devices import amp_dtype, pick_device
+from medseg.engine.predict import Predictor
+from medseg.io.bundle import Bundle, read_bundle
+from medseg.io.volumes import read_volume
+
+
+@pytest.fixture(scope="module")
+def bundle(workspace) -> Bundle:
+    return read_bundle(workspace.newest_bundle())
+
+
+@pytest.fixture(scope="module")
+def volume(cohort) -> Volume:
+    dataset: Dataset = read_manifest(cohort)
+    return read_volume(dataset.cases[0].images[0])
+
+
+def test_the_answer_lies_on_the_volumes_own_grid(bundle, volume):
+    answer = Predictor(bundle, InferSettings(save_probabilities=True)).predict(volume)
+    assert answer.labels is not None
+    assert answer.labels.geometry is volume.geometry
+    assert set(np.unique(answer.labels.array)) <= {0, 1, 2}
+    assert answer.probabilities is not None
+    assert answer.probabilities.shape == (3, *volume.geometry.shape)
+    assert np.allclose(answer.probabilities.astype(float).sum(0), 1, atol=5e-3)
+    assert (answer.probabilities.argmax(0) == answer.labels.array).mean() > 0.999
+    (head,) = answer.classes
+    assert set(answer.classes[head]) == {"benign", "malignant"}
+    assert sum(answer.classes[head].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_same_patient_on_a_flipped_and_permuted_grid_gets_the_same_mask(bundle, volume):
+    predictor = Predictor(bundle, InferSettings(amp=False))
+    straight = predictor.predict(volume).labels
+    geometry = volume.geometry
+    matrix = np.array([[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]], dtype=float)
+    matrix[:3, 3] = [geometry.shape[0] - 1, 0, geometry.shape[2] - 1]
+    turned_grid = Geometry((geometry.shape[1], geometry.shape[0], geometry.shape[2]), geometry.affine @ matrix)
+    turn = lambda array: np.flip(array.swapaxes(-3, -2), (-2, -1))  # noqa: E731
+    turned = predictor.predict(Volume(turn(volume.array), turned_grid)).labels
+    assert straight is not None
+    assert turned is not None
+    assert (turned.array == turn(straight.array)).mean() > 0.9999
+
+
+def test_mirrored_copies_change_little_and_need_no_pairs(bundle, volume):
+    plain = Predictor(bundle, InferSettings()).predict(volume)
+    plan = bundle.plan.model_copy(update={"mirror_axes": (0,)})
+    mirrored = Predictor(Bundle(bundle.folder, bundle.manifest, plan, bundle.weights), InferSettings(tta=True))
+    answer = mirrored.predict(volume)
+    assert plain.labels is not None
+    assert answer.labels is not None
+    assert answer.labels.array.shape == plain.labels.array.shape
+
+
+def test_the_diagnosis_hardly_depends_on_the_tiling(bundle, volume):
+    answers = [
+        Predictor(bundle, InferSettings(overlap=overlap, amp=False)).predict(volume).classes["lesion_type"]["benign"]
+        for overlap in (0.0, 0.3, 0.6)
+    ]
+    assert max(answers) - min(answers) < 0.05
+
+
+def test_a_wrong_number_of_channels_is_refused(bundle, volume):
+    double = Volume(np.repeat(volume.array, 2, axis=0), volume.geometry)
+    with pytest.raises(ModelError, match=r"1 channel\(s\) \(CT\), the input has 2") as caught:
+        Predictor(bundle, InferSettings()).predict(double)
+    assert caught.value.code == "E-CHANNELS"
+
+
+def test_an_answer_that_is_not_finite_is_refused(bundle, volume):
+    spoiled = {name: torch.full_like(value, torch.nan) for name, value in bundle.weights.items()}
+    broken = Bundle(bundle.folder, bundle.manifest, bundle.plan, spoiled)
+    with pytest.raises(ModelError) as caught:
+        Predictor(broken, InferSettings()).predict(volume)
+    assert caught.value.code == "E-NUMERIC"
+
+
+def test_weights_of_another_network_are_refused(bundle):
+    fewer = dict(list(bundle.weights.items())[1:])
+    with pytest.raises(ModelError) as caught:
+        Predictor(Bundle(bundle.folder, bundle.manifest, bundle.plan, fewer), InferSettings())
+    assert caught.value.code == "E-WEIGHTS"
+
+
+def test_a_volume_smaller_than_a_voxel_of_the_network_keeps_its_grid(bundle, volume):
+    tiny = Volume(volume.array[:, :3, :3, :3], volume.geometry.cropped((0, 0, 0), (3, 3, 3)))
+    answer = Predictor(bundle, InferSettings()).predict(tiny)
+    assert answer.labels is not None
+    assert answer.labels.array.shape == (3, 3, 3)
+
+
+def test_half_precision_is_never_fp16_on_a_cpu():
+    assert amp_dtype(torch.device("cpu"), enabled=True) in {None, torch.bfloat16}
+    assert amp_dtype(torch.device("cpu"), enabled=False) is None
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "toaster", "xla"])
+def test_a_device_that_is_not_there_is_named(name):
+    with pytest.raises(UsageError, match=name) as caught:
+        pick_device(name)
+    assert caught.value.code == "E-DEVICE"

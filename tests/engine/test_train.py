@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from medseg.core.errors import MedsegError, ModelError, UsageError
+from medseg.core.settings import TrainSettings
+from medseg.data.store import LoadedCase, Store, open_store
+from medseg.engine import checkpoint, train
+from medseg.engine.clock import Status
+from medseg.engine.train import CHECKPOINT, Fitted, Run, fit
+from medseg.workflows.workspace import Workspace
+
+SETTINGS = TrainSettings(epochs=3, warmup_steps=2, seed=5)
+
+
+@pytest.fixture(scope="module")
+def store(workspace: Workspace) -> Store:
+    opened = open_store(workspace.store)
+    plan = opened.plan.model_copy(update={"patch_size": (16, 16, 8), "batch_size": 2})
+    return Store(opened.folder, plan, opened.dataset, opened.index)
+
+
+@pytest.fixture(scope="module")
+def cases(store: Store) -> list[LoadedCase]:
+    return [store.load(entry.id) for entry in store.index.cases[:4]]
+
+
+def run(
+    store: Store,
+    cases: list[LoadedCase],
+    folder: Path,
+    *,
+    settings: TrainSettings = SETTINGS,
+    stop_at: int | None = None,
+    identity: dict[str, str] | None = None,
+) -> Fitted:
+    def on_step(status: Status) -> None:
+        if status.step == stop_at:
+            (folder / "stop").touch()
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return fit(
+        store.plan,
+        cases,
+        cases[:1],
+        settings=settings,
+        run=Run(folder, identity or {"plan": "a"}, on_step, lambda *_: None),
+    )
+
+
+def difference(first: Fitted, second: Fitted) -> float:
+    return max(float((first.weights[name] - second.weights[name]).abs().max()) for name in first.weights)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(store: Store, cases: list[LoadedCase], tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    return run(store, cases, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("stop_at", [1, 4])
+def test_a_resumed_training_equals_the_uninterrupted_one_bitwise(store, cases, uninterrupted, tmp_path, stop_at):
+    stopped = run(store, cases, tmp_path, stop_at=stop_at)
+    assert not stopped.finished
+    assert stopped.progress.step == stop_at
+    resumed = run(store, cases, tmp_path)
+    assert resumed.finished
+    assert resumed.progress.step == uninterrupted.progress.step
+    assert difference(resumed, uninterrupted) == 0
+
+
+@pytest.mark.parametrize("lost", ["optimizer", "averaged", "network", "step"])
+def test_resuming_without_a_part_of_the_state_shows(store, cases, uninterrupted, tmp_path, monkeypatch, lost):
+    """The negative control of the test above: what it compares does depend on every part that is saved."""
+    run(store, cases, tmp_path, stop_at=3)
+    whole = checkpoint.load_tensors
+
+    def partly(path: Path) -> dict[str, torch.Tensor]:
+        tensors = whole(path)
+        if lost == "optimizer":
+            return {name: value for name, value in tensors.items() if not name.startswith("optimizer.")}
+        return {
+            name: torch.zeros_like(value) if name.startswith(f"{lost}.") and "norm" not in name else value
+            for name, value in tensors.items()
+        }
+
+    monkeypatch.setattr(checkpoint, "load_tensors", partly)
+    if lost == "step":
+        metadata = checkpoint.load_metadata
+        monkeypatch.setattr(
+            checkpoint,
+            "load_metadata",
+            lambda path: {key: value.replace('"step":3', '"step":2') for key, value in metadata(path).items()},
+        )
+    assert difference(run(store, cases, tmp_path), uninterrupted) > 0
+
+
+def test_another_seed_trains_another_network(store, cases, uninterrupted, tmp_path):
+    other = run(store, cases, tmp_path, settings=SETTINGS.model_copy(update={"seed": 6}))
+    assert difference(other, uninterrupted) > 0
+
+
+def test_resuming_with_something_changed_names_it(store, cases, tmp_path):
+    run(store, cases, tmp_path, stop_at=2, identity={"plan": "a", "train.seed": "5"})
+    with pytest.raises(UsageError, match=r"plan changed") as caught:
+        run(store, cases, tmp_path, identity={"plan": "b", "train.seed": "5"})
+    assert caught.value.code == "E-RESUME"
+
+
+def test_a_damaged_checkpoint_is_refused(store, cases, tmp_path):
+    run(store, cases, tmp_path, stop_at=2)
+    path = tmp_path / CHECKPOINT
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ModelError) as caught:
+        run(store, cases, tmp_path)
+    assert caught.value.code == "E-WEIGHTS"
+    assert str(path) in str(caught.value)
+
+
+def test_a_loss_that_is_not_finite_stops_before_any_weight_changes(store, cases, tmp_path, monkeypatch):
+    before: list[torch.Tensor] = []
+
+    def spoiled(*arguments):
+        before.extend(value.clone() for value in machine[0].network.state_dict().values())
+        return torch.tensor(float("nan"), requires_grad=True)
+
+    machine: list[train._Machine] = []
+    build = train._build
+    monkeypatch.setattr(train, "_build", lambda *arguments: machine.append(build(*arguments)) or machine[0])
+    monkeypatch.setattr(train, "segmentation_loss", spoiled)
+    with pytest.raises(MedsegError, match="phantom_") as caught:
+        run(store, cases, tmp_path)
+    assert caught.value.code == "E-NUMERIC"
+    after = list(machine[0].network.state_dict().values())
+    assert all(torch.equal(first, second) for first, second in zip(before, after, strict=True))
+
+
+def test_it_learns(store, cases, tmp_path):
+    """Thirty epochs on four cases bring the loss well below that of the first step."""
+    losses: list[float] = []
+    settings = TrainSettings(epochs=30, warmup_steps=5, seed=1, augment=False)
+    fit(
+        store.plan,
+        cases,
+        cases[:1],
+        settings=settings,
+        run=Run(tmp_path, {}, lambda status: losses.append(status.losses["segmentation"]), lambda *_: None),
+    )
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_budget_is_kept_and_early_models_are_offered(store, cases, tmp_path):
+    offered: list[dict[str, float]] = []
+    settings = TrainSettings(budget="6s", warmup_steps=2)
+    fitted = fit(
+        store.plan,
+        cases,
+        cases[:1],
+        settings=settings,
+        run=Run(tmp_path, {}, lambda _: None, lambda _, scores: offered.append(scores)),
+    )
+    assert fitted.finished
+    assert offered
+    assert set(offered[0]) >= {"dice", "dice/organ", "dice/lesion"}
+    assert fitted.progress.elapsed_s < 12

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+
+from medseg.core.plan import ClassificationPlan, NetworkPlan
+from medseg.nn.network import ClassificationHead, Convolution, Network, ResidualBlock, UNet, _pool
+
+HEADS = ClassificationPlan(
+    heads={"grade": ("low", "mid", "high"), "side": ("l", "r")}, view="foreground", pool_labels=()
+)
+
+
+def _plan(kind="plain", *, deep=True):
+    return NetworkPlan(
+        kind=kind,
+        features=(4, 6, 8),
+        strides=((1, 1, 1), (2, 2, 1), (2, 2, 2)),
+        kernels=((3, 3, 1), (3, 3, 3), (3, 3, 3)),
+        blocks=(1, 2, 2),
+        deep_supervision=deep,
+    )
+
+
+def _network(kind="plain", *, outputs=3, groups=((1,), (2,)), deep=True):
+    torch.manual_seed(0)
+    unet = UNet(2, outputs, _plan(kind, deep=deep))
+    return Network(unet, ClassificationHead((6, 8), len(groups), HEADS), head_scales=(1, 2), region_groups=groups)
+
+
+@pytest.mark.parametrize("kind", ["plain", "residual"])
+@pytest.mark.parametrize("shape", [(16, 16, 8), (13, 11, 7), (9, 10, 5)])
+def test_answers_lie_on_the_inputs_grid(kind, shape):
+    network = _network(kind)
+    output = network(torch.randn(2, 2, *shape), with_classes=True)
+    halved = tuple(-(-size // factor) for size, factor in zip(shape, (2, 2, 1), strict=True))
+    assert [tuple(scale.shape) for scale in output.logits] == [(2, 3, *shape), (2, 3, *halved)]
+    assert {head: tuple(value.shape) for head, value in output.classes.items()} == {"grade": (2, 3), "side": (2, 2)}
+    network.eval()
+    assert [tuple(scale.shape) for scale in network(torch.randn(1, 2, *shape)).logits] == [(1, 3, *shape)]
+
+
+def test_without_deep_supervision_there_is_one_scale():
+    assert len(_network(deep=False)(torch.randn(1, 2, 8, 8, 4)).logits) == 1
+
+
+@pytest.mark.parametrize("kind", ["plain", "residual"])
+@pytest.mark.parametrize("outputs", [3, 0])
+def test_the_gradient_reaches_every_parameter(kind, outputs):
+    network = _network(kind, outputs=outputs, groups=((1,), (2,)) if outputs else ())
+    output = network(torch.randn(2, 2, 12, 12, 8), with_classes=True)
+    assert len(output.logits) == (2 if outputs else 0)
+    loss = sum((scale**2).mean() for scale in output.logits) + sum((part**2).sum() for part in output.classes.values())
+    loss.backward()
+    silent = [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()]
+    assert silent == []
+
+
+def test_the_diagnosis_does_not_teach_the_segmentation():
+    network = _network()
+    sum(part.sum() for part in network(torch.randn(1, 2, 8, 8, 4), with_classes=True).classes.values()).backward()
+    assert all(value.grad is None for value in network.unet.decoder.parameters())
+    assert network.unet.encoder[0][0].convolution.weight.grad.any()
+
+
+def test_classify_is_the_forward_pass_with_known_probabilities():
+    network = _network().eval()
+    image = torch.randn(2, 2, 12, 10, 6)
+    with torch.no_grad():
+        output = network(image, with_classes=True)
+        again = network.classify(image, output.logits[0].softmax(1))
+    for head, value in output.classes.items():
+        torch.testing.assert_close(again[head], value)
+
+
+def test_without_a_head_there_are_no_classes():
+    network = Network(UNet(2, 3, _plan()), None)
+    assert network(torch.randn(1, 2, 8, 8, 4), with_classes=True).classes == {}
+    assert network.classify(torch.randn(1, 2, 8, 8, 4), None) == {}
+
+
+def test_pooling_by_hand():
+    features = torch.zeros(1, 1, 4, 1, 1)
+    features[0, 0, :, 0, 0] = torch.tensor([5.0, 1.0, 2.0, 100.0])
+    regions = torch.zeros(1, 2, 8, 1, 1)
+    regions[0, 0, :2] = 1  # the first voxel of the features; dilated, the first two
+    mean_1, mean_2, max_1, max_2 = _pool(features, regions)[0].tolist()
+    assert mean_1 == pytest.approx(6 / 2.001)
+    assert max_1 == 5
+    assert (mean_2, max_2) == (0, 0)
+    assert _pool(features, None)[0].tolist() == [27, 100]
+
+
+def test_what_lies_outside_the_regions_does_not_change_the_diagnosis():
+    features, regions = torch.randn(1, 4, 8, 8, 8), torch.zeros(1, 1, 16, 16, 16)
+    regions[..., 4:8, 4:8, 4:8] = 1
+    changed = features.clone()
+    changed[..., 6:, :, :] += 50
+    torch.testing.assert_close(_pool(features, regions), _pool(changed, regions))
+    changed[..., 3, 3, 3] += 50
+    assert not torch.allclose(_pool(features, regions), _pool(changed, regions))
+
+
+def test_regions_add_up_the_labels_of_a_group():
+    network = _network(groups=((1, 2),)).eval()
+    probabilities = torch.rand(1, 3, 8, 8, 4)
+    exchanged = probabilities[:, [0, 2, 1]]
+    image = torch.randn(1, 2, 8, 8, 4)
+    with torch.no_grad():
+        first, second = network.classify(image, probabilities), network.classify(image, exchanged)
+    torch.testing.assert_close(first["grade"], second["grade"])
+
+
+def test_a_residual_block_that_adds_nothing_is_its_shortcut():
+    block = ResidualBlock(3, 3, kernel=(3, 3, 3))
+    torch.nn.init.zeros_(block.norm.weight)
+    x = torch.rand(1, 3, 4, 4, 4)
+    torch.testing.assert_close(block(x.clone()), x)
+
+
+EDGES = [shape for shape in product((1, 2, 4), repeat=3) if min(shape) <= 2]
+
+
+def _weight_gradient(block, image, weight, upstream, *, bf16):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        answer = block(image.clone())
+    return torch.autograd.grad((answer.float() * upstream).sum(), weight)[0]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", EDGES)
+def test_the_weight_gradient_of_thin_maps_under_bf16_is_that_of_fp32(shape, stride):
+    """On some builds of torch the plain convolution's is uninitialised memory here."""
+    torch.manual_seed(0)
+    block = Convolution(16, 16, kernel=(3, 3, 3), stride=(stride,) * 3).eval()
+    block.norm = torch.nn.Identity()
+    image = torch.randn(2, 16, *shape).contiguous(memory_format=torch.channels_last_3d)
+    weight = block.convolution.weight
+    upstream = torch.randn_like(block(image.clone()))
+    exact = _weight_gradient(block, image, weight, upstream, bf16=False)
+    mixed = _weight_gradient(block, image, weight, upstream, bf16=True)
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, exact, rtol=0, atol=0.02 * exact.abs().max().item())
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 4), (2, 2, 2)])
+def test_both_convolutions_of_a_residual_block_are_guarded(shape):
+    torch.manual_seed(0)
+    block = ResidualBlock(16, 16, kernel=(3, 3, 3))
+    image = torch.randn(2, 16, *shape)
+    upstream = torch.randn_like(block(image.clone()))
+    for weight in (block.first.convolution.weight, block.second.weight):
+        exact = _weight_gradient(block, image, weight, upstream, bf16=False)
+        mixed = _weight_gradient(block, image, weight, upstream, bf16=True)
+        torch.testing.assert_close(mixed, exact, rtol=0, atol=0.05 * exact.abs().max().item())
+
+
+def test_thick_maps_keep_the_speed_of_bf16():
+    block = Convolution(4, 4, kernel=(3, 3, 3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert block.convolution(torch.randn(1, 4, 3, 3, 3)).dtype == torch.bfloat16
+        assert block(torch.randn(1, 4, 3, 3, 3)).dtype == torch.bfloat16
+        assert block(torch.randn(1, 4, 2, 3, 3)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["plain", "residual"])
+def test_a_whole_network_with_a_thin_bottleneck_has_finite_gradients_under_bf16(kind):
+    network = _network(kind)
+    image = torch.randn(2, 2, 8, 8, 4).contiguous(memory_format=torch.channels_last_3d)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = network(image, with_classes=True)
+    (output.logits[0].float() ** 2).mean().backward()
+    gradients = [value.grad for value in network.unet.parameters() if value.grad is not None]
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from medseg.core.plan import IGNORE_INDEX, Plan
+from medseg.ops import augment as module
+from medseg.ops.augment import Augmentation, augment, swap_table
+
+STILL = Augmentation(mirror_axes=(), swaps=(), rotation_axes=(0, 1, 2), p_spatial=0.0)
+TURNED = dataclasses.replace(STILL, p_spatial=1.0)
+
+
+def _seeded(number):
+    return torch.Generator().manual_seed(number)
+
+
+def _blob(batch=4, shape=(20, 24, 16)):
+    """Off-centre ellipsoids, the image being the label's own picture."""
+    axes = torch.meshgrid(*[torch.arange(size) - 0.4 * size for size in shape], indexing="ij")
+    inside = sum((axis / (0.25 * size)) ** 2 for axis, size in zip(axes, shape, strict=True)) < 1
+    labels = inside.to(torch.uint8).expand(batch, *shape).clone()
+    return labels.unsqueeze(1).float(), labels, torch.ones(batch, 3, dtype=torch.bool)
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """Without intensity transforms."""
+    monkeypatch.setattr(module, "_INTENSITY", ())
+
+
+def test_the_same_seed_gives_the_same_batch_and_leaves_the_input():
+    image, labels, known = _blob()
+    how = dataclasses.replace(TURNED, mirror_axes=(0, 1, 2), swaps=((1, 2),))
+    before = image.clone(), labels.clone(), known.clone()
+    first, again, other = (augment(image, labels, known, how=how, generator=_seeded(seed)) for seed in (5, 5, 6))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+    assert all(torch.equal(a, b) for a, b in zip(before, (image, labels, known), strict=True))
+
+
+@pytest.mark.usefixtures("plain")
+def test_nothing_drawn_nothing_changed():
+    batch = _blob()
+    result = augment(*batch, how=STILL, generator=_seeded(0))
+    assert all(torch.equal(a, b) for a, b in zip(batch, result, strict=True))
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("axes", [(0,), (1,), (2,), (0, 1, 2)])
+def test_image_and_labels_turn_and_zoom_together(axes):
+    image, labels, known = _blob(8)
+    how = dataclasses.replace(TURNED, rotation_axes=axes, rotation_deg=30.0)
+    moved, turned, _ = augment(image, labels, known, how=how, generator=_seeded(1))
+    assert not torch.equal(turned, labels)
+    truth, seen = turned == 1, moved[:, 0] > 0.5
+    dice = 2 * (truth & seen).sum((1, 2, 3)) / (truth.sum((1, 2, 3)) + seen.sum((1, 2, 3)))
+    assert dice.min() > 0.95
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_turn_about_one_axis_keeps_the_planes_across_it_and_the_volume(axis):
+    image, labels, known = _blob(4)
+    how = dataclasses.replace(TURNED, rotation_axes=(axis,), scaling=(1.0, 1.0), rotation_deg=25.0)
+    _, turned, _ = augment(image, labels, known, how=how, generator=_seeded(2))
+    others = tuple(other + 1 for other in range(3) if other != axis)
+    before, after = ((part == 1).sum(others).float() for part in (labels, turned))
+    assert ((before - after).abs() <= 0.15 * before.max()).all()
+    assert (before.bool() == after.bool()).all()
+
+
+@pytest.mark.usefixtures("plain")
+def test_zoom_by_hand():
+    image, labels, known = _blob(1, (32, 32, 32))
+    how = dataclasses.replace(TURNED, rotation_deg=0.0, scaling=(1.25, 1.25))
+    _, grown, _ = augment(image, labels, known, how=how, generator=_seeded(0))
+    assert (grown == 1).sum().item() / (labels == 1).sum().item() == pytest.approx(1.25**3, rel=0.1)
+
+
+@pytest.mark.usefixtures("plain")
+def test_what_comes_from_outside_is_ignored_and_ignored_voxels_stay_so():
+    labels = torch.full((6, 12, 12, 12), IGNORE_INDEX, dtype=torch.uint8)
+    labels[:, 4:8, 4:8, 4:8] = 254
+    how = dataclasses.replace(TURNED, mirror_axes=(0, 1, 2), swaps=((1, 2),), scaling=(0.5, 0.6))
+    _, moved, _ = augment(labels[:, None].float(), labels, torch.ones(6, 3).bool(), how=how, generator=_seeded(3))
+    assert set(moved.unique().tolist()) == {254, IGNORE_INDEX}
+    _, moved, _ = augment(labels[:, None].float(), labels * 0, torch.ones(6, 3).bool(), how=how, generator=_seeded(3))
+    assert set(moved.unique().tolist()) == {0, IGNORE_INDEX}
+    assert (moved[:, 6, 6, 6] == 0).all()
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_left_right_mirror_exchanges_pairs_and_what_is_known():
+    image, labels, _ = _blob(16)
+    labels[:, :3, :3, :3] = IGNORE_INDEX
+    labels[:, -3:] = 3
+    known = torch.tensor([[True, True, False, True]]).repeat(16, 1)
+    how = dataclasses.replace(STILL, mirror_axes=(0,), swaps=((1, 2),))
+    moved, flipped, now_known = augment(image, labels, known, how=how, generator=_seeded(4))
+    mirrored = (flipped[:, 0] == 3).flatten(1).any(1)
+    assert 0 < mirrored.sum() < 16
+    for sample in range(16):
+        if not mirrored[sample]:
+            assert torch.equal(flipped[sample], labels[sample])
+            assert torch.equal(now_known[sample], known[sample])
+            continue
+        exchanged = labels[sample].flip(0)
+        exchanged[exchanged == 1] = 2
+        assert torch.equal(flipped[sample], exchanged)
+        assert torch.equal(moved[sample], image[sample].flip(1))
+        assert now_known[sample].tolist() == [True, False, True, True]
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("axis", [1, 2])
+def test_other_mirrors_exchange_nothing(axis):
+    image, labels, known = _blob(16)
+    how = dataclasses.replace(STILL, mirror_axes=(axis,), swaps=((1, 2),))
+    moved, flipped, _ = augment(image, labels, known, how=how, generator=_seeded(4))
+    assert not torch.equal(moved, image)
+    assert torch.equal(moved[:, 0].to(torch.uint8), flipped)
+
+
+def test_swap_table():
+    table = swap_table([(1, 4), (2, 3)])
+    assert table[:6].tolist() == [0, 4, 3, 2, 1, 5]
+    assert table[IGNORE_INDEX] == IGNORE_INDEX
+    assert torch.equal(table[table.long()], torch.arange(256, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("shape", [(9, 8, 7), (16, 16, 1), (1, 1, 1)])
+@pytest.mark.parametrize(("_probability", "transform"), module._INTENSITY)
+def test_intensity_transforms_keep_shape_stay_finite_and_change_something(_probability, transform, shape):
+    for image in (torch.randn(3, 2, *shape), torch.zeros(3, 2, *shape)):
+        draw = module._Draw(_seeded(0), 3, image.device)
+        result = transform(image.clone(), draw)
+        assert result.shape == image.shape
+        assert bool(torch.isfinite(result).all())
+    image = torch.randn(3, 2, 9, 8, 7)
+    assert not torch.equal(transform(image.clone(), module._Draw(_seeded(0), 3, image.device)), image)
+
+
+def test_contrast_and_gamma_keep_the_range_and_blur_the_mean_of_a_constant():
+    image = torch.randn(4, 1, 8, 8, 8)
+    for transform in (module._contrast, module._gamma):
+        result = transform(image, module._Draw(_seeded(1), 4, image.device))
+        assert (result.amax((1, 2, 3, 4)) <= image.amax((1, 2, 3, 4)) + 1e-5).all()
+        assert (result.amin((1, 2, 3, 4)) >= image.amin((1, 2, 3, 4)) - 1e-5).all()
+    flat = torch.full((2, 3, 6, 6, 6), 4.0)
+    torch.testing.assert_close(module._blur(flat, module._Draw(_seeded(1), 2, flat.device)), flat)
+
+
+def test_blur_smooths_each_sample_by_its_own_width():
+    image = torch.zeros(2, 2, 9, 9, 9)
+    image[:, :, 4, 4, 4] = 1
+    result = module._blur(image, module._Draw(_seeded(3), 2, image.device))
+    torch.testing.assert_close(result.sum((2, 3, 4)), torch.ones(2, 2))
+    assert torch.equal(result[:, 0], result[:, 1])
+    assert not torch.allclose(result[0], result[1])
+    torch.testing.assert_close(result, result.transpose(2, 4))
+
+
+def test_from_plan():
+    plan = Plan.parse(
+        {
+            "dataset": "d",
+            "channels": ["CT"],
+            "labels": {"kidney_r": 2, "kidney_l": 7, "liver": 1},
+            "spacing_mm": [1, 1, 5],
+            "crop": "none",
+            "normalisation": [{"scheme": "per_image"}],
+            "coarse_axis": 2,
+            "patch_size": [8, 8, 8],
+            "batch_size": 2,
+            "mirror_axes": [0],
+            "left_right_pairs": [["kidney_l", "kidney_r"]],
+            "network": {
+                "features": [4, 8],
+                "strides": [[1, 1, 1], [2, 2, 1]],
+                "kernels": [[3, 3, 1], [3, 3, 3]],
+                "blocks": [1, 1],
+            },
+        }
+    )
+    how = Augmentation.from_plan(plan)
+    assert (how.mirror_axes, how.swaps, how.rotation_axes) == ((0,), ((3, 2),), (2,))
+    assert Augmentation.from_plan(plan.model_copy(update={"coarse_axis": None})).rotation_axes == (0, 1, 2)

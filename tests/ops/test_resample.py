@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from torch.nn import functional
+
+from medseg.ops.resample import CUBIC, LINEAR, NEAREST, along_axis, interpolation_matrix, resample, resample_labels
+
+SHAPES = [((9, 7, 5), (6, 11, 5)), ((4, 12, 3), (8, 5, 9)), ((1, 6, 2), (3, 6, 4))]
+
+
+def _image(shape, channels=2):
+    return torch.from_numpy(np.random.default_rng(3).normal(size=(channels, *shape)).astype(np.float32))
+
+
+def _positions(old, new):
+    """Where the voxels of the new grid lie on the old one, ends clamped to the outer samples."""
+    lines = [(np.arange(n) + 0.5) * o / n - 0.5 for o, n in zip(old, new, strict=True)]
+    return np.stack(np.meshgrid(*(np.clip(line, 0, o - 1) for line, o in zip(lines, old, strict=True)), indexing="ij"))
+
+
+@pytest.mark.parametrize("order", [LINEAR, CUBIC])
+@pytest.mark.parametrize(("old", "new"), SHAPES)
+def test_equals_scipy_at_the_same_positions(old, new, order):
+    image = _image(old)
+    ours = resample(image, new, orders=(order,) * 3)
+    for channel, result in zip(image.numpy(), ours.numpy(), strict=True):
+        peer = ndimage.map_coordinates(channel.astype(float), _positions(old, new), order=order, mode="mirror")
+        np.testing.assert_allclose(result, peer, atol=1e-5)
+
+
+@pytest.mark.parametrize(("old", "new"), SHAPES)
+def test_linear_equals_torch(old, new):
+    image = _image(old)
+    peer = functional.interpolate(image[None], new, mode="trilinear", align_corners=False)[0]
+    torch.testing.assert_close(resample(image, new, orders=(LINEAR,) * 3), peer, atol=1e-5, rtol=1e-5)
+
+
+def test_nearest_equals_torch():
+    image = _image((9, 4, 5))
+    peer = functional.interpolate(image[None], (6, 8, 10), mode="nearest-exact")[0]
+    torch.testing.assert_close(resample(image, (6, 8, 10), orders=(NEAREST,) * 3), peer)
+
+
+def test_orders_apply_axis_by_axis():
+    image = _image((6, 6, 6), 1)
+    mixed = resample(image, (9, 6, 9), orders=(CUBIC, CUBIC, LINEAR))
+    by_hand = resample(resample(image, (9, 6, 6)), (9, 6, 9), orders=(LINEAR,) * 3)
+    torch.testing.assert_close(mixed, by_hand)
+    assert not torch.allclose(mixed, resample(image, (9, 6, 9)), atol=1e-3)
+
+
+@pytest.mark.parametrize("order", [NEAREST, LINEAR, CUBIC])
+def test_the_same_grid_is_the_same_image(order):
+    image = _image((5, 6, 7))
+    assert torch.equal(resample(image, (5, 6, 7), orders=(order,) * 3), image)
+    for size in (1, 2, 5, 30):
+        np.testing.assert_allclose(interpolation_matrix(np.arange(size), size, order), np.eye(size), atol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([NEAREST, LINEAR, CUBIC]))
+def test_a_constant_stays_constant(old, new, order):
+    positions = (np.arange(new) + 0.5) * old / new - 0.5
+    np.testing.assert_allclose(interpolation_matrix(positions, old, order).sum(1), 1, atol=1e-5)
+
+
+@given(st.integers(2, 30), st.integers(2, 30))
+def test_a_straight_line_stays_straight_between_the_outer_samples(old, new):
+    positions = (np.arange(new) + 0.5) * old / new - 0.5
+    line = interpolation_matrix(positions, old, LINEAR) @ np.arange(old)
+    np.testing.assert_allclose(line, np.clip(positions, 0, old - 1), atol=1e-5)
+
+
+def test_positions_beyond_the_ends_take_the_end():
+    for order in (NEAREST, LINEAR, CUBIC):
+        matrix = interpolation_matrix(np.array([-3.0, 99.0]), 5, order)
+        np.testing.assert_allclose(matrix, np.eye(5)[[0, 4]], atol=1e-6)
+
+
+def test_two_labels_by_hand():
+    # Three voxels become two: their centres lie at .25 and 1.75 of the old line. At .25 the first voxel weighs .75.
+    labels = torch.tensor([4, 9, 9], dtype=torch.uint8).reshape(3, 1, 1)
+    assert resample_labels(labels, (2, 1, 1)).flatten().tolist() == [4, 9]
+    # Two become four: -.25 (clamped to 0), .25, .75, 1.25 (clamped to 1).
+    labels = torch.tensor([4, 255], dtype=torch.uint8).reshape(1, 2, 1)
+    assert resample_labels(labels, (1, 4, 1)).flatten().tolist() == [4, 4, 255, 255]
+
+
+def test_three_labels_the_largest_share_wins_not_the_mean():
+    # At the middle of a 2 x 2 square 7 holds half; the mean of the values would be another label.
+    labels = torch.tensor([[7, 7], [1, 200]], dtype=torch.uint8)[:, :, None]
+    assert resample_labels(labels, (1, 1, 1)).item() == 7
+
+
+def test_labels_on_the_same_grid_are_untouched():
+    labels = torch.randint(0, 256, (3, 4, 5), dtype=torch.uint8)
+    assert torch.equal(resample_labels(labels, (3, 4, 5)), labels)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, 3])
+def test_along_axis_is_a_tensor_product(axis):
+    array, matrix = torch.randn(3, 4, 5, 6), torch.randn(7, (3, 4, 5, 6)[axis])
+    peer = torch.moveaxis(torch.tensordot(matrix, array, dims=([1], [axis])), 0, axis)
+    torch.testing.assert_close(along_axis(array, matrix, axis), peer, atol=1e-5, rtol=1e-5)

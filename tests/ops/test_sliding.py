@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.inferers import sliding_window_inference
+
+from medseg.ops.sliding import count_windows, gaussian, sliding_window
+
+torch.manual_seed(0)
+CONVOLUTION = torch.nn.Conv3d(2, 3, 3, padding=1).eval().requires_grad_(requires_grad=False)
+
+
+@pytest.mark.parametrize(
+    ("shape", "window", "overlap"),
+    [((24, 16, 12), (12, 8, 4), 0.5), ((24, 16, 12), (8, 8, 12), 0.0), ((20, 16, 14), (8, 16, 8), 0.75)],
+)
+def test_equals_monai_where_the_windows_start_alike(shape, window, overlap):
+    image = torch.randn(2, *shape)
+    ours = sliding_window(image, CONVOLUTION, window=window, num_outputs=3, overlap=overlap, window_batch=3)
+    peer = sliding_window_inference(
+        image[None], window, 3, CONVOLUTION, overlap=overlap, mode="gaussian", sigma_scale=0.125
+    )[0]
+    torch.testing.assert_close(ours, peer, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.75, 0.9])
+@pytest.mark.parametrize("shape", [(13, 8, 21), (5, 3, 30), (1, 1, 1), (8, 8, 8)])
+def test_constants_and_local_answers_come_back(shape, overlap):
+    image = torch.randn(1, *shape)
+    answer = sliding_window(
+        image,
+        lambda x: torch.cat([torch.full_like(x, 3.0), 2 * x], dim=1),
+        window=(8, 6, 7),
+        num_outputs=2,
+        overlap=overlap,
+        window_batch=4,
+    )
+    assert answer.shape == (2, *shape)
+    torch.testing.assert_close(answer[0], torch.full(shape, 3.0))
+    torch.testing.assert_close(answer[1], 2 * image[0])
+
+
+def test_a_small_image_is_padded_with_zeros_around():
+    seen = []
+
+    def predict(windows):
+        seen.append(windows)
+        return windows
+
+    image = torch.ones(1, 3, 6, 5)
+    assert torch.equal(sliding_window(image, predict, window=(6, 6, 6), num_outputs=1), image)
+    (only,) = seen
+    assert only.shape == (1, 1, 6, 6, 6)
+    assert only.sum() == image.sum()
+    assert torch.equal(only[0, 0, 1:4, :, 0:5], image[0])
+
+
+def test_the_order_and_grouping_of_windows_do_not_matter():
+    image = torch.randn(2, 17, 11, 9)
+    alone, together = (
+        sliding_window(image, CONVOLUTION, window=(8, 8, 8), num_outputs=3, window_batch=size) for size in (1, 7)
+    )
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
+    mirrored = sliding_window(
+        image.flip(1), lambda x: CONVOLUTION(x.flip(2)).flip(2), window=(8, 8, 8), num_outputs=3
+    ).flip(1)
+    torch.testing.assert_close(alone, mirrored, atol=1e-5, rtol=1e-5)
+
+
+def test_counts_the_windows_it_runs():
+    for shape, overlap in (((17, 11, 9), 0.5), ((4, 4, 4), 0.5), ((30, 8, 8), 0.0)):
+        calls = []
+        sliding_window(
+            torch.zeros(1, *shape),
+            lambda x, calls=calls: calls.append(len(x)) or x,
+            window=(8, 8, 8),
+            num_outputs=1,
+            overlap=overlap,
+        )
+        assert sum(calls) == count_windows(shape, (8, 8, 8), overlap)
+    assert count_windows((16, 8, 8), (8, 8, 8), 0.5) == 3
+    assert count_windows((17, 8, 8), (8, 8, 8), 0.5) == 4
+
+
+def test_gaussian_by_hand():
+    weight = gaussian((9, 9, 9))
+    assert weight[4, 4, 4] == 1
+    assert weight[4, 4, 5].item() == pytest.approx(2.718281828 ** (-0.5 / 1.125**2))
+    assert weight.min().item() == pytest.approx(1e-3)
+    assert torch.equal(weight, weight.flip(0, 1, 2))
+    assert gaussian((1, 1, 1)).item() == 1

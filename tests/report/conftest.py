@@ -1,0 +1,274 @@
+"""A case on an oblique, anisotropic, off-origin grid, its report, a cohort, and a structural check of pages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from medseg.core.findings import (
+    CaseFailure,
+    CaseReport,
+    ClassAnswer,
+    ClassSummary,
+    CohortReport,
+    Estimate,
+    GridSummary,
+    LabelMetrics,
+    LabelSummary,
+    Provenance,
+)
+from medseg.core.geometry import Geometry
+from medseg.core.volume import LabelMap, Volume
+
+LABELS = {"organ": 1, "lesion": 2}
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+
+
+@pytest.fixture
+def scan() -> tuple[Volume, LabelMap, LabelMap, dict[str, int]]:
+    """Image (CT-like), prediction, reference and labels; the prediction is the reference moved by two voxels."""
+    turn, tilt = 0.2, -0.1
+    about_z = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    about_x = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
+    shape = (40, 36, 18)
+    geometry = Geometry.from_parts(shape, (1.5, 1.5, 4.0), about_z @ about_x @ np.diag([-1, -1, 1]), (80, 30, -200))
+    reference = np.zeros(shape, np.uint8)
+    reference[8:26, 10:28, 4:14] = 1
+    reference[12:18, 14:20, 7:11] = 2
+    prediction = np.roll(reference, 2, axis=0)
+    noise = np.random.default_rng(7).normal(0, 15, shape)
+    image = np.select([reference == 2, reference == 1], [40, 110], default=-900) + noise
+    return (
+        Volume(image[None].astype(np.int16), geometry),
+        LabelMap(prediction, geometry),
+        LabelMap(reference, geometry),
+        LABELS,
+    )
+
+
+def provenance() -> Provenance:
+    return Provenance(
+        medseg_version="9.8.7",
+        created="2026-01-02T03:04:05Z",
+        model="unet-small",
+        weights_sha256="ab12" * 16,
+        plan_sha256="cd34" * 16,
+        dataset="phantom",
+        packages={"torch": "2.13.0"},
+        settings={"overlap": 0.5, "tta": False},
+    )
+
+
+def label_row(label: str, *, dice: float = 0.8123, presence: str = "both", volume_ml: float = 12.34) -> LabelMetrics:
+    absent = presence in ("missed", "invented")
+    return LabelMetrics.model_validate(
+        {
+            "label": label,
+            "presence": presence,
+            "dice": 0.0 if absent else dice,
+            "iou": 0.0 if absent else 0.6839,
+            "precision": 0.0 if absent else 0.7654,
+            "recall": 0.0 if absent else 0.8765,
+            "hd_mm": 98.76 if absent else 7.89,
+            "hd95_mm": 98.76 if absent else 3.21,
+            "assd_mm": 98.76 if absent else 0.98,
+            "nsd": 0.0 if absent else 0.9136,
+            "tolerance_mm": 1.5,
+            "volume_ml": 0.0 if presence == "missed" else volume_ml,
+            "reference_volume_ml": 0.0 if presence == "invented" else 13.57,
+        }
+    )
+
+
+@pytest.fixture
+def make_case() -> Callable[..., CaseReport]:
+    def make(case: str = "case_001", **changes: object) -> CaseReport:
+        values: dict[str, object] = {
+            "case": case,
+            "patient": "patient_9",
+            "grid": GridSummary(shape=(40, 36, 18), spacing_mm=(1.5, 1.5, 4.0), axis_codes="LPS"),
+            "volumes_ml": {"organ": 12.34, "lesion": 0.567, "vessel": 3.21},
+            "metrics": (label_row("organ"), label_row("lesion", presence="missed")),
+            "unlabelled": ("vessel",),
+            "classes": (
+                ClassAnswer(head="type", probabilities={"benign": 0.183, "malignant": 0.817}, reference="benign"),
+            ),
+            "flags": ("W-TILT: gantry tilted",),
+            "attributes": {"site": "north"},
+            "provenance": provenance(),
+        }
+        return CaseReport.model_validate(values | changes)
+
+    return make
+
+
+def estimate(mean: float, n: int = 6) -> Estimate:
+    return Estimate(
+        mean=mean,
+        low=mean * 0.9,
+        high=mean * 1.05,
+        median=mean * 1.01,
+        quartile_1=mean * 0.95,
+        quartile_3=mean * 1.02,
+        n=n,
+    )
+
+
+@pytest.fixture
+def make_cohort(make_case: Callable[..., CaseReport]) -> Callable[..., CohortReport]:
+    def make(num_cases: int = 6, **changes: object) -> CohortReport:
+        answers = [
+            ("benign", 0.9),
+            ("benign", 0.6),
+            ("malignant", 0.2),
+            ("malignant", 0.7),
+            ("benign", 0.8),
+            ("malignant", 0.1),
+        ]
+        cases = []
+        for n in range(num_cases):
+            truth, benign = answers[n % 6]
+            metrics = (
+                label_row("organ", dice=0.5 + 0.05 * (n % 6)),
+                label_row("lesion", presence="both" if n else "missed"),
+            )
+            answer = ClassAnswer(
+                head="type", probabilities={"benign": benign, "malignant": 1 - benign}, reference=truth
+            )
+            cases.append(make_case(f"case_{n:03d}", metrics=metrics, classes=(answer,)))
+        labels = tuple(
+            LabelSummary(
+                label=label,
+                dice=estimate(0.7712),
+                iou=estimate(0.6123),
+                hd_mm=estimate(8.34),
+                hd95_mm=estimate(4.56),
+                assd_mm=estimate(1.23),
+                nsd=estimate(0.8346),
+                num_missed=missed,
+                num_invented=0,
+                num_both_empty=0,
+            )
+            for label, missed in (("organ", 0), ("lesion", 1))
+        )
+        summary = ClassSummary(
+            head="type",
+            classes=("benign", "malignant"),
+            n=6,
+            accuracy=0.8333,
+            balanced_accuracy=0.8321,
+            macro_f1=0.8287,
+            auroc=0.8889,
+            auroc_low=0.6012,
+            auroc_high=0.9876,
+            brier=0.1583,
+            ece=0.2233,
+            precision={"benign": 0.7501, "malignant": 0.9901},
+            recall={"benign": 0.9902, "malignant": 0.6667},
+            f1={"benign": 0.8571, "malignant": 0.8001},
+            confusion=((3, 0), (1, 2)),
+            collapsed=False,
+        )
+        values: dict[str, object] = {
+            "name": "phantom",
+            "num_cases": num_cases + 1,
+            "labels": labels,
+            "mean_dice": estimate(0.7654),
+            "classes": (summary,),
+            "cases": tuple(cases),
+            "failures": (CaseFailure(case="case_900", code="E-GZ-CRC", message="truncated", remedy="Copy it again."),),
+            "provenance": provenance(),
+        }
+        return CohortReport.model_validate(values | changes)
+
+    return make
+
+
+class _Structure(HTMLParser):
+    """Collects what a screen reader stumbles over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: Counter[str] = Counter()
+        self.targets: list[str] = []
+        self.headings: list[int] = []
+        self.faults: list[str] = []
+        self.captions = self.tables = 0
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        known = {name: value or "" for name, value in attrs}
+        if tag not in VOID:
+            self.open.append(tag)
+        if "id" in known:
+            self.ids[known["id"]] += 1
+        self.targets += known.get("aria-labelledby", "").split() + known.get("for", "").split()
+        if known.get("href", "").startswith("#"):
+            self.targets.append(known["href"][1:])
+        for name, value in known.items():
+            if name.startswith("on"):
+                self.faults.append(f"event handler {name} on {tag}")
+            if name == "style":
+                self.faults.append(f"style attribute on {tag}: the policy blocks it")
+            if name in ("src", "href", "srcset") and "//" in value and not value.startswith("data:"):
+                self.faults.append(f"{tag} points outside: {value}")
+        self._look(tag, known)
+
+    def _look(self, tag: str, known: dict[str, str]) -> None:
+        if tag in ("h1", "h2", "h3", "h4"):
+            self.headings.append(int(tag[1]))
+        if tag == "th" and known.get("scope") not in ("row", "col"):
+            self.faults.append("th without scope")
+        if tag == "svg" and "svg" not in self.open[:-1]:
+            named = known.get("role") == "img" and known.get("aria-label")
+            if not named and known.get("aria-hidden") != "true":
+                self.faults.append("svg neither named nor hidden")
+        if tag == "img" and not known.get("alt"):
+            self.faults.append("img without alt")
+        if tag == "input" and "label" not in self.open:
+            self.faults.append("input without label")
+        self.tables += tag == "table"
+        self.captions += tag == "caption"
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(f"</{tag}> closes nothing")
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.text.append(data)
+
+    def close(self) -> None:
+        super().close()
+        self.faults += [f"<{tag}> left open" for tag in self.open]
+        self.faults += [f"id {name} occurs {count} times" for name, count in self.ids.items() if count > 1]
+        self.faults += [f"nothing has the id {name}" for name in self.targets if name not in self.ids]
+        if self.headings.count(1) != 1:
+            self.faults.append("not exactly one h1")
+        steps = zip(self.headings, self.headings[1:], strict=False)
+        self.faults += [f"h{one} is followed by h{two}" for one, two in steps if two > one + 1]
+        if self.captions != self.tables:
+            self.faults.append("a table has no caption")
+
+
+@pytest.fixture
+def inspect() -> Callable[[str], tuple[list[str], str]]:
+    """Page to its structural faults and its visible text."""
+
+    def look(page: str) -> tuple[list[str], str]:
+        structure = _Structure()
+        structure.feed(page)
+        structure.close()
+        return structure.faults, " ".join(" ".join(structure.text).split())
+
+    return look
