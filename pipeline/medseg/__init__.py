@@ -14,10 +14,17 @@ if TYPE_CHECKING:
     from medseg.core.geometry import Geometry as Geometry
     from medseg.core.volume import LabelMap as LabelMap
     from medseg.core.volume import Volume as Volume
+    from medseg.data.importers import import_dataset as import_dataset
     from medseg.io.volumes import read_labels as read_labels
     from medseg.io.volumes import read_volume as read_volume
     from medseg.io.volumes import write_labels as write_labels
     from medseg.io.volumes import write_volume as write_volume
+    from medseg.ops.metrics import segmentation_metrics as segmentation_metrics
+    from medseg.workflows.api import check as check
+    from medseg.workflows.api import evaluate as evaluate
+    from medseg.workflows.api import infer as infer
+    from medseg.workflows.api import preprocess as preprocess
+    from medseg.workflows.api import train as train
 
 __version__ = version("medseg")
 
@@ -26,8 +33,15 @@ _HOMES = {
     "LabelMap": "medseg.core.volume",
     "MedsegError": "medseg.core.errors",
     "Volume": "medseg.core.volume",
+    "check": "medseg.workflows.api",
+    "evaluate": "medseg.workflows.api",
+    "import_dataset": "medseg.data.importers",
+    "infer": "medseg.workflows.api",
+    "preprocess": "medseg.workflows.api",
     "read_labels": "medseg.io.volumes",
     "read_volume": "medseg.io.volumes",
+    "segmentation_metrics": "medseg.ops.metrics",
+    "train": "medseg.workflows.api",
     "write_labels": "medseg.io.volumes",
     "write_volume": "medseg.io.volumes",
 }

@@ -53,3 +53,9 @@ def test_refused(recipes, code, changes, cut):
 def test_orientation_is_assumed_only_when_asked(recipes):
     path = recipes.save(mgh(recipes, np.int16, (28, "h", 0)), "x.mgh")
     assert read_volume(path, assume_orientation=True).warnings == ("W-ORIENTATION-ASSUMED",)
+
+
+def test_oblique_axes_in_another_order(recipes):
+    affine = recipes.rotated(30)[:, [1, 2, 0, 3]]
+    volume = read_volume(recipes.save(nib.MGHImage(recipes.volume(), affine).to_bytes(), "x.mgh"))
+    np.testing.assert_allclose(volume.geometry.affine, affine, atol=1e-4)

@@ -165,3 +165,14 @@ def test_tiny_volumes_are_read_and_flagged(recipes, shape, flags):
     volume = read_volume(recipes.save(recipes.nifti(recipes.volume(shape))))
     assert volume.geometry.shape == shape
     assert volume.warnings == flags
+
+
+@pytest.mark.parametrize("angle", [0, 1e-4, 4e-4, 7e-4, 1e-3, 3e-3])
+def test_a_large_slice_turned_a_little_more_than_half_is_no_conflict(recipes, angle):
+    """The float32 quaternion of such a grid is off by more than half of its small voxels at the far corner."""
+    affine = np.diag([0.2, 0.2, 1.0, 1.0])
+    affine[:2, :2] = [[-0.2 * np.cos(angle), 0.2 * np.sin(angle)], [-0.2 * np.sin(angle), -0.2 * np.cos(angle)]]
+    array = np.zeros((1600, 1600, 1), np.uint8)
+    array[0, 0] = 1
+    volume = read_volume(recipes.save(recipes.nifti(array, affine), "x.nii"))
+    np.testing.assert_allclose(volume.geometry.affine, affine, atol=1e-6)

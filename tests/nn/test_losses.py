@@ -99,6 +99,16 @@ def test_a_mask_value_that_its_case_does_not_vouch_for_counts_as_background():
     torch.testing.assert_close(segmentation_loss([logits], target, known), segmentation_loss([logits], without, known))
 
 
+def test_a_label_that_no_case_annotates_has_no_dice():
+    """The mean is over the labels that are taught: a hidden third one leaves the loss of the other two."""
+    logits = torch.randn(2, 3, 4, 4, 4)
+    logits[:, 2] = -1e4
+    target = torch.randint(0, 2, (2, 4, 4, 4), dtype=torch.uint8)
+    known = torch.tensor([[True, True, False]] * 2)
+    alone = segmentation_loss([logits[:, :2]], target, known[:, :2])
+    torch.testing.assert_close(segmentation_loss([logits], target, known), alone)
+
+
 def test_bf16_logits_are_taken_in_fp32():
     logits = torch.randn(1, 2, 8, 8, 8)
     target = torch.randint(0, 2, (1, 8, 8, 8), dtype=torch.uint8)

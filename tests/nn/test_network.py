@@ -58,6 +58,14 @@ def test_the_gradient_reaches_every_parameter(kind, outputs):
     assert silent == []
 
 
+def test_every_stage_reaches_the_answer_by_its_own_skip():
+    unet = _network().eval().unet
+    skips = [skip.detach().requires_grad_() for skip in unet.encode(torch.randn(1, 2, 12, 10, 8))]
+    (answer,) = unet.decode(skips, all_scales=False)
+    (answer**2).mean().backward()
+    assert all(skip.grad is not None and skip.grad.any() for skip in skips)
+
+
 def test_the_diagnosis_does_not_teach_the_segmentation():
     network = _network()
     sum(part.sum() for part in network(torch.randn(1, 2, 8, 8, 4), with_classes=True).classes.values()).backward()

@@ -44,7 +44,7 @@ def test_clustered_error_by_hand():
 def test_one_patient_says_nothing_of_others():
     answer = estimate([0.8, 0.9], ["a", "a"], bounds=(0, 1))
     assert (answer.low, answer.high) == (0, 1)
-    assert estimate([5.0], ["a"]).high == np.inf
+    assert estimate([5.0], ["a"]).high is None
 
 
 def test_repeating_every_case_does_not_narrow_the_interval():

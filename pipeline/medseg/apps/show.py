@@ -194,7 +194,8 @@ def _answers(answers: tuple[ClassAnswer, ...]) -> str:
 
 
 def _interval(value: Estimate) -> str:
-    return f"{value.mean:.3f} ({value.low:.3f} to {value.high:.3f})"
+    bounds = ("-" if bound is None else f"{bound:.3f}" for bound in (value.low, value.high))
+    return f"{value.mean:.3f} ({' to '.join(bounds)})"
 
 
 def _mm(value: Estimate) -> str:

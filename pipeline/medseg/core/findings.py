@@ -111,8 +111,8 @@ class Estimate(Document):
     """A number with its uncertainty: mean and bootstrap 95 % interval clustered by patient, median and quartiles."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None = Field(description="None where nothing bounds it: one patient says nothing of others")
+    high: float | None
     median: float
     quartile_1: float
     quartile_3: float
@@ -174,7 +174,8 @@ class PairedComparison(Document):
     @property
     def distinguishable(self) -> bool:
         """Whether the interval of the difference excludes zero."""
-        return self.difference.low > 0 or self.difference.high < 0
+        low, high = self.difference.low, self.difference.high
+        return (low is not None and low > 0) or (high is not None and high < 0)
 
 
 class LabelSummary(Document):

@@ -12,8 +12,8 @@ def channels_of(stems: Sequence[str], *, num_channels: int | None = None) -> dic
     """Split each stem into its case and channel number.
 
     Only when every stem ends in a number and every case counts from 0 without a gap: up to `num_channels` where it is
-    known; where it is not, there must be more than one case, or only one file. Otherwise the numbers count patients (`patient_0001`, `patient_0002`), and every stem is a case of
-    its own with channel 0.
+    known; where it is not, there must be more than one case, or only one file. Otherwise the numbers count patients
+    (`patient_0001`, `patient_0002`), and every stem is a case of its own with channel 0.
     """
     matches = {stem: _NUMBER.search(stem) for stem in stems}
     split = {stem: (stem[: match.start()], int(match[1])) for stem, match in matches.items() if match}

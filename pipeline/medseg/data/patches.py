@@ -190,7 +190,7 @@ def _start(centre: NDArray[np.int_], shape: Shape, size: Shape) -> NDArray[np.in
     """Keep the patch inside the case; a case smaller than the patch lies in its middle."""
     first = np.asarray(centre) - np.asarray(size) // 2
     room = np.asarray(shape) - np.asarray(size)
-    return np.where(room >= 0, np.clip(first, 0, np.maximum(room, 0)), -(-room // 2))
+    return np.asarray(np.where(room >= 0, np.clip(first, 0, np.maximum(room, 0)), -(-room // 2)))
 
 
 def _strata(cases: Sequence[LoadedCase], plan: Plan) -> list[list[int]]:

@@ -41,7 +41,12 @@ class Status:
 class Clock:
     """Counts steps and seconds, over all sessions of one training."""
 
-    def __init__(self, settings: TrainSettings, progress: TrainingProgress, *, steps_per_epoch: int) -> None:
+    def __init__(
+        self, settings: TrainSettings, progress: TrainingProgress, *, steps_per_epoch: int, final_factor: float
+    ) -> None:
+        """Args: final_factor: how many times more cases the last validation has than the ones on the way."""
+        self._share = 0.0
+        self._final_factor = final_factor
         self.step = progress.step
         self._settings = settings
         self._before = progress
@@ -56,9 +61,14 @@ class Clock:
     def share(self) -> float:
         if self._num_steps is not None:
             return min(1.0, self.step / self._num_steps)
-        # The final validation uses twice the overlap of the ones on the way.
-        usable = (self._settings.budget_s or 1.0) - 4 * self._validation_s - _SAFETY_S
-        return min(1.0, self.elapsed() / max(usable, 1e-3))
+        usable = (self._settings.budget_s or 1.0) - 1.2 * self._final_validation_s() - _SAFETY_S
+        # A validation slower than the last one must not turn the clock back.
+        self._share = max(self._share, min(1.0, self.elapsed() / max(usable, 1e-3)))
+        return self._share
+
+    def _final_validation_s(self) -> float:
+        """The one at the end looks at every case."""
+        return self._validation_s * self._final_factor
 
     def over(self) -> bool:
         return self.share() >= 1.0
@@ -67,11 +77,11 @@ class Clock:
         return self._next_validation <= self.share() < 1.0
 
     def timed_validation(self, work: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """Run a validation; in a budget the next one waits until validating costs at most a tenth of the time."""
+        """Run a validation; in a budget the next one waits until validating costs at most a twentieth of the time."""
         start = time.monotonic()
         scores = work()
         self._validation_s = time.monotonic() - start
-        cost = 10 * self._validation_s / self._settings.budget_s if self._settings.budget_s else 0.0
+        cost = 20 * self._validation_s / self._settings.budget_s if self._settings.budget_s else 0.0
         self._next_validation = self.share() + max(1 / _VALIDATIONS, cost)
         return scores
 

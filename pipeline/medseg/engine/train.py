@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from medseg.nn.network import Network
 
 CHECKPOINT = "checkpoint.safetensors"
+_WATCHED = 8
 _RAMP = (0.05, 0.2)
 
 
@@ -110,7 +111,13 @@ def fit(
     if path.exists():
         progress = load_checkpoint(path, run.identity, **state)  # type: ignore[arg-type]
     sampler = PatchSampler(cases, plan, seed=settings.seed)
-    clock = Clock(settings, progress, steps_per_epoch=math.ceil(len(cases) / plan.batch_size))
+    watched = held_back[:: math.ceil(len(held_back) / _WATCHED)] if held_back else held_back
+    clock = Clock(
+        settings,
+        progress,
+        steps_per_epoch=math.ceil(len(cases) / plan.batch_size),
+        final_factor=len(held_back) / max(len(watched), 1),
+    )
     history: list[dict[str, float]] = []
     running: dict[str, float] = {}
     with Journal(run.folder) as journal, stop_requests(run.folder) as stop_asked:
@@ -120,7 +127,7 @@ def fit(
             running = {name: 0.9 * running.get(name, value) + 0.1 * value for name, value in losses.items()}
             if clock.validation_due() and held_back:
                 scores = clock.timed_validation(
-                    lambda: validate(machine.averaged, held_back, plan, device=machine.device, dtype=machine.dtype)
+                    lambda: validate(machine.averaged, watched, plan, device=machine.device, dtype=machine.dtype)
                 )
                 history.append({"step": float(clock.step), "seconds": clock.elapsed(), **scores})
                 journal.record("validation", clock.step, scores)
@@ -132,9 +139,7 @@ def fit(
             run.on_step(clock.status(running, history[-1] if history else {}))
         finished = clock.over()
         scores = (
-            validate(machine.averaged, held_back, plan, device=machine.device, dtype=machine.dtype, overlap=0.5)
-            if finished
-            else {}
+            validate(machine.averaged, held_back, plan, device=machine.device, dtype=machine.dtype) if finished else {}
         )
         if finished:
             journal.record("validation", clock.step, scores)

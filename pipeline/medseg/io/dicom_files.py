@@ -231,10 +231,9 @@ def _members(path: Path) -> Iterator[tuple[Path, str]]:
 def _bytes_of(path: Path, member: str | None) -> bytes:
     if member is None:
         return path.read_bytes()
-    with _opened(path) as archive:
+    with _opened(path) as archive, archive.open(member) as opened:
         # a forged size cannot overflow: no more than the directory's size is taken
-        with archive.open(member) as opened:
-            return opened.read(archive.getinfo(member).file_size)
+        return opened.read(archive.getinfo(member).file_size)
 
 
 @contextmanager

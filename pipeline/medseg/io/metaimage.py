@@ -47,7 +47,7 @@ def read_metaimage(path: Path, options: ReadOptions) -> Decoded:
         GeometryError: `E-NO-ORIENTATION`, `E-GEOM-NONFINITE`.
     """
     fields, data_name, data_start = _header(path)
-    shape = require_dims([int(size) for size in _numbers(fields, "dimsize", path)], path)
+    shape = require_dims(_wholes(fields, "dimsize", path), path)
     channels = _channels(fields, path, options)
     dtype = _dtype(fields, path)
     is_attached = data_name.upper() == "LOCAL"
@@ -57,7 +57,7 @@ def read_metaimage(path: Path, options: ReadOptions) -> Decoded:
     is_packed = fields.get("compresseddata", "false").lower() == "true"
     with open_stream(data_path, codec="zlib" if is_packed else "raw", offset=offset) as data:
         data.refuse_claim(count * dtype.itemsize)
-        skipped = int(_numbers(fields, "headersize", path, "0")[0])
+        skipped = _wholes(fields, "headersize", path, "0")[0]
         # -1: the data are the file's last bytes
         data.skip(max(0, data.size - count * dtype.itemsize) if skipped == -1 else skipped)
         values = data.array(dtype, count)
@@ -94,8 +94,16 @@ def _numbers(fields: dict[str, str], name: str, path: Path, default: str | None 
         raise InputError(message, code="E-HEADER", file=path, remedy=_RECOPY) from None
 
 
+def _wholes(fields: dict[str, str], name: str, path: Path, default: str | None = None) -> list[int]:
+    numbers = _numbers(fields, name, path, default)
+    if not numbers or not np.isfinite(numbers).all():
+        message = f"{name} must be whole numbers, found {fields.get(name)!r:.60}"
+        raise InputError(message, code="E-HEADER", file=path, remedy=_RECOPY)
+    return [int(number) for number in numbers]
+
+
 def _channels(fields: dict[str, str], path: Path, options: ReadOptions) -> int:
-    channels = int(_numbers(fields, "elementnumberofchannels", path, "1")[0])
+    channels = _wholes(fields, "elementnumberofchannels", path, "1")[0]
     if channels not in {1, options.channels}:
         raise InputError(
             f"expected one number per voxel, found {channels}",

@@ -97,9 +97,17 @@ def _numbers(text: str, path: Path) -> list[float]:
         raise InputError(f"expected numbers, found {text!r:.60}", code="E-HEADER", file=path, remedy=_RECOPY) from None
 
 
+def _wholes(text: str, path: Path) -> list[int]:
+    numbers = _numbers(text, path)
+    if not numbers or not np.isfinite(numbers).all():
+        message = f"expected whole numbers, found {text!r:.60}"
+        raise InputError(message, code="E-HEADER", file=path, remedy=_RECOPY)
+    return [int(number) for number in numbers]
+
+
 def _sizes(fields: dict[str, str], path: Path, options: ReadOptions) -> tuple[list[int], int | None]:
     """Sizes in file order, and which axis holds channels when that was asked for."""
-    sizes = [int(size) for size in _numbers(_require(fields, "sizes", path), path)]
+    sizes = _wholes(_require(fields, "sizes", path), path)
     kinds = fields.get("kinds", "").lower().split()
     if _COLOUR_KINDS & set(kinds):
         raise InputError(
@@ -195,7 +203,7 @@ def _voxels(
 
 
 def _skip(fields: dict[str, str], stream: ByteStream, path: Path) -> None:
-    lines, size = (int(_numbers(fields.get(name, "0"), path)[0]) for name in ("line skip", "byte skip"))
+    lines, size = (_wholes(fields.get(name, "0"), path)[0] for name in ("line skip", "byte skip"))
     if lines or size < 0:
         message = "line skip and negative byte skip are not supported"
         raise InputError(message, code="E-ENCODING", file=path, remedy="Save it again with attached data.")

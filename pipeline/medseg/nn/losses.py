@@ -67,12 +67,12 @@ def _soft_dice_loss(log_p: Tensor, index: Tensor, valid: Tensor, known: Tensor) 
     """1 - mean soft Dice of the labels annotated in the batch, over the batch as one volume."""
     probability = log_p.exp() * valid.unsqueeze(1)
     truth = torch.zeros_like(probability).scatter_(1, index, 1.0) * valid.unsqueeze(1)
-    annotated = known.to(probability.dtype)[:, 1:]
-    axes = (2, 3, 4)
-    overlap = ((probability * truth).sum(axes)[:, 1:] * annotated).sum(0)
-    size = ((probability + truth).sum(axes)[:, 1:] * annotated).sum(0)
+    # Where a label was not annotated it has neither probability nor truth.
+    axes = (0, 2, 3, 4)
+    overlap = (probability * truth).sum(axes)[1:]
+    size = (probability + truth).sum(axes)[1:]
     dice = (2 * overlap + 1) / (size + 1)
-    taught = annotated.sum(0) > 0
+    taught = known[:, 1:].any(0)
     return 1 - (dice * taught).sum() / taught.sum().clamp(min=1)
 
 

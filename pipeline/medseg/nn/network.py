@@ -204,7 +204,8 @@ def _pool(features: Tensor, regions: Tensor | None) -> Tensor:
     """(B, F, ...) and (B, R, I, J, K) to (B, 2 R F): mean and maximum of the features under each region."""
     if regions is None:
         return torch.cat([features.mean((2, 3, 4)), features.amax((2, 3, 4))], dim=1)
-    weights = functional.adaptive_avg_pool3d(regions.float(), tuple(features.shape[2:]))
+    i, j, k = features.shape[2:]
+    weights = functional.adaptive_avg_pool3d(regions.float(), (i, j, k))
     weights = functional.max_pool3d(weights, 3, 1, 1).flatten(2)
     flat = features.flatten(2)
     mean = torch.einsum("bfn,brn->brf", flat, weights) / (weights.sum(2).unsqueeze(2) + 1e-3)

@@ -18,7 +18,7 @@ from scipy import ndimage
 from medseg.core.errors import GeometryError, InputError, UsageError
 from medseg.core.findings import LabelMetrics
 from medseg.core.geometry import Vector
-from medseg.ops.surfaces import surface_distances, voxel_surface_distances
+from medseg.ops.surfaces import SurfaceDistances, surface_distances, voxel_surface_distances
 
 Box = tuple[slice, ...]
 Mode = Literal["surface", "voxel"]
@@ -49,6 +49,13 @@ METRICS: dict[str, Definition] = {
 }
 
 
+class LabelComparison(NamedTuple):
+    """One label's numbers, and the distances they were read from when the label is in both masks."""
+
+    metrics: LabelMetrics
+    distances: SurfaceDistances | None
+
+
 def segmentation_metrics(
     prediction: NDArray[Any],
     reference: NDArray[Any],
@@ -59,6 +66,29 @@ def segmentation_metrics(
     ignore: NDArray[np.bool_] | None = None,
     mode: Mode = "surface",
 ) -> tuple[LabelMetrics, ...]:
+    """Compare two label maps on one grid: `compare_labels` without the distances."""
+    compared = compare_labels(
+        prediction,
+        reference,
+        spacing_mm=spacing_mm,
+        labels=labels,
+        tolerance_mm=tolerance_mm,
+        ignore=ignore,
+        mode=mode,
+    )
+    return tuple(one.metrics for one in compared)
+
+
+def compare_labels(
+    prediction: NDArray[Any],
+    reference: NDArray[Any],
+    *,
+    spacing_mm: Vector,
+    labels: Mapping[str, int] | None = None,
+    tolerance_mm: float | Mapping[str, float] = 1.0,
+    ignore: NDArray[np.bool_] | None = None,
+    mode: Mode = "surface",
+) -> tuple[LabelComparison, ...]:
     """Compare two label maps on one grid.
 
     Args:
@@ -72,7 +102,7 @@ def segmentation_metrics(
             counting once, distances between their centres).
 
     Returns:
-        One row per label, in the order of `labels`. Nothing is NaN: see `LabelMetrics.presence`.
+        One comparison per label, in the order of `labels`. Nothing is NaN: see `LabelMetrics.presence`.
 
     Raises:
         GeometryError: `E-GRID-MISMATCH`, the arrays differ in shape.
@@ -93,7 +123,7 @@ def segmentation_metrics(
     names = {str(value): value for value in sorted(boxes)} if labels is None else labels
     tolerances_mm = _tolerances(names, tolerance_mm)
 
-    def measure(name: str) -> LabelMetrics:
+    def measure(name: str) -> LabelComparison:
         value = names[name]
         box = boxes.get(value, (slice(0, 0),) * 3)
         masks = prediction[box] == value, reference[box] == value
@@ -118,7 +148,7 @@ def _compare(
     spacing_mm: Vector,
     shape: tuple[int, ...],
     mode: Mode,
-) -> LabelMetrics:
+) -> LabelComparison:
     """One label's row; `shape` is the whole image's, whose diagonal stands for the distance to nothing."""
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     size, reference_size = np.count_nonzero(prediction), np.count_nonzero(reference)
@@ -126,15 +156,16 @@ def _compare(
     if not size or not reference_size:
         same = float(size == reference_size)
         distance_mm = 0.0 if same else float(np.linalg.norm(np.multiply(shape, spacing_mm)))
-        return row(
+        metrics = row(
             presence="both_empty" if same else "invented" if size else "missed",
             **dict.fromkeys(("dice", "iou", "precision", "recall", "nsd"), same),
             **dict.fromkeys(("hd_mm", "hd95_mm", "assd_mm"), distance_mm),
         )
+        return LabelComparison(metrics, None)
     common = np.count_nonzero(prediction & reference)
     measure = surface_distances if mode == "surface" else voxel_surface_distances
     distances = measure(prediction, reference, spacing_mm=spacing_mm)
-    return row(
+    metrics = row(
         presence="both",
         dice=2 * common / (size + reference_size),
         iou=common / (size + reference_size - common),
@@ -145,6 +176,7 @@ def _compare(
         assd_mm=distances.average_mm,
         nsd=distances.agreement(row.keywords["tolerance_mm"]),
     )
+    return LabelComparison(metrics, distances)
 
 
 def _label_boxes(prediction: NDArray[Any], reference: NDArray[Any], largest: int) -> dict[int, Box]:

@@ -120,13 +120,22 @@ def _estimates(
     quartiles = np.percentile(table, [25, 50, 75], axis=0)
     return [
         Estimate(
-            mean=mean, low=lowest, high=highest, median=quartile[1], quartile_1=quartile[0], quartile_3=quartile[2],
+            mean=mean,
+            low=_bounded(lowest),
+            high=_bounded(highest),
+            median=quartile[1],
+            quartile_1=quartile[0],
+            quartile_3=quartile[2],
             n=len(table),
         )
         for mean, lowest, highest, quartile in zip(
             table.mean(axis=0), np.clip(low, lower, upper), np.clip(high, lower, upper), quartiles.T, strict=True
         )
-    ]  # fmt: skip
+    ]
+
+
+def _bounded(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _interval(

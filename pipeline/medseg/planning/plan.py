@@ -178,14 +178,15 @@ def _patch(shape: Shape, spacing: Vector, capacity: Capacity, *, whole: bool, no
 def _pooling(patch: Shape, spacing: Vector) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
     """Strides and kernels per stage: halve each axis while at least 4 voxels remain and it is not far coarser.
 
-    Far coarser is more than twice the finest axis: for a stride, of those that can still be halved; for a kernel, of
-    all, at this stage or a finer one. There are at least two stages.
+    Far coarser is more than twice the finest axis, of those that can still be halved. A kernel is 3 wide along the axes
+    halved so far and those not far coarser than any other. There are at least two stages.
     """
     strides: list[Shape] = [(1, 1, 1)]
     kernels: list[Shape] = []
     size, current, kernel = list(patch), list(spacing), [1, 1, 1]
     while True:
-        kernel = [3 if step <= 2 * min(current) else width for step, width in zip(current, kernel, strict=True)]
+        wide = [step <= 2 * min(current) or factor > 1 for step, factor in zip(current, strides[-1], strict=True)]
+        kernel = [3 if needed else width for needed, width in zip(wide, kernel, strict=True)]
         kernels.append(_triple(kernel))
         long = [length >= 2 * _MIN_EDGE for length in size]
         finest = min((step for step, enough in zip(current, long, strict=True) if enough), default=0.0)

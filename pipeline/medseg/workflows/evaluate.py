@@ -10,19 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medseg.core.errors import InputError, MedsegError, case_context
-from medseg.core.findings import CaseFailure, CasePrediction, CaseReport, ClassAnswer, CohortReport, LabelMetrics
+from medseg.core.findings import CaseFailure, CaseReport, CohortReport
 from medseg.core.progress import Progress, silent
-from medseg.core.volume import LabelMap, Volume, require_same_grid
-from medseg.io.documents import read_document
 from medseg.io.files import require_path, write_text
-from medseg.io.volumes import SUFFIXES, read_labels, read_volumes
-from medseg.ops.metrics import segmentation_metrics
+from medseg.io.volumes import SUFFIXES
 from medseg.ops.scores import classification_summary
 from medseg.ops.statistics import estimate, summarise_labels
-from medseg.report.case import render_case
 from medseg.report.cohort import cohort_csv, render_cohort
-from medseg.report.pictures import case_pictures
-from medseg.workflows.infer import grid_summary
+from medseg.workflows.evaluate_case import evaluate_case
 from medseg.workflows.provenance import make_provenance
 
 if TYPE_CHECKING:
@@ -77,7 +72,7 @@ def evaluate(
     def attempt(case: Case) -> CaseReport | CaseFailure:
         try:
             with case_context(case.id):
-                return _evaluate_case(case, dataset, predictions, out, settings)
+                return evaluate_case(case, dataset, predictions, settings, out=out)
         except MedsegError as error:
             return CaseFailure(case=case.id, code=error.code, message=error.message, remedy=error.remedy or None)
 
@@ -124,113 +119,6 @@ def cohort_report(
         failures=tuple(failures),
         provenance=make_provenance(dataset.name, settings),
     )
-
-
-def _evaluate_case(
-    case: Case, dataset: Dataset, predictions: Path, out: Path, settings: EvaluateSettings
-) -> CaseReport:
-    found = _findings(predictions, case.id)
-    volume = read_volumes(case.images, channels=len(dataset.channels))
-    prediction: LabelMap | None = None
-    reference: LabelMap | None = None
-    metrics: tuple[LabelMetrics, ...] = ()
-    if case.label is not None:
-        prediction, reference = read_labels(_mask_path(predictions, case.id)), read_labels(case.label)
-        for mask in (reference, prediction):
-            require_same_grid(volume, mask)
-        metrics = _score(case, dataset, prediction, reference, settings)
-    report = CaseReport(
-        case=case.id,
-        patient=case.group,
-        grid=grid_summary(volume),
-        volumes_ml=_volumes(prediction, dataset, found),
-        metrics=metrics,
-        unlabelled=tuple(name for name in dataset.label_names if not _is_labelled(case, name)),
-        classes=_answers(case, found),
-        flags=() if found is None else found.flags,
-        attributes=case.attributes,
-        provenance=make_provenance(dataset.name, settings) if found is None else found.provenance,
-    )
-    write_text(out / "cases" / f"{case.id}.json", report.to_json())
-    write_text(out / "cases" / f"{case.id}.html", _page(report, case, dataset, volume, prediction, reference, settings))
-    return report
-
-
-def _page(
-    report: CaseReport,
-    case: Case,
-    dataset: Dataset,
-    volume: Volume,
-    prediction: LabelMap | None,
-    reference: LabelMap | None,
-    settings: EvaluateSettings,
-) -> str:
-    pictures = (
-        case_pictures(
-            volume,
-            prediction=prediction,
-            reference=reference,
-            labels=dataset.labels,
-            modality=dataset.channels[0],
-            annotated=case.labelled,
-        )
-        if settings.pictures
-        else ()
-    )
-    return render_case(report, pictures, cohort_page="../index.html")
-
-
-def _score(
-    case: Case, dataset: Dataset, prediction: LabelMap, reference: LabelMap, settings: EvaluateSettings
-) -> tuple[LabelMetrics, ...]:
-    """Every label that was annotated in this case."""
-    ignored = None if dataset.ignore_value is None else reference.array == dataset.ignore_value
-    return segmentation_metrics(
-        prediction.array,
-        reference.array,
-        spacing_mm=reference.geometry.spacing_mm,
-        labels={name: value for name, value in dataset.labels.items() if _is_labelled(case, name)},
-        tolerance_mm=settings.tolerance_mm,
-        ignore=ignored,
-    )
-
-
-def _is_labelled(case: Case, name: str) -> bool:
-    return case.label is not None and (case.labelled is None or name in case.labelled)
-
-
-def _mask_path(predictions: Path, case_id: str) -> Path:
-    for suffix in (".nii.gz", *SUFFIXES):
-        path = predictions / f"{case_id}{suffix}"
-        if path.is_file():
-            return path
-    raise InputError(
-        f"no prediction for this case in {predictions}",
-        code="E-NO-PREDICTION",
-        remedy=f"Run `medseg infer` for it, or name its mask {case_id}.nii.gz.",
-    )
-
-
-def _findings(predictions: Path, case_id: str) -> CasePrediction | None:
-    path = predictions / f"{case_id}.json"
-    return read_document(path, CasePrediction) if path.is_file() else None
-
-
-def _answers(case: Case, found: CasePrediction | None) -> tuple[ClassAnswer, ...]:
-    if found is None:
-        return ()
-    return tuple(answer.model_copy(update={"reference": case.classes.get(answer.head)}) for answer in found.classes)
-
-
-def _volumes(prediction: LabelMap | None, dataset: Dataset, found: CasePrediction | None) -> dict[str, float]:
-    if found is not None:
-        return found.volumes_ml
-    if prediction is None:
-        return {}
-    voxel_ml = prediction.geometry.voxel_volume_mm3 / 1000
-    return {
-        name: float(np.count_nonzero(prediction.array == value)) * voxel_ml for name, value in dataset.labels.items()
-    }
 
 
 def _without_reference(predictions: Path, dataset: Dataset) -> Iterable[CaseFailure]:

@@ -12,10 +12,11 @@ from medseg.core.progress import Progress, silent
 from medseg.data.splits import split_cases
 from medseg.data.store import open_store
 from medseg.io.bundle import read_bundle
-from medseg.io.volumes import SUFFIXES, read_volumes
+from medseg.io.volumes import read_volumes
 from medseg.nn.build import build_network
 from medseg.ops.prepare import network_shape
 from medseg.ops.sliding import count_windows
+from medseg.workflows.evaluate_case import mask_path
 from medseg.workflows.inputs import collect_inputs
 from medseg.workflows.preprocess import plan_dataset
 
@@ -126,7 +127,7 @@ def forecast_evaluate(
     dataset = workspace.dataset(manifest)
     cases = [case for case in dataset.cases if settings.split in {"all", case.split}]
     found = sum(
-        any((predictions / f"{case.id}{suffix}").is_file() for suffix in (*SUFFIXES, ".json")) for case in cases
+        mask_path(predictions, case.id) is not None or (predictions / f"{case.id}.json").is_file() for case in cases
     )
     return Forecast(
         rows=(

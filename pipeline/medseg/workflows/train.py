@@ -156,9 +156,15 @@ class _BundleWriter:
             manifest,
             plan,
             weights=weights,
-            metrics=json.dumps(validation, indent=2) + "\n",
+            metrics=json.dumps({"validation": validation, "history": self._history()}, indent=2) + "\n",
             card=model_card(manifest, plan),
         )
+
+    def _history(self) -> list[dict[str, float]]:
+        """Every validation of the run, from its log."""
+        log = self.folder / "log.jsonl"
+        records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+        return [record for record in records if record.pop("kind") == "validation"]
 
 
 def _digest(text: str) -> str:

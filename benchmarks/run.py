@@ -1,0 +1,14 @@
+"""The benchmarks that need no data: start-up, metrics beside the peers, memory. `nox -s bench`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = ("bench_cli.py", "bench_memory.py", "bench_metrics.py")
+
+if __name__ == "__main__":
+    for script in SCRIPTS:
+        print(f"== {script}", flush=True)
+        subprocess.run([sys.executable, str(Path(__file__).with_name(script))], check=True)

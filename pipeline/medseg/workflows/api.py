@@ -1,0 +1,114 @@
+"""The verbs for Python: the same workflows as the command line, with plain arguments and defaults.
+
+Settings are keyword arguments named as in configs/default.yaml: `medseg.train(workspace="work", budget="30m", seed=3)`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg.core.settings import Settings, merge
+from medseg.core.volume import Volume
+from medseg.engine.predict import Predictor
+from medseg.io.bundle import read_bundle
+from medseg.io.volumes import read_volumes
+from medseg.workflows import check as _check
+from medseg.workflows import evaluate as _evaluate
+from medseg.workflows import preprocess as _preprocess
+from medseg.workflows import train as _train
+from medseg.workflows.workspace import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from medseg.core.prediction import Prediction
+    from medseg.data.check import CheckReport
+    from medseg.data.store import Store
+    from medseg.workflows.evaluate import Evaluated
+    from medseg.workflows.train import Trained
+
+WORKSPACE = "medseg-work"
+
+
+def check(manifest: Path | str | None = None, *, workspace: Path | str = WORKSPACE) -> CheckReport:
+    """Read every case of a manifest (or of the embedded cohort) and list what is wrong."""
+    return _check.check(Workspace(Path(workspace)), _path(manifest))
+
+
+def preprocess(manifest: Path | str | None = None, *, workspace: Path | str = WORKSPACE, **settings: Any) -> Store:
+    """Fingerprint, plan and store a dataset.
+
+    Args:
+        manifest: From `import_dataset`; the embedded cohort when absent.
+        workspace: Where results go.
+        **settings: The `preprocess` section of configs/default.yaml.
+    """
+    chosen = merge(Settings(), "preprocess", {"manifest": _path(manifest), **settings}).preprocess
+    return _preprocess.preprocess(Workspace(Path(workspace)), chosen)
+
+
+def train(
+    *, workspace: Path | str = WORKSPACE, name: str | None = None, restart: bool = False, **settings: Any
+) -> Trained:
+    """Train on the workspace's store; the model folder is `.bundle` of the result.
+
+    Args:
+        workspace: With a store.
+        name: Of the run.
+        restart: Throw away an earlier run of that name.
+        **settings: The `train` section of configs/default.yaml.
+    """
+    chosen = merge(Settings(), "train", settings).train
+    return _train.train(Workspace(Path(workspace)), chosen, name=name, restart=restart)
+
+
+def infer(volume: Path | str | Volume | Sequence[Path | str], *, bundle: Path | str, **settings: Any) -> Prediction:
+    """Predict one case and return the answer; for many cases keep a `Predictor`.
+
+    Args:
+        volume: A file, a DICOM folder, one file per channel, or a `Volume`.
+        bundle: The model's folder.
+        **settings: The `infer` section of configs/default.yaml.
+
+    Returns:
+        Mask on the volume's own grid and class probabilities; nothing is written.
+    """
+    chosen = merge(Settings(), "infer", settings).infer
+    predictor = Predictor(read_bundle(Path(bundle)), chosen)
+    if not isinstance(volume, Volume):
+        paths = [volume] if isinstance(volume, str | Path) else list(volume)
+        volume = read_volumes(
+            [Path(path) for path in paths],
+            channels=len(predictor.bundle.plan.channels),
+            assume_orientation=chosen.assume_orientation,
+            series=chosen.series,
+        )
+    return predictor.predict(volume)
+
+
+def evaluate(
+    predictions: Path | str,
+    *,
+    out: Path | str,
+    manifest: Path | str | None = None,
+    workspace: Path | str = WORKSPACE,
+    **settings: Any,
+) -> Evaluated:
+    """Score a folder of masks and write the reports.
+
+    Args:
+        predictions: Folder of `CASE.nii.gz`.
+        out: Reports go here.
+        manifest: With the references.
+        workspace: Holds the embedded cohort.
+        **settings: The `evaluate` section of configs/default.yaml.
+    """
+    chosen = merge(Settings(), "evaluate", settings).evaluate
+    return _evaluate.evaluate(
+        Workspace(Path(workspace)), Path(predictions), Path(out), chosen, manifest=_path(manifest)
+    )
+
+
+def _path(path: Path | str | None) -> Path | None:
+    return None if path is None else Path(path)

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medseg.core.errors import UsageError
+from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS, Plan
+from medseg.data.patches import PatchSampler, class_view, crop, view_start, whole_view
+from medseg.data.store import LoadedCase, StoredCase
+
+PATCH = (8, 6, 4)
+
+
+def _plan(*, labels=("liver", "tumour"), heads=None, view="foreground", pool=("tumour",), batch=8):
+    return Plan.parse(
+        {
+            "dataset": "d",
+            "channels": ["CT"],
+            "labels": {name: number for number, name in enumerate(labels, 1)},
+            "spacing_mm": [1, 1, 1],
+            "crop": "none",
+            "normalisation": [{"scheme": "per_image"}],
+            "coarse_axis": None,
+            "patch_size": PATCH,
+            "batch_size": batch,
+            "mirror_axes": [],
+            "network": {
+                "features": [4, 8],
+                "strides": [[1, 1, 1], [2, 2, 2]],
+                "kernels": [[3, 3, 3]] * 2,
+                "blocks": [1, 1],
+            },
+            "classification": {"heads": heads, "view": view, "pool_labels": pool} if heads else None,
+        }
+    )
+
+
+def _case(name, *, shape=(30, 25, 20), boxes=(), classes=None, labelled=True, outputs=3):
+    """Boxes are (network index, first voxel): 2 x 2 x 2 voxels each; the image counts the voxels."""
+    labels = torch.zeros(shape, dtype=torch.uint8)
+    for index, (i, j, k) in boxes:
+        labels[i : i + 2, j : j + 2, k : k + 2] = index
+    points = torch.argwhere(labels > 0)
+    foreground = torch.cat([labels[tuple(points.T)][:, None].long(), points], dim=1).to(torch.int16)
+    image = torch.rand(1, *shape, generator=torch.Generator().manual_seed(len(name))).half() + 1
+    entry = StoredCase(
+        id=name,
+        patient=name,
+        file="f",
+        sha256="",
+        shape=shape,
+        known=(labelled,) * outputs,
+        classes=classes or {},
+    )
+    empty = torch.zeros(0, 0, 0, dtype=torch.uint8)
+    return LoadedCase(entry, image, labels if labelled else empty, foreground if labelled else foreground[:0])
+
+
+def _batches(sampler, count):
+    return [sampler.batch(step) for step in range(count)]
+
+
+def test_the_same_step_is_the_same_batch_whoever_asks():
+    cases = [_case("a", boxes=[(1, (5, 5, 5))]), _case("b", boxes=[(2, (20, 20, 15))])]
+    first, second = PatchSampler(cases, _plan(), seed=1), PatchSampler(cases, _plan(), seed=1)
+    first.batch(3)
+    one, two = first.batch(7), second.batch(7)
+    assert one.cases == two.cases
+    assert torch.equal(one.image, two.image)
+    assert torch.equal(one.labels, two.labels)
+    assert not torch.equal(one.image, first.batch(8).image)
+    assert not torch.equal(one.image, PatchSampler(cases, _plan(), seed=2).batch(7).image)
+    assert len(first) == 2
+
+
+def test_shapes_types_and_what_is_known():
+    batch = PatchSampler([_case("a", boxes=[(1, (5, 5, 5))])], _plan(), seed=0).batch(0)
+    assert (batch.image.shape, batch.image.dtype) == ((8, 1, *PATCH), torch.float32)
+    assert (batch.labels.shape, batch.labels.dtype) == ((8, *PATCH), torch.uint8)
+    assert (batch.known.shape, bool(batch.known.all()), batch.classes) == ((8, 3), True, {})
+    assert batch.to(torch.device("cpu")).cases == ("a",) * 8
+
+
+def test_half_of_the_patches_show_a_label_each_label_alike():
+    """Tiny labels in large cases: by chance alone a patch almost never holds one."""
+    shape = (120, 120, 120)
+    cases = [_case("a", shape=shape, boxes=[(1, (5, 5, 5))])] * 9 + [_case("b", shape=shape, boxes=[(2, (90, 90, 60))])]
+    labels = torch.cat([batch.labels for batch in _batches(PatchSampler(cases, _plan(), seed=0), 60)])
+    shown = [float((labels == index).flatten(1).any(1).float().mean()) for index in (1, 2)]
+    assert shown == pytest.approx([0.25, 0.25], abs=0.08)
+
+
+def test_a_patch_lies_inside_its_case():
+    batches = _batches(PatchSampler([_case("a", boxes=[(1, (0, 0, 0)), (2, (28, 23, 18))])], _plan(), seed=0), 20)
+    assert all((batch.image >= 1).all() for batch in batches)
+    assert not any((batch.labels == IGNORE_INDEX).any() for batch in batches)
+
+
+def test_a_case_smaller_than_the_patch_lies_in_its_middle():
+    case = _case("a", shape=(4, 6, 2), boxes=[(1, (0, 0, 0))])
+    batch = PatchSampler([case], _plan(), seed=0).batch(0)
+    assert torch.equal(batch.image[0, 0, 2:6, :, 1:3], case.image[0].float())
+    assert torch.equal(batch.labels[0, 2:6, :, 1:3], case.labels)
+    assert batch.image[0].count_nonzero() == case.image.numel()
+    assert (batch.labels[0] == IGNORE_INDEX).sum() == np.prod(PATCH) - case.labels.numel()
+
+
+def test_a_case_without_reference_is_ignored_everywhere():
+    cases = [_case("labelled", boxes=[(1, (5, 5, 5))]), _case("bare", labelled=False)]
+    batches = _batches(PatchSampler(cases, _plan(), seed=0), 10)
+    seen = Counter(name for batch in batches for name in batch.cases)
+    assert seen["labelled"] > seen["bare"] > 0
+    for batch in batches:
+        for sample, name in enumerate(batch.cases):
+            assert bool((batch.labels[sample] == IGNORE_INDEX).all()) == (name == "bare")
+            assert bool(batch.known[sample].any()) == (name != "bare")
+
+
+@pytest.mark.parametrize("classes", [{}, {"grade": MISSING_CLASS}])
+def test_nothing_to_learn_is_said_at_once(classes):
+    with pytest.raises(UsageError) as caught:
+        PatchSampler([_case("a", labelled=False, classes=classes)], _plan(heads={"grade": ["low", "high"]}), seed=0)
+    assert caught.value.code == "E-NOTHING-TO-LEARN"
+
+
+def test_classes_come_equally_often_on_every_second_patch():
+    plan = _plan(heads={"grade": ["low", "high"]})
+    box = [(2, (10, 10, 10))]
+    cases = [_case(f"low{n}", boxes=box, classes={"grade": 0}) for n in range(9)]
+    cases += [_case("high", boxes=box, classes={"grade": 1}), _case("none", boxes=box, classes={"grade": -1})]
+    classes = torch.stack([batch.classes["grade"] for batch in _batches(PatchSampler(cases, plan, seed=0), 60)])
+    assert (classes[:, ::2] == MISSING_CLASS).all()
+    assert (classes[:, 1::2] == 1).float().mean().item() == pytest.approx(0.5, abs=0.1)
+    assert (classes[:, 1::2] >= 0).all()
+
+
+def test_a_case_known_by_the_second_head_alone_is_seen():
+    plan = _plan(heads={"grade": ["low", "high"], "side": ["left", "right"]})
+    box = [(2, (10, 10, 10))]
+    cases = [_case("a", boxes=box, classes={"grade": 1}), _case("b", boxes=box, classes={"grade": -1, "side": 0})]
+    batches = _batches(PatchSampler(cases, plan, seed=0), 8)
+    assert set(torch.stack([batch.classes["grade"] for batch in batches]).unique().tolist()) == {MISSING_CLASS, 1}
+    assert set(torch.stack([batch.classes["side"] for batch in batches]).unique().tolist()) == {MISSING_CLASS, 0}
+
+
+def test_the_view_is_centred_on_the_pooled_labels():
+    plan = _plan(heads={"grade": ["low", "high"]})
+    case = _case("a", boxes=[(1, (0, 0, 0)), (2, (14, 9, 7))])
+    image, labels = class_view(case, plan)
+    # The label's centre, 14.5 x 9.5 x 7.5, is the middle of 8 x 6 x 4 voxels from 11 x 7 x 6.
+    assert torch.equal(image, case.image[:, 11:19, 7:13, 6:10].float())
+    assert torch.equal(labels, case.labels[11:19, 7:13, 6:10])
+    wandering = [class_view(case, plan, jitter=np.random.default_rng(seed))[1] for seed in range(30)]
+    assert all((view == 2).any() for view in wandering)
+    assert len({tuple(torch.argwhere(view == 2)[0].tolist()) for view in wandering}) > 5
+
+
+def test_the_view_of_a_case_without_its_label_is_its_middle():
+    plan = _plan(heads={"grade": ["low", "high"]})
+    case = _case("a", boxes=[(1, (0, 0, 0))])
+    image, _ = class_view(case, plan)
+    start = view_start(np.asarray(case.entry.shape) / 2, PATCH)
+    assert torch.equal(image, crop(case.image, start, PATCH).float())
+
+
+def test_a_whole_view_is_the_case_shrunk_and_teaches_no_mask():
+    plan = _plan(labels=(), heads={"grade": ["low", "high"]}, view="whole", pool=(), batch=4)
+    case = _case("a", labelled=False, classes={"grade": 1}, outputs=1)
+    batch = PatchSampler([case], plan, seed=0).batch(0)
+    assert torch.equal(batch.image[0], whole_view(case.image, PATCH))
+    assert (batch.labels == IGNORE_INDEX).all()
+    assert batch.classes["grade"].tolist() == [1] * 4
+    assert batch.image.mean().item() == pytest.approx(case.image.float().mean().item(), abs=0.05)
+    same = torch.rand(1, *PATCH)
+    assert torch.equal(whole_view(same, PATCH), same)
+
+
+@given(
+    st.tuples(*[st.integers(1, 9)] * 3),
+    st.tuples(*[st.integers(-15, 15)] * 3),
+    st.tuples(*[st.integers(1, 9)] * 3),
+)
+def test_crop_is_indexing_with_zeros_around(shape, start, size):
+    array = torch.arange(1, int(np.prod(shape)) + 1).reshape(1, *shape)
+    wide = torch.full((1, *(length + 60 for length in shape)), -7)
+    wide[:, 30 : 30 + shape[0], 30 : 30 + shape[1], 30 : 30 + shape[2]] = array
+    box = tuple(slice(30 + first, 30 + first + length) for first, length in zip(start, size, strict=True))
+    assert torch.equal(crop(array, np.array(start), size, fill=-7), wide[(slice(None), *box)])
+
+
+def test_view_start_by_hand():
+    assert view_start(np.array([10.0, 10.0, 9.5]), (5, 5, 4)).tolist() == [8, 8, 8]
+    moved = np.array(
+        [view_start(np.zeros(3), (40, 20, 4), jitter=np.random.default_rng(seed)) for seed in range(200)]
+    ) - view_start(np.zeros(3), (40, 20, 4))
+    assert np.abs(moved).max(0).tolist() == [4, 2, 1]
