@@ -274,7 +274,7 @@ def test_an_empty_folder_cannot_be_evaluated(workspace, cohort, tmp_path):
     with pytest.raises(InputError, match="medseg infer") as caught:
         evaluate(workspace, tmp_path, tmp_path / "out", EvaluateSettings(), manifest=cohort)
     assert caught.value.code == "E-NOTHING-TO-EVALUATE"
-    assert not (tmp_path / "out").exists()
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_unlabelled_structures_are_not_scored(workspace, dataset, inferred, tmp_path):

@@ -113,6 +113,18 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def require_writable(folder: Path | str) -> None:
+    """Make an output folder, and refuse one that cannot be written before any work is put into it.
+
+    Raises:
+        InputError: `E-NOT-WRITABLE` or `E-DISK-FULL`.
+    """
+    probe = Path(folder) / ".writable"
+    with atomic_path(probe):
+        pass
+    probe.unlink()
+
+
 def _refuse_folder(path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "a folder has this name")

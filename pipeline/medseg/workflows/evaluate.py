@@ -12,7 +12,7 @@ import numpy as np
 from medseg.core.errors import InputError, MedsegError, case_context
 from medseg.core.findings import CaseFailure, CaseReport, CohortReport
 from medseg.core.progress import Progress, silent
-from medseg.io.files import require_path, write_text
+from medseg.io.files import require_path, require_writable, write_text
 from medseg.io.volumes import SUFFIXES
 from medseg.ops.scores import classification_summary
 from medseg.ops.statistics import estimate, summarise_labels
@@ -68,6 +68,8 @@ def evaluate(
         for case in dataset.cases
         if settings.split in {"all", case.split} and (case.label is not None or case.classes)
     ]
+
+    require_writable(out)
 
     def attempt(case: Case) -> CaseReport | CaseFailure:
         try:

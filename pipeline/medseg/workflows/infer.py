@@ -12,7 +12,7 @@ from medseg.core.findings import CaseFailure, CasePrediction, ClassAnswer, GridS
 from medseg.core.progress import Progress, silent
 from medseg.engine.predict import Predictor
 from medseg.io.bundle import read_bundle
-from medseg.io.files import sha256_of, write_text
+from medseg.io.files import require_writable, sha256_of, write_text
 from medseg.io.volumes import read_volumes, write_labels
 from medseg.io.weights import save_tensors
 from medseg.workflows.inputs import InferCase, collect_inputs
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from medseg.core.settings import InferSettings
     from medseg.core.volume import Volume
     from medseg.io.bundle import BundleManifest
-
-_SMALLEST = 8
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,7 @@ def infer(
     """
     model = read_bundle(bundle)
     cases = collect_inputs(volumes, folder, num_channels=len(model.plan.channels), split=split)
+    require_writable(out)
     predictor = Predictor(model, settings)
     provenance = make_provenance(model.manifest.dataset, settings).model_copy(
         update={
@@ -115,7 +114,7 @@ def _predict_one(case: InferCase, predictor: Predictor, out: Path, provenance: P
         labels=plan.labels,
         volumes_ml=_volumes(answer, plan.labels),
         classes=tuple(ClassAnswer(head=head, probabilities=values) for head, values in answer.classes.items()),
-        flags=(*volume.warnings, *_flags(case, volume, predictor.bundle.manifest)),
+        flags=(*volume.warnings, *_flags(case, predictor.bundle.manifest)),
         seconds=answer.seconds,
         provenance=provenance,
     )
@@ -137,10 +136,7 @@ def _volumes(answer: Prediction, labels: dict[str, int]) -> dict[str, float]:
     return {name: round(float(counts[value]) * voxel_ml, 4) for name, value in labels.items()}
 
 
-def _flags(case: InferCase, volume: Volume, manifest: BundleManifest) -> list[str]:
-    flags = []
-    if min(volume.geometry.shape) < _SMALLEST:
-        flags.append(f"W-SMALL: only {min(volume.geometry.shape)} voxels along one axis")
+def _flags(case: InferCase, manifest: BundleManifest) -> list[str]:
     if case.id in manifest.training_cases:
-        flags.append("W-TRAINING-CASE: the model was trained on a case of this name; a score on it is not honest")
-    return flags
+        return ["W-TRAINING-CASE: the model was trained on a case of this name; a score on it is not honest"]
+    return []

@@ -13,7 +13,7 @@ from medseg.core.progress import Progress, silent
 from medseg.core.settings import PreprocessSettings, parse_window
 from medseg.data.store import Store, StoredCase, close_store, store_case
 from medseg.io.documents import read_document
-from medseg.io.files import write_text
+from medseg.io.files import require_writable, write_text
 from medseg.io.volumes import read_labels, read_volumes
 from medseg.ops.prepare import to_network
 from medseg.planning.fingerprint import CaseMeasurement, fingerprint_of, measure_case
@@ -72,6 +72,7 @@ def preprocess(workspace: Workspace, settings: PreprocessSettings, *, progress: 
             file=settings.manifest,
             remedy="Add masks (`label` and `labels`) or classes (`classes` and `heads`) to the manifest.",
         )
+    require_writable(workspace.store)
     fingerprint, plan, _ = plan_dataset(dataset, settings, progress=progress)
 
     def prepare(case: Case) -> StoredCase:

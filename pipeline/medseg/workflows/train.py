@@ -17,7 +17,7 @@ from medseg.engine.clock import Status
 from medseg.engine.train import Run, fit
 from medseg.io.bundle import MANIFEST, BundleManifest, write_bundle
 from medseg.io.documents import read_document
-from medseg.io.files import write_text
+from medseg.io.files import require_writable, write_text
 from medseg.workflows.model_card import model_card
 from medseg.workflows.provenance import make_provenance
 
@@ -78,6 +78,7 @@ def train(
     done = _already_done(folder)
     if done is not None:
         return done
+    require_writable(folder)
     cases = [store.load(case) for case in progress(split.train, "loading training cases", len(split.train))]
     held_back = [store.load(case) for case in progress(split.val, "loading validation cases", len(split.val))]
     write_text(folder / "settings.json", settings.to_json())
