@@ -134,9 +134,21 @@ def test_classes_come_equally_often_on_every_second_patch():
     cases = [_case(f"low{n}", boxes=box, classes={"grade": 0}) for n in range(9)]
     cases += [_case("high", boxes=box, classes={"grade": 1}), _case("none", boxes=box, classes={"grade": -1})]
     classes = torch.stack([batch.classes["grade"] for batch in _batches(PatchSampler(cases, plan, seed=0), 60)])
-    assert (classes[:, ::2] == MISSING_CLASS).all()
     assert (classes[:, 1::2] == 1).float().mean().item() == pytest.approx(0.5, abs=0.1)
     assert (classes[:, 1::2] >= 0).all()
+
+
+def test_a_patch_carries_the_class_when_it_shows_most_of_what_the_class_is_about():
+    plan = _plan(heads={"grade": ["low", "high"]})
+    sampler = PatchSampler([_case("a", boxes=[(2, (10, 10, 10))], classes={"grade": 1})], plan, seed=0)
+    ordinary = [
+        (int(grade), float((labels == 2).sum()))
+        for batch in _batches(sampler, 60)
+        for grade, labels in zip(batch.classes["grade"][::2], batch.labels[::2], strict=True)
+    ]
+    whole = max(voxels for _, voxels in ordinary)
+    assert {grade for grade, _ in ordinary} == {MISSING_CLASS, 1}
+    assert all((grade == 1) == (voxels >= 0.8 * whole) for grade, voxels in ordinary)
 
 
 def test_a_case_known_by_the_second_head_alone_is_seen():

@@ -36,7 +36,7 @@ def _plan(*, labels=("liver", "tumour"), pool=("tumour",), view="foreground", he
 
 @pytest.mark.parametrize("kind", ["plain", "residual"])
 def test_builds_what_the_plan_says(kind):
-    output = build_network(_plan(kind=kind))(torch.randn(1, 2, 16, 16, 16), with_classes=True)
+    output = build_network(_plan(kind=kind))(torch.randn(1, 2, 16, 16, 16), views=torch.arange(1))
     assert output.logits[0].shape == (1, 3, 16, 16, 16)
     assert output.classes["grade"].shape == (1, 2)
 
@@ -47,7 +47,7 @@ def test_without_classification_there_is_no_head():
 
 def test_a_classification_only_network_has_no_decoder():
     network = build_network(_plan(labels=(), pool=(), view="whole"))
-    output = network(torch.randn(2, 2, 16, 16, 16), with_classes=True)
+    output = network(torch.randn(2, 2, 16, 16, 16), views=torch.arange(2))
     assert (output.logits, len(network.unet.decoder), output.classes["grade"].shape) == ([], 0, (2, 2))
 
 
@@ -72,6 +72,7 @@ def test_a_whole_view_has_no_regions():
     assert region_groups(_plan(heads=False)) == ()
 
 
-def test_the_head_reads_a_fine_and_the_coarsest_stage():
-    assert [head_scales(stages) for stages in (2, 3, 6)] == [(0, 1), (1, 2), (1, 5)]
+def test_the_head_reads_fine_stages_under_a_region_and_coarse_ones_over_a_whole_view():
+    assert [head_scales(stages, pooled=True) for stages in (2, 3, 6)] == [(0, 1), (0, 1, 2), (0, 1, 2)]
+    assert [head_scales(stages, pooled=False) for stages in (2, 3, 6)] == [(0, 1), (1, 2), (4, 5)]
     assert build_network(_plan(stages=2)).head_scales == (0, 1)

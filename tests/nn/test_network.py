@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medseg.core.plan import ClassificationPlan, NetworkPlan
-from medseg.nn.network import ClassificationHead, Convolution, Network, ResidualBlock, UNet, _pool
+from medseg.nn.network import ClassificationHead, Convolution, Network, ResidualBlock, Standardise, UNet, _pool
 
 HEADS = ClassificationPlan(
     heads={"grade": ("low", "mid", "high"), "side": ("l", "r")}, view="foreground", pool_labels=()
@@ -34,7 +34,7 @@ def _network(kind="plain", *, outputs=3, groups=((1,), (2,)), deep=True):
 @pytest.mark.parametrize("shape", [(16, 16, 8), (13, 11, 7), (9, 10, 5)])
 def test_answers_lie_on_the_inputs_grid(kind, shape):
     network = _network(kind)
-    output = network(torch.randn(2, 2, *shape), with_classes=True)
+    output = network(torch.randn(2, 2, *shape), views=torch.arange(2))
     halved = tuple(-(-size // factor) for size, factor in zip(shape, (2, 2, 1), strict=True))
     assert [tuple(scale.shape) for scale in output.logits] == [(2, 3, *shape), (2, 3, *halved)]
     assert {head: tuple(value.shape) for head, value in output.classes.items()} == {"grade": (2, 3), "side": (2, 2)}
@@ -50,7 +50,7 @@ def test_without_deep_supervision_there_is_one_scale():
 @pytest.mark.parametrize("outputs", [3, 0])
 def test_the_gradient_reaches_every_parameter(kind, outputs):
     network = _network(kind, outputs=outputs, groups=((1,), (2,)) if outputs else ())
-    output = network(torch.randn(2, 2, 12, 12, 8), with_classes=True)
+    output = network(torch.randn(2, 2, 12, 12, 8), views=torch.arange(2))
     assert len(output.logits) == (2 if outputs else 0)
     loss = sum((scale**2).mean() for scale in output.logits) + sum((part**2).sum() for part in output.classes.values())
     loss.backward()
@@ -68,7 +68,7 @@ def test_every_stage_reaches_the_answer_by_its_own_skip():
 
 def test_the_diagnosis_does_not_teach_the_segmentation():
     network = _network()
-    sum(part.sum() for part in network(torch.randn(1, 2, 8, 8, 4), with_classes=True).classes.values()).backward()
+    sum(part.sum() for part in network(torch.randn(1, 2, 8, 8, 4), views=torch.arange(1)).classes.values()).backward()
     assert all(value.grad is None for value in network.unet.decoder.parameters())
     assert network.unet.encoder[0][0].convolution.weight.grad.any()
 
@@ -77,15 +77,44 @@ def test_classify_is_the_forward_pass_with_known_probabilities():
     network = _network().eval()
     image = torch.randn(2, 2, 12, 10, 6)
     with torch.no_grad():
-        output = network(image, with_classes=True)
+        output = network(image, views=torch.arange(2))
         again = network.classify(image, output.logits[0].softmax(1))
     for head, value in output.classes.items():
         torch.testing.assert_close(again[head], value)
 
 
+def test_only_the_views_are_classified_and_under_the_reference_where_it_is_shown():
+    network = _network().eval()
+    image = torch.randn(3, 2, 12, 10, 6)
+    reference = torch.zeros(3, 12, 10, 6, dtype=torch.int16)
+    reference[:, 3:8, 3:8, 2:5] = 1
+    reference[2] = -1
+    with torch.no_grad():
+        output = network(image, views=torch.tensor([0, 2]), reference=reference)
+        truth = torch.stack([reference[:1] == index for index in range(3)], dim=1).float()
+        shown = network.classify(image[:1], truth)
+        own = network.classify(image[2:], output.logits[0][2:].softmax(1))
+    for head, value in output.classes.items():
+        assert len(value) == 2
+        torch.testing.assert_close(value[:1], shown[head])
+        torch.testing.assert_close(value[1:], own[head])
+
+
+def test_features_are_standardised_over_all_cases_seen():
+    standardise = Standardise(2)
+    seen = torch.randn(400, 2) * torch.tensor([3.0, 0.1]) + torch.tensor([10.0, -1.0])
+    for pair in seen.split(2):
+        standardise(pair)
+    standardise.eval()
+    result = standardise(seen)
+    assert result.mean(0).abs().max() < 0.25
+    assert (result.std(0) - 1).abs().max() < 0.25
+    assert standardise(torch.full((1, 2), 1e6)).max() == 5
+
+
 def test_without_a_head_there_are_no_classes():
     network = Network(UNet(2, 3, _plan()), None)
-    assert network(torch.randn(1, 2, 8, 8, 4), with_classes=True).classes == {}
+    assert network(torch.randn(1, 2, 8, 8, 4), views=torch.arange(1)).classes == {}
     assert network.classify(torch.randn(1, 2, 8, 8, 4), None) == {}
 
 
@@ -178,7 +207,7 @@ def test_a_whole_network_with_a_thin_bottleneck_has_finite_gradients_under_bf16(
     network = _network(kind)
     image = torch.randn(2, 2, 8, 8, 4).contiguous(memory_format=torch.channels_last_3d)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = network(image, with_classes=True)
+        output = network(image, views=torch.arange(2))
     (output.logits[0].float() ** 2).mean().backward()
     gradients = [value.grad for value in network.unet.parameters() if value.grad is not None]
     assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)

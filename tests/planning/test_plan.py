@@ -118,7 +118,7 @@ def test_anisotropic_kernels_and_strides_until_the_axes_are_alike():
 
 def test_a_thin_slab_still_sees_its_plane():
     """The short axis, which cannot be halved, must not stop the others."""
-    plan = make_plan(_dataset(), _fingerprint((1.0, 1.0, 1.0), (200, 200, 4)), Wishes())
+    plan = make_plan(_dataset(), _fingerprint((1.0, 1.0, 1.0), (200, 200, 4)), Wishes(target="gpu"))
     assert plan.patch_size[2] == 4
     assert plan.network.strides[1:] == ((2, 2, 1),) * 5
     assert plan.network.kernels == ((3, 3, 3),) * 6
@@ -130,7 +130,7 @@ def test_tiny_cases_get_a_network_that_runs(shape):
     plan = make_plan(_dataset(heads=HEADS), _fingerprint(shape=shape), Wishes())
     network = build_network(plan).eval()
     with torch.no_grad():
-        output = network(torch.zeros(1, 1, *plan.patch_size), with_classes=True)
+        output = network(torch.zeros(1, 1, *plan.patch_size), views=torch.arange(1))
     assert output.logits[0].shape == (1, 3, *plan.patch_size)
 
 

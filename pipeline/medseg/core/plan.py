@@ -114,7 +114,7 @@ class ClassificationPlan(Document):
     heads: dict[str, tuple[str, ...]]
     view: Literal["foreground", "whole"]
     pool_labels: tuple[str, ...] = Field(description="labels under whose predicted probability features are pooled")
-    dropout: float = Field(default=0.2, ge=0, lt=1)
+    dropout: float = Field(default=0.4, ge=0, lt=1)
 
 
 class Plan(Document):

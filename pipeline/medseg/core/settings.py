@@ -58,7 +58,7 @@ class TrainSettings(Document):
     warmup_steps: int = Field(default=50, ge=0)
     ema_decay: float = Field(default=0.995, ge=0, lt=1, description="of the averaged weights that become the model")
     gradient_clip: float = Field(default=1.0, gt=0)
-    class_weight: float = Field(default=0.5, ge=0, description="of the classification loss once it is ramped up")
+    class_weight: float = Field(default=1.0, ge=0, description="of the classification loss once it is ramped up")
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:N or mps")
     amp: bool = Field(default=True, description="mixed precision where the device gains from it")
     deterministic: bool = Field(default=False, description="same result every time on the same machine")

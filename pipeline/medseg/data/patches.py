@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _FOREGROUND_SHARE = 0.5
 _JITTER = 0.1
+_SHOWN = 0.8
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,17 @@ class Batch:
     classes: dict[str, Tensor]
     cases: tuple[str, ...]
 
+    def views(self) -> Tensor:
+        """Indices of the samples that carry a class."""
+        carries = torch.zeros(len(self.image), dtype=torch.bool, device=self.image.device)
+        for values in self.classes.values():
+            carries |= values != MISSING_CLASS
+        return carries.nonzero().flatten()
+
+    def classes_of_views(self) -> dict[str, Tensor]:
+        views = self.views()
+        return {head: values[views] for head, values in self.classes.items()}
+
     def to(self, device: torch.device) -> Batch:
         return Batch(
             self.image.to(device, non_blocking=True),
@@ -65,7 +77,8 @@ class PatchSampler:
 
     Half of the patches of a segmentation task are centred on a voxel of a label, each label of the dataset alike. With
     a classification head the other half are views: the patch (or the whole case) that the head will see at inference,
-    drawn so that every class comes equally often; only these carry a class.
+    drawn so that every class comes equally often. These carry a class, and so does any patch that shows most of what
+    the class is about.
 
     Raises:
         UsageError: E-NOTHING-TO-LEARN when no case has a reference or a class.
@@ -126,7 +139,14 @@ class PatchSampler:
             case = self._cases[int(random.integers(len(self._cases)))]
             centre = np.asarray([random.integers(size) for size in case.entry.shape])
         start = _start(centre, case.entry.shape, plan.patch_size)
-        return _Sample(case, *crop_case(case, start, plan.patch_size), {})
+        shown = self._shown(case, start)
+        return _Sample(case, *crop_case(case, start, plan.patch_size), case.entry.classes if shown else {})
+
+    def _shown(self, case: LoadedCase, start: NDArray[np.int_]) -> bool:
+        """Whether the patch holds most of the labels that the classification head pools under."""
+        points = _pooled_points(case, self._plan).numpy()
+        inside = ((points >= start) & (points < start + np.asarray(self._plan.patch_size))).all(axis=1)
+        return bool(len(points)) and inside.mean() >= _SHOWN
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,11 +163,17 @@ def class_view(case: LoadedCase, plan: Plan, *, jitter: np.random.Generator | No
     `foreground`: the patch centred on the reference's pooled labels; `whole`: the case shrunk or grown to a patch.
     """
     if plan.classification is not None and plan.classification.view == "foreground":
-        pooled = [plan.label_names.index(name) + 1 for name in plan.classification.pool_labels]
-        points = case.foreground[torch.isin(case.foreground[:, 0], torch.tensor(pooled, dtype=torch.int16)), 1:]
+        points = _pooled_points(case, plan)
         middle = points.double().mean(0).numpy() if len(points) else np.asarray(case.entry.shape) / 2
         return crop_case(case, view_start(middle, plan.patch_size, jitter=jitter), plan.patch_size)
     return whole_view(case.image, plan.patch_size), torch.full(plan.patch_size, IGNORE_INDEX, dtype=torch.uint8)
+
+
+def _pooled_points(case: LoadedCase, plan: Plan) -> Tensor:
+    """(N, 3) voxels of the labels that the classification head pools under."""
+    names = plan.classification.pool_labels if plan.classification else ()
+    pooled = torch.tensor([plan.label_names.index(name) + 1 for name in names], dtype=torch.int16)
+    return case.foreground[torch.isin(case.foreground[:, 0], pooled), 1:]
 
 
 def view_start(

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint.safetensors"
 _WATCHED = 8
-_RAMP = (0.05, 0.2)
+_RAMP = (0.02, 0.1)
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,19 @@ class Fitted:
     history: tuple[dict[str, float], ...]
     progress: TrainingProgress
     finished: bool
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What the classification head is given while the segmentation is still learning.
+
+    Attributes:
+        class_weight: Of the classification loss.
+        reference_share: Of the samples, those whose features are pooled under the reference instead of the prediction.
+    """
+
+    class_weight: float
+    reference_share: float
 
 
 @dataclass(eq=False)
@@ -111,7 +124,7 @@ def fit(
     if path.exists():
         progress = load_checkpoint(path, run.identity, **state)  # type: ignore[arg-type]
     sampler = PatchSampler(cases, plan, seed=settings.seed)
-    watched = held_back[:: math.ceil(len(held_back) / _WATCHED)] if held_back else held_back
+    watched = _some_of(held_back, seed=settings.seed)
     clock = Clock(
         settings,
         progress,
@@ -148,7 +161,7 @@ def fit(
 
 
 def train_step(
-    machine: _Machine, batch: Batch, *, seed: tuple[int, int], class_weight: float, settings: TrainSettings
+    machine: _Machine, batch: Batch, *, seed: tuple[int, int], pace: Pace, settings: TrainSettings
 ) -> dict[str, float]:
     """One step: augment, forward, loss, backward, clip, update, average.
 
@@ -156,7 +169,7 @@ def train_step(
         machine: Network, optimiser, precision.
         batch: On the CPU.
         seed: (seed, step): every random number of the step follows from it.
-        class_weight: Of the classification loss at this point of the training.
+        pace: What the classification head is given at this point of the training.
         settings: Clipping and averaging.
 
     Returns:
@@ -168,16 +181,19 @@ def train_step(
     image, labels, known = batch.image, batch.labels, batch.known
     if settings.augment:
         image, labels, known = augment(image, labels, known, how=machine.how, generator=generator)
+    shown = torch.rand(len(labels), generator=generator).to(machine.device) < pace.reference_share
     machine.network.train()
     with autocast(machine.device, machine.dtype):
         output = machine.network(
-            image.contiguous(memory_format=torch.channels_last_3d), with_classes=bool(batch.classes)
+            image.contiguous(memory_format=torch.channels_last_3d),
+            views=batch.views(),
+            reference=torch.where(shown[:, None, None, None], labels.short(), -1),
         )
     losses: dict[str, Tensor] = {}
     if output.logits and bool(known.any()):
         losses["segmentation"] = segmentation_loss(output.logits, labels, known)
-    if output.classes and (classified := class_loss(output.classes, batch.classes)) is not None:
-        losses["classification"] = classified * (class_weight if output.logits else 1.0)
+    if output.classes and (classified := class_loss(output.classes, batch.classes_of_views())) is not None:
+        losses["classification"] = classified * (pace.class_weight if output.logits else 1.0)
     if not losses:
         return {}
     total = torch.stack(list(losses.values())).sum()
@@ -210,12 +226,13 @@ def _guarded_step(machine: _Machine, batch: Batch, clock: Clock, settings: Train
     for group in machine.optimizer.param_groups:
         group["lr"] = settings.learning_rate * warm * max(1 - share, 1e-3) ** 0.9
     ramp = min(max((share - _RAMP[0]) / (_RAMP[1] - _RAMP[0]), 0.0), 1.0)
+    pace = Pace(class_weight=settings.class_weight * ramp, reference_share=1 - share)
     try:
         return train_step(
             machine,
             batch,
             seed=(settings.seed, clock.step),
-            class_weight=settings.class_weight * ramp,
+            pace=pace,
             settings=settings,
         )
     except torch.OutOfMemoryError as error:
@@ -245,9 +262,17 @@ def _build(plan: Plan, settings: TrainSettings) -> _Machine:
     )
 
 
+def _some_of(held_back: Sequence[LoadedCase], *, seed: int) -> list[LoadedCase]:
+    """The cases that are looked at while training: drawn, since their order may follow their class."""
+    order = torch.randperm(len(held_back), generator=torch.Generator().manual_seed(seed))
+    return [held_back[int(number)] for number in order[:_WATCHED]]
+
+
 def _average(averaged: nn.Module, network: nn.Module, decay: float) -> None:
     with torch.no_grad():
         torch._foreach_lerp_(list(averaged.parameters()), list(network.parameters()), 1 - decay)
+        for kept, current in zip(averaged.buffers(), network.buffers(), strict=True):
+            kept.copy_(current)
 
 
 def _learning_rate(machine: _Machine) -> float:

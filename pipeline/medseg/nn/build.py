@@ -28,15 +28,19 @@ def build_network(plan: Plan, *, seed: int | None = None) -> Network:
         unet = UNet(len(plan.channels), plan.num_outputs, plan.network)
         if plan.classification is None:
             return Network(unet, None)
-        scales = head_scales(len(plan.network.features))
         groups = region_groups(plan)
+        scales = head_scales(len(plan.network.features), pooled=bool(groups))
         head = ClassificationHead([plan.network.features[s] for s in scales], len(groups), plan.classification)
         return Network(unet, head, head_scales=scales, region_groups=groups)
 
 
-def head_scales(num_stages: int) -> tuple[int, int]:
-    """Encoder stages that the head reads: one fine enough for shape, and the coarsest for context."""
-    return (min(1, num_stages - 2), num_stages - 1)
+def head_scales(num_stages: int, *, pooled: bool) -> tuple[int, ...]:
+    """Encoder stages that the head reads.
+
+    Under a region the finest three, which show texture and outline; over a whole view the coarsest two, which alone
+    have seen enough of it to say something as a mean.
+    """
+    return tuple(range(min(3, num_stages))) if pooled else (num_stages - 2, num_stages - 1)
 
 
 def region_groups(plan: Plan) -> tuple[tuple[int, ...], ...]:

@@ -111,20 +111,48 @@ class UNet(nn.Module):
         return logits[::-1]
 
 
+class Standardise(nn.Module):
+    """Each feature to mean 0 and deviation 1 over the cases seen so far.
+
+    Batch statistics would be those of two or three cases; these are running ones, used in training as at inference.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width) to the same shape, within 5 deviations."""
+        if self.training:
+            with torch.no_grad():
+                self.count += 1
+                share = torch.clamp(1 / self.count, min=0.01)
+                self.mean.lerp_(x.mean(0), share)
+                self.variance.lerp_((x - self.mean).square().mean(0), share)
+        return ((x - self.mean) / (self.variance + 1e-6).sqrt()).clamp(-5, 5)
+
+
 class ClassificationHead(nn.Module):
     """Encoder features pooled under regions, to class logits of each head.
 
-    Mean and maximum of each of two scales under each region's probability (dilated by one voxel of that scale, so
-    that the rim of a lesion counts), then one hidden layer per head. Without regions the whole view is pooled.
+    Mean and maximum of each scale under each region's probability (dilated by one voxel of that scale, so that the rim
+    of a lesion counts), and each region's size and raggedness, then one hidden layer per head. Without regions the
+    whole view is pooled.
     """
 
     def __init__(self, features: Sequence[int], num_regions: int, plan: ClassificationPlan) -> None:
         super().__init__()
-        width = 2 * sum(features) * max(num_regions, 1)
+        width = 2 * sum(features) * max(num_regions, 1) + 2 * num_regions
+        self.standardise = Standardise(width)
         self.heads = nn.ModuleDict(
             {
                 name: nn.Sequential(
-                    nn.LayerNorm(width),
                     nn.Dropout(plan.dropout),
                     nn.Linear(width, 64),
                     nn.LeakyReLU(0.01),
@@ -138,6 +166,9 @@ class ClassificationHead(nn.Module):
     def forward(self, features: Sequence[Tensor], regions: Tensor | None) -> dict[str, Tensor]:
         """Features: (B, F, ...) per scale; regions: (B, R, I, J, K) in [0, 1] or None. Returns (B, classes) by head."""
         pooled = torch.cat([_pool(scale.float(), regions) for scale in features], dim=1)
+        if regions is not None:
+            pooled = torch.cat([pooled, _shape(regions.float())], dim=1)
+        pooled = self.standardise(pooled)
         return {name: head(pooled) for name, head in self.heads.items()}
 
 
@@ -147,7 +178,7 @@ class Output:
 
     Attributes:
         logits: (B, K, ...) fine to coarse; empty for a classification-only network.
-        classes: (B, number of classes) by head.
+        classes: (views, number of classes) by head.
     """
 
     logits: list[Tensor]
@@ -178,14 +209,27 @@ class Network(nn.Module):
         self.head_scales = tuple(head_scales)
         self.region_groups = tuple(tuple(group) for group in region_groups)
 
-    def forward(self, image: Tensor, *, with_classes: bool = False) -> Output:
-        """(B, C, I, J, K) to logits; all supervised scales while training."""
+    def forward(self, image: Tensor, *, views: Tensor | None = None, reference: Tensor | None = None) -> Output:
+        """(B, C, I, J, K) to logits; all supervised scales while training.
+
+        Args:
+            image: Patches.
+            views: Indices of the samples to classify; None classifies none.
+            reference: (B, I, J, K) network indices under which to pool instead of the network's own answer; a sample
+                that starts with a negative index pools under its own.
+        """
         skips = self.unet.encode(image)
         logits = self.unet.decode(skips, all_scales=self.training) if len(self.unet.decoder) else []
-        if not (with_classes and self.head is not None):
+        if views is None or not len(views):
             return Output(logits, {})
-        probabilities = torch.softmax(logits[0].detach().float(), dim=1) if logits else None
-        return Output(logits, self._classify(skips, probabilities))
+        probabilities = None
+        if logits:
+            probabilities = torch.softmax(logits[0][views].detach().float(), dim=1)
+            if reference is not None:
+                shown = reference[views]
+                truth = torch.stack([shown == index for index in range(probabilities.shape[1])], dim=1).float()
+                probabilities = torch.where((shown[:, :1, :1, :1] < 0)[:, None], probabilities, truth)
+        return Output(logits, self._classify([skip[views] for skip in skips], probabilities))
 
     def classify(self, image: Tensor, probabilities: Tensor | None) -> dict[str, Tensor]:
         """Class logits of views whose segmentation (B, K, I, J, K) is already known."""
@@ -213,6 +257,14 @@ def _pool(features: Tensor, regions: Tensor | None) -> Tensor:
         [(flat * weights[:, region : region + 1]).amax(2) for region in range(weights.shape[1])], dim=1
     )
     return torch.cat([mean, maximum], dim=1).flatten(1)
+
+
+def _shape(regions: Tensor) -> Tensor:
+    """(B, R, I, J, K) to (B, 2 R): log of each region's size, and its rim in relation to that size."""
+    size = regions.sum((2, 3, 4))
+    smooth = functional.avg_pool3d(functional.pad(regions, (1,) * 6), 3, 1)
+    rim = (regions * (1 - smooth)).sum((2, 3, 4))
+    return torch.cat([torch.log1p(size) / 10, rim / (size + 1) ** (2 / 3)], dim=1)
 
 
 def _same(kernel: Shape) -> Shape:

@@ -41,7 +41,7 @@ class Capacity:
 
 
 CAPACITIES: dict[Target, Capacity] = {
-    "cpu": Capacity(64**3, 3 * 64**3, base_features=16, max_features=160, kind="plain"),
+    "cpu": Capacity(48**3, 4 * 48**3, base_features=16, max_features=160, kind="plain"),
     "gpu": Capacity(128**3, 2 * 128**3, base_features=32, max_features=320, kind="residual"),
 }
 
@@ -79,8 +79,9 @@ def make_plan(dataset: Dataset, fingerprint: Fingerprint, wishes: Wishes) -> Pla
     crop = _crop(fingerprint, notes)
     shape = _network_shape(fingerprint, spacing)
     patch = wishes.patch_size or _patch(shape, spacing, capacity, whole=whole, notes=notes)
+    if not (whole or wishes.patch_size):
+        patch = _fitted(patch, spacing, shape, capacity.patch_voxels)
     strides, kernels = _pooling(patch, spacing)
-    patch = patch if whole or wishes.patch_size else _divisible(patch, strides, shape, capacity.patch_voxels)
     network = _network(strides, kernels, capacity, wishes, notes)
     batch = max(2, min(capacity.step_voxels // int(np.prod(patch)), 32, max(2, fingerprint.num_cases)))
     notes.add(
@@ -198,15 +199,15 @@ def _pooling(patch: Shape, spacing: Vector) -> tuple[tuple[Shape, ...], tuple[Sh
         current = [step * factor for step, factor in zip(current, stride, strict=True)]
 
 
-def _divisible(patch: Shape, strides: tuple[Shape, ...], shape: Shape, most_voxels: int) -> Shape:
-    """Round up to what the strides divide, then give back where the patch is largest relative to the case."""
-    factors = [int(factor) for factor in np.prod(np.asarray(strides), axis=0)]
-    size = [-(-length // factor) * factor for length, factor in zip(patch, factors, strict=True)]
-    while np.prod(size) > most_voxels:
-        room = [length > _MIN_EDGE * factor for length, factor in zip(size, factors, strict=True)]
-        axis = int(np.argmax([has * length / whole for has, length, whole in zip(room, size, shape, strict=True)]))
-        size[axis] -= factors[axis]
-    return _triple(size)
+def _fitted(patch: Shape, spacing: Vector, shape: Shape, most_voxels: int) -> Shape:
+    """Round up to what the pooling divides; shrink where the patch is largest relative to the case until that fits."""
+    length = list(patch)
+    while True:
+        factors = np.prod(np.asarray(_pooling(_triple(length), spacing)[0]), axis=0)
+        size = [int(-(-edge // factor) * factor) for edge, factor in zip(length, factors, strict=True)]
+        if np.prod(size) <= most_voxels:
+            return _triple(size)
+        length[int(np.argmax([edge / whole for edge, whole in zip(size, shape, strict=True)]))] -= 1
 
 
 def _network(
