@@ -94,6 +94,16 @@ def test_the_tour_on_the_miniature_cohort(run, cohort, tmp_path):
     assert str(work / "reports" / "index.html") in out
 
 
+def test_dry_runs_of_check_and_demo_change_nothing(run, cohort, tmp_path):
+    code, out, _ = run("check", "--manifest", cohort, "--dry-run")
+    assert code == 0
+    assert "16" in out
+    code, out, _ = run("demo", "--workspace", tmp_path / "work", "--dry-run", "--json")
+    assert code == 0
+    assert "evaluate" in json.loads(out)
+    assert not (tmp_path / "work").exists()
+
+
 def test_import_dry_run_writes_nothing(run, cohort, tmp_path):
     code, out, _ = run("import", cohort.parent, "--images", "images", "--masks", "labels", "--dry-run")
     assert code == 0

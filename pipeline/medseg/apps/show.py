@@ -6,14 +6,15 @@ import json
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from medseg.core.errors import UsageError
+from medseg.core.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from medseg.apps.terminal import Terminal
     from medseg.core.case import Dataset
-    from medseg.core.findings import CasePrediction, ClassAnswer, Estimate
+    from medseg.core.findings import CaseFailure, CasePrediction, ClassAnswer, Estimate
     from medseg.core.plan import Plan
     from medseg.core.settings import Settings
     from medseg.data.check import CheckReport
@@ -161,6 +162,19 @@ def evaluated(terminal: Terminal, made: Evaluated, *, as_json: bool) -> None:
             f"n = {head.n}{alarm}"
         )
     terminal.result(f"report: {made.page.resolve()}")
+
+
+def fail_for(terminal: Terminal, failures: Sequence[CaseFailure], num_done: int) -> None:
+    """Name each failed case and end with exit code 7.
+
+    Raises:
+        BatchError: E-BATCH when there is any.
+    """
+    if not failures:
+        return
+    for failure in failures:
+        terminal.warning(f"[{failure.code}] case {failure.case}: {failure.message}. {failure.remedy or ''}")
+    raise BatchError(f"{len(failures)} case(s) failed, {num_done} done", code="E-BATCH")
 
 
 def unexpected(terminal: Terminal, error: Exception, *, debug: bool) -> int:

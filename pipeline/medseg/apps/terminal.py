@@ -75,6 +75,9 @@ class Terminal:
                 bars.advance(task)
 
 
+TERMINAL = Terminal()
+
+
 class TrainingWatch:
     """A training's progress: a live bar, or a line every ten seconds."""
 

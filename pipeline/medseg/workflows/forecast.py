@@ -37,6 +37,34 @@ class Forecast(Document):
     rows: tuple[tuple[str, str], ...]
 
 
+def forecast_check(workspace: Workspace, manifest: Path | None) -> Forecast:
+    """How much there is to read."""
+    dataset = workspace.dataset(manifest)
+    files = [path for case in dataset.cases for path in (*case.images, case.label) if path is not None]
+    size = sum(path.stat().st_size for path in files if path.is_file())
+    return Forecast(
+        rows=(
+            ("dataset", dataset.name),
+            ("cases", str(len(dataset.cases))),
+            ("files", f"{len(files)}, {size / _MIB:,.0f} MiB as stored"),
+            ("missing files", str(sum(not path.exists() for path in files))),
+        )
+    )
+
+
+def forecast_demo(workspace: Workspace, budget: str) -> Forecast:
+    """The steps of the demo and where their results go."""
+    return Forecast(
+        rows=(
+            ("cohort", str(workspace.folder / "phantom")),
+            ("check, preprocess", str(workspace.store)),
+            (f"train for {budget}", str(workspace.runs / "demo")),
+            ("infer the test cases", str(workspace.predictions / "demo")),
+            ("evaluate", str(workspace.reports / "demo" / "index.html")),
+        )
+    )
+
+
 def forecast_preprocess(
     workspace: Workspace, settings: PreprocessSettings, *, progress: Progress = silent
 ) -> tuple[Forecast, Plan]:

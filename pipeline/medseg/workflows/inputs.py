@@ -84,7 +84,11 @@ def _from_input(path: Path, split: str | None, num_channels: int) -> list[InferC
             return [InferCase(case_id(path), (path,))]
         dataset = read_manifest(path)
         return [InferCase(case.id, case.images) for case in dataset.cases if split in {None, case.split}]
-    images = sorted(file for file in path.iterdir() if file.is_file() and file.name.lower().endswith(tuple(SUFFIXES)))
+    images = sorted(
+        file
+        for file in path.iterdir()
+        if file.is_file() and file.name.lower().endswith(tuple(SUFFIXES)) and not file.name.startswith(".")
+    )
     if not images:
         if any(file.is_file() for file in path.rglob("*")):
             return [InferCase(case_id(path), (path,))]  # a DICOM series: read_volume says if it is not

@@ -1,0 +1,111 @@
+"""The commands about data: import, check, preprocess."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medseg.apps import options as o
+from medseg.apps import show
+from medseg.apps.terminal import TERMINAL
+
+
+def import_(
+    path: Annotated[Path, typer.Argument(help="dataset.json, CSV, MONAI datalist, MedMNIST .npz, or a folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")] = Path("manifest.json"),
+    name: Annotated[str | None, typer.Option(help="Name of the dataset.")] = None,
+    channels: Annotated[str | None, typer.Option(help="Modality per channel: CT or MRI,MRI ...")] = None,
+    labels: Annotated[str | None, typer.Option(help="Names of the mask values: liver=1,tumour=2.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Names of the case classes, in order: benign,malignant.")] = None,
+    images: Annotated[str | None, typer.Option(help="Sub-folder or pattern of the images.")] = None,
+    masks: Annotated[str | None, typer.Option(help="Sub-folder or pattern of the masks.")] = None,
+    absent_is_unlabelled: Annotated[
+        bool, typer.Option(help="A label without voxels in a case was not annotated there: never taught as background.")
+    ] = False,
+    dry_run: o.DryRun = False,
+    json: o.Json = False,
+) -> None:
+    """Make a manifest from a dataset laid out in another way.
+
+    Example: `medseg import Task04_Hippocampus --out hippocampus.json`
+    """
+    from medseg.workflows.import_dataset import import_manifest
+
+    dataset = import_manifest(
+        path,
+        out,
+        name=name,
+        channels=show.split_names(channels),
+        labels=show.parse_labels(labels),
+        classes=show.split_names(classes),
+        images=images,
+        masks=masks,
+        absent_is_unlabelled=absent_is_unlabelled,
+        dry_run=dry_run,
+        progress=TERMINAL.progress,
+    )
+    show.dataset(TERMINAL, dataset, None if dry_run else out, as_json=json)
+
+
+def check(
+    manifest: o.Manifest = None,
+    workspace: o.Workspace = o.DEFAULT_WORKSPACE,
+    dry_run: o.DryRun = False,
+    json: o.Json = False,
+) -> None:
+    """Read every case: geometry, labels, values, duplicates, patients in two splits. One table of findings.
+
+    Example: `medseg check --manifest hippocampus.json`. Exit code 3 when there are errors.
+    """
+    from medseg.workflows.check import check as run
+    from medseg.workflows.workspace import Workspace
+
+    if dry_run:
+        from medseg.workflows.forecast import forecast_check
+
+        show.forecast(TERMINAL, forecast_check(Workspace(workspace), manifest), as_json=json)
+        return
+    report = run(Workspace(workspace), manifest, progress=TERMINAL.progress)
+    show.checked(TERMINAL, report, as_json=json)
+    if report.num_errors:
+        raise typer.Exit(3)
+
+
+def preprocess(
+    manifest: o.Manifest = None,
+    workspace: o.Workspace = o.DEFAULT_WORKSPACE,
+    plan: Annotated[Path | None, typer.Option(help="An edited plan.json instead of a new one.")] = None,
+    target: Annotated[str | None, typer.Option(help="Size the network for: auto, cpu or gpu.")] = None,
+    window: Annotated[
+        str | None, typer.Option(help="CT window: soft_tissue, lung, bone, brain ... or low,high.")
+    ] = None,
+    config: o.Config = None,
+    set_: o.Assignments = None,
+    dry_run: o.DryRun = False,
+    json: o.Json = False,
+) -> None:
+    """Measure the dataset, make a plan, and store every case as the network will see it.
+
+    The plan (`WORKSPACE/store/plan.json`) gives a reason for each decision and may be edited: pass it back with --plan.
+
+    Example: `medseg preprocess --manifest hippocampus.json --workspace work`
+    """
+    from medseg.workflows.config import load_settings
+    from medseg.workflows.forecast import forecast_preprocess
+    from medseg.workflows.preprocess import preprocess as run
+    from medseg.workflows.workspace import Workspace
+
+    settings = show.resolve(
+        load_settings(config, set_ or ()), "preprocess", manifest=manifest, plan=plan, target=target, window=window
+    ).preprocess
+    place = Workspace(workspace)
+    if dry_run:
+        forecast, made = forecast_preprocess(place, settings, progress=TERMINAL.progress)
+        show.plan(TERMINAL, made, as_json=json)
+        show.forecast(TERMINAL, forecast, as_json=json)
+        return
+    store = run(place, settings, progress=TERMINAL.progress)
+    show.stored(TERMINAL, store, as_json=json)
+    show.fail_for(TERMINAL, store.index.failures, len(store.index.cases))

@@ -1,0 +1,191 @@
+"""The commands about models: train, infer, evaluate, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medseg.apps import options as o
+from medseg.apps import show
+from medseg.apps.terminal import TERMINAL, TrainingWatch
+
+
+def train(
+    workspace: o.Workspace = o.DEFAULT_WORKSPACE,
+    budget: Annotated[str | None, typer.Option(help="Wall time of the training: 90s, 20m, 1h30m.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Length in passes over the cases, instead of a budget.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Which part of the cases to hold back.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the run; another name trains beside earlier runs.")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier training of this name.")] = False,
+    device: o.Device = None,
+    amp: o.Amp = None,
+    config: o.Config = None,
+    set_: o.Assignments = None,
+    dry_run: o.DryRun = False,
+    json: o.Json = False,
+) -> None:
+    """Train on the workspace's store; ends in a model folder (bundle). Run it again to resume.
+
+    Ctrl-C, SIGTERM or a file named `stop` in the run's folder ends it in good order.
+
+    Example: `medseg train --workspace work --budget 30m`
+    """
+    from medseg.workflows.config import load_settings
+    from medseg.workflows.forecast import forecast_train
+    from medseg.workflows.train import train as run
+    from medseg.workflows.workspace import Workspace
+
+    settings = show.resolve(
+        load_settings(config, set_ or ()),
+        "train",
+        budget=budget,
+        epochs=epochs,
+        fold=fold,
+        seed=seed,
+        device=device,
+        amp=amp,
+    ).train
+    place = Workspace(workspace)
+    if dry_run:
+        show.forecast(TERMINAL, forecast_train(place, settings), as_json=json)
+        return
+    watch = TrainingWatch(TERMINAL)
+    try:
+        trained = run(place, settings, name=name, restart=restart, progress=TERMINAL.progress, watch=watch)
+    finally:
+        watch.close()
+    show.trained(TERMINAL, trained, as_json=json)
+    if not trained.finished:
+        raise typer.Exit(130)
+
+
+def infer(
+    volume: Annotated[
+        list[Path] | None, typer.Option("--volume", help="An image file or DICOM folder; may be repeated.")
+    ] = None,
+    input_: Annotated[
+        Path | None, typer.Option("--input", "-i", help="A folder of images, a DICOM folder, or a manifest.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: WORKSPACE/predictions.")] = None,
+    workspace: o.Workspace = o.DEFAULT_WORKSPACE,
+    bundle: Annotated[Path | None, typer.Option(help="Model folder; default: the workspace's newest.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only these cases of a manifest: train, val or test.")] = None,
+    overlap: Annotated[float | None, typer.Option(help="Share of a window that its neighbour repeats.")] = None,
+    tta: Annotated[bool | None, typer.Option("--tta/--no-tta", help="Average over mirrored copies.")] = None,
+    save_probabilities: Annotated[
+        bool | None, typer.Option("--save-probabilities", help="Also write the class probabilities of every voxel.")
+    ] = None,
+    assume_orientation: Annotated[
+        bool | None, typer.Option("--assume-orientation", help="Accept files that do not state their orientation.")
+    ] = None,
+    series: Annotated[str | None, typer.Option(help="Which series of a DICOM folder.")] = None,
+    device: o.Device = None,
+    amp: o.Amp = None,
+    config: o.Config = None,
+    set_: o.Assignments = None,
+    dry_run: o.DryRun = False,
+    json: o.Json = False,
+) -> None:
+    """Predict masks, on the grid of each volume, and a JSON of volumes in ml and class probabilities.
+
+    Example: `medseg infer --volume case.nii.gz --workspace work --out predictions`
+    """
+    from medseg.workflows.config import load_settings
+    from medseg.workflows.workspace import Workspace
+
+    settings = show.resolve(
+        load_settings(config, set_ or ()),
+        "infer",
+        overlap=overlap,
+        tta=tta,
+        save_probabilities=save_probabilities,
+        assume_orientation=assume_orientation,
+        series=series,
+        device=device,
+        amp=amp,
+    ).infer
+    place = Workspace(workspace)
+    model, target = bundle or place.newest_bundle(), out or place.predictions
+    asked: dict[str, Any] = {"volumes": volume or [], "folder": input_, "split": split, "progress": TERMINAL.progress}
+    if dry_run:
+        from medseg.workflows.forecast import forecast_infer
+
+        show.forecast(TERMINAL, forecast_infer(model, settings, out=target, **asked), as_json=json)
+        return
+    from medseg.workflows.infer import infer as run
+
+    inferred = run(model, target, settings, **asked)
+    show.inferred(TERMINAL, inferred, as_json=json)
+    show.fail_for(TERMINAL, inferred.failures, len(inferred.predictions))
+
+
+def evaluate(
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", "-p", help="Folder of masks; default: WORKSPACE/predictions.")
+    ] = None,
+    manifest: o.Manifest = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: WORKSPACE/reports.")] = None,
+    workspace: o.Workspace = o.DEFAULT_WORKSPACE,
+    split: Annotated[str | None, typer.Option(help="all, train, val or test.")] = None,
+    tolerance_mm: Annotated[float | None, typer.Option(help="Of the normalised surface Dice.")] = None,
+    pictures: Annotated[bool | None, typer.Option("--pictures/--no-pictures")] = None,
+    config: o.Config = None,
+    set_: o.Assignments = None,
+    dry_run: o.DryRun = False,
+    json: o.Json = False,
+) -> None:
+    """Score masks (medseg's or another tool's) against a manifest's references; a page per case and one of the cohort.
+
+    Example: `medseg evaluate --predictions predictions --manifest hippocampus.json --out reports`
+    """
+    from medseg.workflows.config import load_settings
+    from medseg.workflows.workspace import Workspace
+
+    settings = show.resolve(
+        load_settings(config, set_ or ()), "evaluate", split=split, tolerance_mm=tolerance_mm, pictures=pictures
+    ).evaluate
+    place = Workspace(workspace)
+    source, target = predictions or place.predictions, out or place.reports
+    if dry_run:
+        from medseg.workflows.forecast import forecast_evaluate
+
+        show.forecast(TERMINAL, forecast_evaluate(place, source, target, settings, manifest), as_json=json)
+        return
+    from medseg.workflows.evaluate import evaluate as run
+
+    evaluated = run(place, source, target, settings, manifest=manifest, progress=TERMINAL.progress)
+    show.evaluated(TERMINAL, evaluated, as_json=json)
+    show.fail_for(TERMINAL, evaluated.report.failures, len(evaluated.report.cases))
+
+
+def demo(
+    workspace: o.Workspace = o.DEFAULT_WORKSPACE,
+    budget: Annotated[str, typer.Option(help="Wall time of the training.")] = "150s",
+    device: o.Device = None,
+    dry_run: o.DryRun = False,
+    json: o.Json = False,
+) -> None:
+    """The whole main job on the embedded cohort: check, preprocess, train, infer, evaluate, report.
+
+    Example: `medseg demo --workspace work`
+    """
+    from medseg.workflows.config import load_settings
+    from medseg.workflows.demo import demo as run
+    from medseg.workflows.workspace import Workspace
+
+    if dry_run:
+        from medseg.workflows.forecast import forecast_demo
+
+        show.forecast(TERMINAL, forecast_demo(Workspace(workspace), budget), as_json=json)
+        return
+    settings = show.resolve(load_settings(), "train", device=device)
+    settings = show.resolve(settings, "infer", device=device)
+    watch = TrainingWatch(TERMINAL)
+    try:
+        shown = run(Workspace(workspace), settings, budget=budget, progress=TERMINAL.progress, watch=watch)
+    finally:
+        watch.close()
+    show.evaluated(TERMINAL, shown.evaluated, as_json=json)
