@@ -82,6 +82,26 @@ def test_a_reference_on_another_grid_is_a_failed_case(tmp_path, dataset):
     assert [failure.code for failure in store.index.failures] == ["E-GRID-MISMATCH"]
 
 
+def test_a_mask_value_that_no_label_has_is_a_failed_case_and_never_background(tmp_path, workspace, dataset, inferred):
+    case = dataset.cases[0]
+    mask = read_labels(case.label)
+    array = mask.array.copy()
+    array[:2, :2, :2] = 7
+    write_labels(LabelMap(array, mask.geometry), tmp_path / "strange.nii.gz")
+    with_cases(dataset, tmp_path, case.model_copy(update={"label": tmp_path / "strange.nii.gz"}))
+    store = preprocess(Workspace(tmp_path / "work"), FAST.model_copy(update={"manifest": tmp_path / "manifest.json"}))
+    assert [(failure.case, failure.code) for failure in store.index.failures] == [(case.id, "E-LABEL-UNKNOWN")]
+    assert "7 (8 voxels)" in store.index.failures[0].message
+    result = evaluate(
+        workspace,
+        inferred.out,
+        tmp_path / "out",
+        EvaluateSettings(pictures=False),
+        manifest=tmp_path / "manifest.json",
+    )
+    assert {failure.case: failure.code for failure in result.report.failures} == {case.id: "E-LABEL-UNKNOWN"}
+
+
 def test_nothing_readable_is_an_error(tmp_path, dataset):
     lost = [case.model_copy(update={"images": (tmp_path / "lost.nii.gz",)}) for case in dataset.cases]
     with_cases(dataset, tmp_path, *lost)

@@ -8,15 +8,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.core.case import Case, Dataset
+from medseg.core.errors import InputError
 from medseg.core.volume import LabelMap, Volume
+from medseg.io.volumes import read_labels
 
 AIR_HU = -200
+NAME_THEM = "Add them to 'labels' of the manifest, or correct the mask."
 
 
 def values_in(labels: LabelMap) -> dict[int, int]:
     """How many voxels hold each value, background included."""
     counts = np.bincount(np.ravel(labels.array, order="K"))
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+
+
+def unknown_values(counts: dict[int, int], dataset: Dataset) -> str:
+    """The values that no label of the dataset has, in words; empty when there are none."""
+    known = {0, *dataset.labels.values(), dataset.ignore_value}
+    strange = [f"{value} ({count} voxels)" for value, count in counts.items() if value not in known]
+    return f"values that no label has: {', '.join(strange[:8])}; known: {dataset.labels}" if strange else ""
+
+
+def read_reference(case: Case, dataset: Dataset) -> LabelMap | None:
+    """Read a case's mask; None when it has none.
+
+    Raises:
+        InputError: E-LABEL-UNKNOWN for a value that no label has, or as `read_labels`.
+    """
+    if case.label is None:
+        return None
+    labels = read_labels(case.label)
+    if strange := unknown_values(values_in(labels), dataset):
+        raise InputError(strange, code="E-LABEL-UNKNOWN", file=case.label, remedy=NAME_THEM)
+    return labels
 
 
 def holds_air(channel: NDArray[Any]) -> bool:

@@ -11,7 +11,7 @@ from medseg.core.document import Document
 from medseg.core.errors import MedsegError, case_context
 from medseg.core.geometry import Vector
 from medseg.core.volume import LabelMap, Volume, require_same_grid
-from medseg.data.contents import centroid_mm, content_hash, holds_air, values_in
+from medseg.data.contents import NAME_THEM, centroid_mm, content_hash, holds_air, unknown_values, values_in
 from medseg.io.volumes import read_labels, read_volumes
 
 Severity = Literal["error", "warning", "note"]
@@ -95,16 +95,8 @@ def _look_at_image(seen: Seen, volume: Volume, dataset: Dataset) -> None:
 def _look_at_labels(seen: Seen, labels: LabelMap, dataset: Dataset) -> None:
     counts = values_in(labels)
     seen.counts = counts
-    known = {0, *dataset.labels.values()}
-    strange = {value: n for value, n in counts.items() if value not in known and value != dataset.ignore_value}
-    if strange:
-        listed = ", ".join(f"{value} ({n} voxels)" for value, n in list(strange.items())[:8])
-        seen.add(
-            "error",
-            "E-LABEL-UNKNOWN",
-            f"{seen.case.label}: values that no label has: {listed}; known: {dataset.labels}",
-            "Add them to 'labels' of the manifest, or correct the mask.",
-        )
+    if strange := unknown_values(counts, dataset):
+        seen.add("error", "E-LABEL-UNKNOWN", f"{seen.case.label}: {strange}", NAME_THEM)
     if not counts.keys() & set(dataset.labels.values()):
         seen.add("warning", "W-EMPTY-MASK", f"{seen.case.label}: no voxel has a label", "Check that the mask is right.")
     hidden = [

@@ -10,6 +10,7 @@ import numpy as np
 from medseg.core.errors import InputError
 from medseg.core.findings import CasePrediction, CaseReport, ClassAnswer
 from medseg.core.volume import LabelMap, Volume, require_same_grid
+from medseg.data.contents import read_reference
 from medseg.io.documents import read_document
 from medseg.io.files import write_text
 from medseg.io.volumes import SUFFIXES, read_labels, read_volumes
@@ -46,7 +47,8 @@ def evaluate_case(
     """
     found = _findings(predictions, case.id)
     volume = read_volumes(case.images, channels=len(dataset.channels))
-    masks = None if case.label is None else _compare(case, dataset, predictions, volume, settings)
+    reference = read_reference(case, dataset)
+    masks = None if reference is None else _compare(case, dataset, predictions, volume, reference, settings)
     report = CaseReport(
         case=case.id,
         patient=case.group,
@@ -72,7 +74,9 @@ def mask_path(predictions: Path, case_id: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _compare(case: Case, dataset: Dataset, predictions: Path, volume: Volume, settings: EvaluateSettings) -> _Masks:
+def _compare(
+    case: Case, dataset: Dataset, predictions: Path, volume: Volume, reference: LabelMap, settings: EvaluateSettings
+) -> _Masks:
     """Every label that was annotated in this case."""
     path = mask_path(predictions, case.id)
     if path is None:
@@ -81,7 +85,7 @@ def _compare(case: Case, dataset: Dataset, predictions: Path, volume: Volume, se
             code="E-NO-PREDICTION",
             remedy=f"Run `medseg infer` for it, or name its mask {case.id}.nii.gz.",
         )
-    prediction, reference = read_labels(path), read_labels(case.label or path)
+    prediction = read_labels(path)
     for mask in (reference, prediction):
         require_same_grid(volume, mask)
     compared = compare_labels(

@@ -11,10 +11,11 @@ from medseg.core.findings import CaseFailure
 from medseg.core.plan import Fingerprint, Plan
 from medseg.core.progress import Progress, silent
 from medseg.core.settings import PreprocessSettings, parse_window
+from medseg.data.contents import read_reference
 from medseg.data.store import Store, StoredCase, close_store, store_case
 from medseg.io.documents import read_document
 from medseg.io.files import require_writable, write_text
-from medseg.io.volumes import read_labels, read_volumes
+from medseg.io.volumes import read_volumes
 from medseg.ops.prepare import to_network
 from medseg.planning.fingerprint import CaseMeasurement, fingerprint_of, measure_case
 from medseg.planning.plan import Target, Wishes, make_plan
@@ -94,7 +95,7 @@ def preprocess(workspace: Workspace, settings: PreprocessSettings, *, progress: 
 
 def _read(case: Case, dataset: Dataset) -> tuple[Volume, LabelMap | None]:
     volume = read_volumes(case.images, channels=len(dataset.channels))
-    return volume, None if case.label is None else read_labels(case.label)
+    return volume, read_reference(case, dataset)
 
 
 def _each(
