@@ -163,7 +163,7 @@ def evaluate(
 
 def demo(
     workspace: o.Workspace = o.DEFAULT_WORKSPACE,
-    budget: Annotated[str, typer.Option(help="Wall time of the training.")] = "150s",
+    budget: Annotated[str, typer.Option(help="Wall time of the training.")] = "200s",
     device: o.Device = None,
     dry_run: o.DryRun = False,
     json: o.Json = False,

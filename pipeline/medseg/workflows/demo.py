@@ -34,7 +34,7 @@ def demo(
     workspace: Workspace,
     settings: Settings,
     *,
-    budget: str = "150s",
+    budget: str = "200s",
     progress: Progress = silent,
     watch: Callable[[Status], None] = lambda _: None,
 ) -> Demonstrated:
