@@ -1,18 +1,30 @@
 """Every check and every run of the project, each from nothing: `nox -s tests`, `nox -s demo`, `nox -l` for all."""
 
+import os
+from pathlib import Path
+
 import nox
 
+nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "layers", "tests"]
 
-# One environment for all sessions that need the package: it holds several gigabytes.
-ENVIRONMENT = ".nox/medseg"
 CONSTRAINTS = ("-c", "constraints.txt")
+ENVIRONMENT = "environment"
 
 
-def install(session: nox.Session) -> None:
+@nox.session(name=ENVIRONMENT, default=False)
+def environment(session: nox.Session) -> None:
+    """The package with all it needs: one environment for all sessions, since it holds several gigabytes."""
     session.install(*CONSTRAINTS, "-e", ".[test,types]")
+
+
+def run(session: nox.Session, *command: str) -> None:
+    """Run a program of the shared environment."""
+    programs = Path(".nox", ENVIRONMENT, "Scripts" if os.name == "nt" else "bin").absolute()
+    path = os.pathsep.join([str(programs), os.environ.get("PATH", "")])
+    session.run(str(programs / command[0]), *command[1:], env={"PATH": path}, external=True)
 
 
 @nox.session
@@ -23,43 +35,37 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
 
 
-@nox.session(venv_location=ENVIRONMENT)
+@nox.session(venv_backend="none", requires=[ENVIRONMENT])
 def types(session: nox.Session) -> None:
     """Types: mypy, strict."""
-    install(session)
-    session.run("mypy")
+    run(session, "mypy")
 
 
-@nox.session(venv_location=ENVIRONMENT)
+@nox.session(venv_backend="none", requires=[ENVIRONMENT])
 def layers(session: nox.Session) -> None:
     """Structure: layers import only downwards."""
-    install(session)
-    session.run("lint-imports")
+    run(session, "lint-imports")
 
 
-@nox.session(venv_location=ENVIRONMENT)
+@nox.session(venv_backend="none", requires=[ENVIRONMENT])
 def tests(session: nox.Session) -> None:
     """The default test suite; arguments after -- go to pytest."""
-    install(session)
-    session.run("pytest", "-m", "not slow and not gpu", *session.posargs)
+    run(session, "pytest", "-m", "not slow and not gpu", *session.posargs)
 
 
-@nox.session(venv_location=ENVIRONMENT)
+@nox.session(venv_backend="none", requires=[ENVIRONMENT])
 def demo(session: nox.Session) -> None:
     """The main job on the embedded cohort, ending in an HTML report."""
-    install(session)
-    session.run("medseg", "demo", *session.posargs)
+    run(session, "medseg", "demo", *session.posargs)
 
 
-@nox.session(venv_location=ENVIRONMENT)
+@nox.session(venv_backend="none", requires=[ENVIRONMENT])
 def bench(session: nox.Session) -> None:
-    """The benchmarks; results go to benchmarks/results."""
-    install(session)
-    session.run("python", "benchmarks/run.py", *session.posargs)
+    """The benchmarks that need no data; results go to benchmarks/results."""
+    run(session, "python", "benchmarks/run.py")
 
 
-@nox.session(venv_location=ENVIRONMENT)
+@nox.session(venv_backend="none", requires=[ENVIRONMENT])
 def docs(session: nox.Session) -> None:
-    """Check that the documentation names only what exists."""
-    install(session)
-    session.run("pytest", "tests/test_docs.py", *session.posargs)
+    """Check that the documentation names what exists, and all of it."""
+    run(session, "pytest", "tests/test_docs.py", *session.posargs)
