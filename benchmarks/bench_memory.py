@@ -1,7 +1,7 @@
 """Peak memory and time of `medseg infer` on a 512 x 512 x 300 int16 CT with 3 labels.
 
-The network is the size that a plan for a CPU has at 1.5 mm; its weights are fresh, which costs the same. The peak is the
-operating system's account of the whole process. Writes benchmarks/results/memory.json.
+The network is the size that a plan for a CPU has at 1.5 mm; its weights are fresh, which costs the same. The peak is
+the operating system's account of the whole process. Writes benchmarks/results/memory.json.
 
     python benchmarks/bench_memory.py
 """
