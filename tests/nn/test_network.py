@@ -27,7 +27,7 @@ def _plan(kind="plain", *, deep=True):
 def _network(kind="plain", *, outputs=3, groups=((1,), (2,)), deep=True):
     torch.manual_seed(0)
     unet = UNet(2, outputs, _plan(kind, deep=deep))
-    return Network(unet, ClassificationHead((6, 8), len(groups), HEADS), head_scales=(1, 2), region_groups=groups)
+    return Network(unet, ClassificationHead((2, 6, 8), len(groups), HEADS), head_scales=(1, 2), region_groups=groups)
 
 
 @pytest.mark.parametrize("kind", ["plain", "residual"])

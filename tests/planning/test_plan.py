@@ -147,6 +147,16 @@ def test_batch_grows_with_small_patches_but_not_past_the_cases():
     assert make_plan(_dataset(), _fingerprint(shape=(16, 16, 16), num=1), Wishes()).batch_size == 2
 
 
+def test_a_shape_of_two_values_keeps_both_and_a_whole_case_is_not_cropped():
+    mask = CT.model_copy(update={"minimum": 0, "maximum": 255, "two_valued": True})
+    fingerprint = _fingerprint().model_copy(update={"channels": (mask,), "crop_share": 0.3})
+    dataset = Dataset(name="shapes", channels=("MRI",), heads={"grade": ("low", "high")})
+    plan = make_plan(dataset, fingerprint, Wishes())
+    assert plan.crop == "none"
+    (rule,) = plan.normalisation
+    assert (rule.scheme, rule.mean, rule.std, rule.lower) == ("fixed", 127.5, 127.5, None)
+
+
 def test_ct_is_clipped_and_scaled_by_the_training_set():
     (rule,) = make_plan(_dataset(), _fingerprint(), Wishes()).normalisation
     assert (rule.scheme, rule.lower, rule.upper, rule.mean, rule.std) == ("fixed", -40, 190, 80, 20)

@@ -23,6 +23,7 @@ class ChannelStatistics(Document):
     percentile_99_5: float
     minimum: float
     maximum: float
+    two_valued: bool = Field(default=False, description="nothing but two values: a shape, not an image")
 
 
 class CaseFingerprint(Document):

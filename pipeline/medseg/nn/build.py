@@ -30,7 +30,9 @@ def build_network(plan: Plan, *, seed: int | None = None) -> Network:
             return Network(unet, None)
         groups = region_groups(plan)
         scales = head_scales(len(plan.network.features), pooled=bool(groups))
-        head = ClassificationHead([plan.network.features[s] for s in scales], len(groups), plan.classification)
+        head = ClassificationHead(
+            [len(plan.channels), *(plan.network.features[s] for s in scales)], len(groups), plan.classification
+        )
         return Network(unet, head, head_scales=scales, region_groups=groups)
 
 

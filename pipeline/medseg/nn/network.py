@@ -229,19 +229,20 @@ class Network(nn.Module):
                 shown = reference[views]
                 truth = torch.stack([shown == index for index in range(probabilities.shape[1])], dim=1).float()
                 probabilities = torch.where((shown[:, :1, :1, :1] < 0)[:, None], probabilities, truth)
-        return Output(logits, self._classify([skip[views] for skip in skips], probabilities))
+        return Output(logits, self._classify(image[views], [skip[views] for skip in skips], probabilities))
 
     def classify(self, image: Tensor, probabilities: Tensor | None) -> dict[str, Tensor]:
         """Class logits of views whose segmentation (B, K, I, J, K) is already known."""
-        return self._classify(self.unet.encode(image), probabilities)
+        return self._classify(image, self.unet.encode(image), probabilities)
 
-    def _classify(self, skips: Sequence[Tensor], probabilities: Tensor | None) -> dict[str, Tensor]:
+    def _classify(self, image: Tensor, skips: Sequence[Tensor], probabilities: Tensor | None) -> dict[str, Tensor]:
         if self.head is None:
             return {}
         regions = None
         if probabilities is not None and self.region_groups:
             regions = torch.stack([probabilities[:, list(group)].sum(1) for group in self.region_groups], dim=1)
-        return self.head([skips[scale] for scale in self.head_scales], regions)  # type: ignore[no-any-return]
+        # Instance norm hides how bright and how large things are: the image itself is pooled beside its features.
+        return self.head([image, *(skips[scale] for scale in self.head_scales)], regions)  # type: ignore[no-any-return]
 
 
 def _pool(features: Tensor, regions: Tensor | None) -> Tensor:

@@ -49,6 +49,8 @@ class Augmentation:
             mirror_axes=plan.mirror_axes,
             swaps=tuple((index[left], index[right]) for left, right in plan.left_right_pairs),
             rotation_axes=(0, 1, 2) if plan.coarse_axis is None else (plan.coarse_axis,),
+            # A case seen as a whole is always seen from the same place: only turning it gives another view.
+            p_spatial=0.8 if plan.classification is not None and plan.classification.view == "whole" else 0.3,
         )
 
 

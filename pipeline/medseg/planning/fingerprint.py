@@ -127,6 +127,7 @@ def _statistics(values: NDArray[np.float32]) -> ChannelStatistics:
         percentile_99_5=float(high),
         minimum=float(values.min()),
         maximum=float(values.max()),
+        two_valued=len(np.unique(values)) <= 2,
     )
 
 

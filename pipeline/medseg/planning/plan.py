@@ -76,7 +76,7 @@ def make_plan(dataset: Dataset, fingerprint: Fingerprint, wishes: Wishes) -> Pla
     whole = not dataset.labels and bool(dataset.heads)
     spacing = _spacing(fingerprint, wishes, notes)
     coarse_axis = _coarse_axis(spacing, notes)
-    crop = _crop(fingerprint, notes)
+    crop = _crop(fingerprint, notes, whole=whole)
     shape = _network_shape(fingerprint, spacing)
     patch = wishes.patch_size or _patch(shape, spacing, capacity, whole=whole, notes=notes)
     if not (whole or wishes.patch_size):
@@ -138,7 +138,10 @@ def _coarse_axis(spacing: Vector, notes: _Notes) -> int | None:
     return axis
 
 
-def _crop(fingerprint: Fingerprint, notes: _Notes) -> Literal["nonzero", "none"]:
+def _crop(fingerprint: Fingerprint, notes: _Notes, *, whole: bool) -> Literal["nonzero", "none"]:
+    if whole:
+        notes.add("crop", "none", "the whole case is seen at once: cropped and resized, size would tell nothing")
+        return "none"
     share = f"the box of nonzero voxels holds {fingerprint.crop_share:.0%} of the image"
     if fingerprint.crop_share < 0.9:
         notes.add("crop", "nonzero", f"{share}: the rest is padding")
@@ -238,6 +241,10 @@ def _normalisation(
                 )
             )
             notes.add(f"intensity of {channel}", f"window {low:g} to {high:g}", "given by the user")
+        elif statistics.two_valued:
+            low, high = statistics.minimum, statistics.maximum
+            rules.append(Normalisation(scheme="fixed", mean=(low + high) / 2, std=max((high - low) / 2, 1e-3)))
+            notes.add(f"intensity of {channel}", "-1 and 1", "two values alone: a shape, not an image")
         elif channel.upper() == "CT":
             low, high = statistics.percentile_00_5, statistics.percentile_99_5
             rules.append(

@@ -36,6 +36,8 @@ def mirror_axes(fingerprint: Fingerprint, pairs: Sequence[tuple[str, str]]) -> t
     Only left-right is ever a plausible patient, and only when no unpaired label lives on one side: mirroring a liver
     to the left teaches a body that does not exist and makes it a spleen.
     """
+    if all(channel.two_valued for channel in fingerprint.channels):
+        return (0, 1, 2), "all axes: a shape alone has no up and down"
     paired = {name for pair in pairs for name in pair}
     sides: dict[str, list[float]] = {}
     for case in fingerprint.cases:
