@@ -72,7 +72,7 @@ def test_absolute_paths_are_kept(tmp_path):
 def test_embedded_manifest_is_a_generator():
     dataset = read_manifest(ROOT / "data_manifests" / "phantom.json")
     assert dataset.generator is not None
-    assert (dataset.generator.seed, dataset.generator.num_cases) == (20, 30)
+    assert (dataset.generator.seed, dataset.generator.num_cases) == (20, 90)
     assert dataset.label_names == ("organ", "lesion")
 
 

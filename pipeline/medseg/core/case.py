@@ -43,7 +43,7 @@ class Generator(Document):
 
     name: Literal["phantom"]
     seed: int = 20
-    num_cases: int = Field(default=60, ge=2, le=10000)
+    num_cases: int = Field(default=90, ge=2, le=10000)
 
 
 class Dataset(Document):

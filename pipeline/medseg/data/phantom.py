@@ -32,7 +32,7 @@ class _Index(Document):
     sha256: dict[str, str]
 
 
-def make_phantom(folder: Path | str, *, seed: int = 20, num_cases: int = 30, progress: Progress = silent) -> Path:
+def make_phantom(folder: Path | str, *, seed: int = 20, num_cases: int = 90, progress: Progress = silent) -> Path:
     """Write the cohort into `folder`, or keep what is already there and whole.
 
     Args:
