@@ -79,8 +79,6 @@ def make_plan(dataset: Dataset, fingerprint: Fingerprint, wishes: Wishes) -> Pla
     crop = _crop(fingerprint, notes, whole=whole)
     shape = _network_shape(fingerprint, spacing)
     patch = wishes.patch_size or _patch(shape, spacing, capacity, whole=whole, notes=notes)
-    if not (whole or wishes.patch_size):
-        patch = _fitted(patch, spacing, shape, capacity.patch_voxels)
     strides, kernels = _pooling(patch, spacing)
     network = _network(strides, kernels, capacity, wishes, notes)
     batch = max(2, min(capacity.step_voxels // int(np.prod(patch)), 32, max(2, fingerprint.num_cases)))
@@ -170,13 +168,14 @@ def _patch(shape: Shape, spacing: Vector, capacity: Capacity, *, whole: bool, no
     while np.prod(size) > capacity.patch_voxels:
         axis = int(np.argmax([length / whole_length for length, whole_length in zip(size, shape, strict=True)]))
         size[axis] -= 1
+    fitted = _fitted(_triple(size), spacing, shape, capacity.patch_voxels)
     notes.add(
         "patch",
-        size,
+        list(fitted),
         f"as much of the median case ({'x'.join(map(str, shape))} voxels) as {capacity.patch_voxels:,} voxels allow,"
-        " then rounded to what the pooling divides",
+        " in sizes that the pooling divides",
     )
-    return _triple(size)
+    return fitted
 
 
 def _pooling(patch: Shape, spacing: Vector) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
