@@ -5,6 +5,7 @@ There is no random state to keep: every step draws from generators seeded with (
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,21 +33,23 @@ class TrainingProgress(Document):
     identity: dict[str, str] = Field(default_factory=dict, description="plan, cases and settings that must not change")
 
 
-def save_checkpoint(
-    path: Path,
-    progress: TrainingProgress,
-    *,
-    network: nn.Module,
-    averaged: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> None:
+@dataclass(frozen=True, eq=False)
+class TrainingState:
+    """What changes while training."""
+
+    network: nn.Module
+    averaged: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+
+
+def save_checkpoint(path: Path, progress: TrainingProgress, state: TrainingState) -> None:
     """Write the whole state, atomically."""
-    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
-    tensors |= {f"averaged.{name}": value for name, value in averaged.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    scale = {key: torch.tensor(float(value)) for key, value in scaler.state_dict().items()}
+    tensors = {f"network.{name}": value for name, value in state.network.state_dict().items()}
+    tensors |= {f"averaged.{name}": value for name, value in state.averaged.state_dict().items()}
+    for index, moments in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+    scale = {key: torch.tensor(float(value)) for key, value in state.scaler.state_dict().items()}
     tensors |= {f"scaler.{key}": value for key, value in scale.items()}
     save_tensors(
         path,
@@ -55,15 +58,7 @@ def save_checkpoint(
     )
 
 
-def load_checkpoint(
-    path: Path,
-    identity: dict[str, str],
-    *,
-    network: nn.Module,
-    averaged: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> TrainingProgress:
+def load_checkpoint(path: Path, identity: dict[str, str], state: TrainingState) -> TrainingProgress:
     """Put the state back.
 
     Raises:
@@ -81,20 +76,20 @@ def load_checkpoint(
             remedy="Undo the change, or start anew with --restart or under another --name.",
         )
     try:
-        network.load_state_dict(_under(tensors, "network."))
-        averaged.load_state_dict(_under(tensors, "averaged."))
+        state.network.load_state_dict(_under(tensors, "network."))
+        state.averaged.load_state_dict(_under(tensors, "averaged."))
     except RuntimeError as error:
         raise ModelError(
             "the checkpoint does not fit the network", code="E-WEIGHTS", file=path, remedy="Start anew with --restart."
         ) from error
-    state: dict[int, dict[str, Tensor]] = {}
+    moments: dict[int, dict[str, Tensor]] = {}
     for name, value in _under(tensors, "optimizer.").items():
         index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        moments.setdefault(int(index), {})[key] = value
+    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
     scale = _under(tensors, "scaler.")
-    if scale and scaler.is_enabled():
-        scaler.load_state_dict({key: value.item() for key, value in scale.items()})
+    if scale and state.scaler.is_enabled():
+        state.scaler.load_state_dict({key: value.item() for key, value in scale.items()})
     return progress
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medseg.core.errors import MedsegError, ResourceError
 from medseg.data.patches import PatchSampler
-from medseg.engine.checkpoint import TrainingProgress, load_checkpoint, save_checkpoint
+from medseg.engine.checkpoint import TrainingProgress, TrainingState, load_checkpoint, save_checkpoint
 from medseg.engine.clock import Clock
 from medseg.engine.devices import amp_dtype, autocast, pick_device, place
 from medseg.engine.journal import Journal
@@ -115,14 +115,9 @@ def fit(
     """
     machine = _build(plan, settings)
     progress, path = TrainingProgress(identity=run.identity), run.folder / CHECKPOINT
-    state = {
-        "network": machine.network,
-        "averaged": machine.averaged,
-        "optimizer": machine.optimizer,
-        "scaler": machine.scaler,
-    }
+    state = TrainingState(machine.network, machine.averaged, machine.optimizer, machine.scaler)
     if path.exists():
-        progress = load_checkpoint(path, run.identity, **state)  # type: ignore[arg-type]
+        progress = load_checkpoint(path, run.identity, state)
     sampler = PatchSampler(cases, plan, seed=settings.seed)
     watched = _some_of(held_back, seed=settings.seed)
     clock = Clock(
@@ -148,7 +143,7 @@ def fit(
             if clock.step % 10 == 0:
                 journal.record("train", clock.step, {**losses, "learning_rate": _learning_rate(machine)})
             if clock.checkpoint_due():
-                save_checkpoint(path, clock.progress(), **state)  # type: ignore[arg-type]
+                save_checkpoint(path, clock.progress(), state)
             run.on_step(clock.status(running, history[-1] if history else {}))
         finished = clock.over()
         scores = (
@@ -156,7 +151,7 @@ def fit(
         )
         if finished:
             journal.record("validation", clock.step, scores)
-        save_checkpoint(path, clock.progress(), **state)  # type: ignore[arg-type]
+        save_checkpoint(path, clock.progress(), state)
     return Fitted(_cpu_weights(machine.averaged), scores, tuple(history), clock.progress(), finished)
 
 
