@@ -97,6 +97,13 @@ def test_resuming_without_a_part_of_the_state_shows(store, cases, uninterrupted,
     assert difference(run(store, cases, tmp_path), uninterrupted) > 0
 
 
+def test_the_model_holds_the_feature_statistics_that_training_gathered(uninterrupted):
+    """They are buffers: averaging the parameters alone would leave a head that standardises with nothing."""
+    weights = uninterrupted.weights
+    assert weights["head.standardise.count"] == uninterrupted.progress.step
+    assert weights["head.standardise.mean"].abs().max() > 0
+
+
 def test_another_seed_trains_another_network(store, cases, uninterrupted, tmp_path):
     other = run(store, cases, tmp_path, settings=SETTINGS.model_copy(update={"seed": 6}))
     assert difference(other, uninterrupted) > 0
