@@ -1,0 +1,64 @@
+"""What is measured on a mask: sizes, place and intensity of every organ and lesion. The JSON files are these models."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from medseg.core.document import Document
+from medseg.core.findings import GridSummary, Provenance
+from medseg.core.geometry import Vector
+
+Side = Literal["left", "right", "midline"]
+
+
+class Caliper(Document):
+    """A straight line across a structure, as a reader would draw it."""
+
+    length_mm: float = Field(ge=0)
+    uncertainty_mm: float = Field(ge=0, description="half width of the range that the voxel size leaves open")
+    ends_mm: tuple[Vector, Vector] = Field(description="RAS+")
+
+
+class Intensity(Document):
+    """Values of the image inside a structure, in the image's unit."""
+
+    unit: str = Field(description="HU, SUV, or empty where the scale has no unit")
+    mean: float
+    minimum: float
+    maximum: float
+    standard_deviation: float
+    suv_peak: float | None = Field(default=None, description="highest mean within a 1 ml sphere; PET in SUV only")
+    total_lesion_glycolysis: float | None = Field(default=None, description="SUV mean times volume in ml")
+
+
+class Measurement(Document):
+    """One structure: a whole organ, or one lesion."""
+
+    id: str = Field(description="label and number, largest first; the same for the same lesion once it is followed up")
+    label: str
+    kind: Literal["organ", "lesion"]
+    volume_ml: float
+    volume_uncertainty_ml: float
+    centre_mm: Vector = Field(description="RAS+, centre of gravity")
+    long_axis: Caliper | None = Field(description="longest diameter in an axial plane; None for a whole organ")
+    short_axis: Caliper | None = Field(description="longest diameter across the long axis, in the same plane")
+    feret: Caliper | None = Field(description="longest diameter in space")
+    slice_number: int | None = Field(default=None, description="slice of the long axis as a viewer counts, from 1")
+    intensity: Intensity | None = None
+    organ: str | None = Field(default=None, description="label that holds or touches most of the lesion")
+    side: Side | None = None
+    touching: tuple[str, ...] = Field(default=(), description="other labels that share a voxel face with it")
+    tracking_uid: str | None = Field(default=None, description="DICOM UID that follows the lesion over time")
+
+
+class CaseMeasurements(Document):
+    """`CASE.measurements.json`: all structures of one case, organs first."""
+
+    schema_version: Literal[1] = 1
+    case: str
+    grid: GridSummary
+    measurements: tuple[Measurement, ...]
+    flags: tuple[str, ...] = ()
+    provenance: Provenance
