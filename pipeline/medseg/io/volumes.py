@@ -137,7 +137,8 @@ def read_labels(
     path = Path(path)
     decoded = _decode(path, ReadOptions(assume_orientation, prefer))
     shape = (decoded.array.shape[0], decoded.array.shape[1], decoded.array.shape[2])
-    return LabelMap(values.labels(decoded.array, path), settle_geometry(decoded.affine, shape, path), path)
+    geometry = settle_geometry(decoded.affine, shape, path)
+    return LabelMap(values.labels(decoded.array, path), geometry, path, decoded.warnings)
 
 
 def write_volume(volume: Volume, path: Path | str) -> None:

@@ -58,7 +58,7 @@ def evaluate_case(
         metrics=() if masks is None else tuple(one.metrics for one in masks.compared),
         unlabelled=tuple(name for name in dataset.label_names if not _is_labelled(case, name)),
         classes=_answers(case, found, dataset),
-        flags=() if found is None else found.flags,
+        flags=(*(volume.warnings if found is None else found.flags), *_mask_flags(masks)),
         attributes=case.attributes,
         provenance=make_provenance(dataset.name, settings) if found is None else found.provenance,
     )
@@ -121,6 +121,11 @@ def _page(
         else {one.metrics.label: one.distances for one in masks.compared if one.distances is not None}
     )
     return render_case(report, pictures, distances=distances, cohort_page="../index.html")
+
+
+def _mask_flags(masks: _Masks | None) -> list[str]:
+    read = {} if masks is None else {"prediction": masks.prediction, "reference": masks.reference}
+    return [f"{flag}: while reading the {name}" for name, mask in read.items() for flag in mask.warnings]
 
 
 def _is_labelled(case: Case, name: str) -> bool:
