@@ -46,11 +46,19 @@ class Volume:
 
 @dataclass(frozen=True, eq=False)
 class LabelMap:
-    """A segmentation: (I, J, K) non-negative integers, 0 is background."""
+    """A segmentation: (I, J, K) non-negative integers, 0 is background.
+
+    Attributes:
+        array: (I, J, K).
+        geometry: Its grid.
+        source: The file it was read from.
+        warnings: `W-...` flags raised while reading; they travel into the report.
+    """
 
     array: NDArray[Any]
     geometry: Geometry
     source: Path | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.array.shape != self.geometry.shape:

@@ -128,7 +128,8 @@ def read_labels(path: Path | str, reading: Reading = AS_IT_IS) -> LabelMap:
     path = Path(path)
     decoded = _decode(path, ReadOptions(reading))
     shape = (decoded.array.shape[0], decoded.array.shape[1], decoded.array.shape[2])
-    return LabelMap(values.labels(decoded.array, path), settle_geometry(decoded.affine, shape, path), path)
+    geometry = settle_geometry(decoded.affine, shape, path)
+    return LabelMap(values.labels(decoded.array, path), geometry, path, decoded.warnings)
 
 
 def write_volume(volume: Volume, path: Path | str) -> None:
