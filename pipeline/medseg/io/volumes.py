@@ -11,7 +11,7 @@ import numpy as np
 
 from medseg.core.errors import InputError
 from medseg.core.reading import AS_IT_IS, Reading
-from medseg.core.volume import LabelMap, Volume, require_same_grid
+from medseg.core.volume import SUV, LabelMap, Volume, require_same_grid
 from medseg.io import values
 from medseg.io.decoded import Decoded, ReadOptions, settle_geometry
 from medseg.io.files import require_file, require_path
@@ -80,11 +80,7 @@ def read_volume(path: Path | str, reading: Reading = AS_IT_IS, *, channels: int 
         InputError: The file is missing, damaged, or not an image; docs/errors.md lists the codes.
         GeometryError: Its place in the patient cannot be trusted.
     """
-    path = Path(path)
-    volume = values.as_volume(_decode(path, ReadOptions(reading, channels)), path)
-    if volume.num_channels != channels:
-        raise _wrong_channels(path, volume.num_channels, channels)
-    return volume
+    return read_volumes([Path(path)], reading, channels=channels)
 
 
 def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels: int | None = None) -> Volume:
@@ -99,11 +95,17 @@ def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels
         InputError: As `read_volume`.
         GeometryError: `E-GRID-MISMATCH`, or as `read_volume`.
     """
-    if len(paths) == 1:
-        return read_volume(paths[0], reading, channels=channels or 1)
-    volumes = [read_volume(path, reading) for path in paths]
-    if channels not in {None, len(volumes)}:
-        raise _wrong_channels(paths[0], len(volumes), channels or 1)
+    in_each = (channels or 1) if len(paths) == 1 else 1
+    volumes = [values.as_volume(_decode(path, ReadOptions(reading, in_each)), path) for path in paths]
+    for path, volume in zip(paths, volumes, strict=True):
+        if volume.num_channels != in_each:
+            raise _wrong_channels(path, volume.num_channels, in_each)
+    if channels not in {None, len(paths) * in_each}:
+        raise _wrong_channels(paths[0], len(paths), channels or 1)
+    if reading.suv and all(volume.unit != SUV for volume in volumes):
+        raise _no_pet(paths[0])
+    if len(volumes) == 1:
+        return volumes[0]
     first = volumes[0]
     for volume in volumes[1:]:
         require_same_grid(first, volume)
@@ -237,3 +239,9 @@ def _wrong_channels(path: Path, found: int, expected: int) -> InputError:
         file=path,
         remedy="Give one file per channel in the order of the dataset, or one file with all of them.",
     )
+
+
+def _no_pet(path: Path) -> InputError:
+    message = "SUV was asked for, but it is no DICOM PET series"
+    remedy = "Leave --suv out, or give the DICOM series: other formats do not say dose, weight and times."
+    return InputError(message, code="E-SUV", file=path, remedy=remedy)
