@@ -19,6 +19,7 @@ from medseg.core.geometry import Shape, Vector
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 Window = tuple[float, float]
+NiftiTransform = Literal["sform", "qform"]
 
 
 class PreprocessSettings(Document):
@@ -33,6 +34,8 @@ class PreprocessSettings(Document):
     network: Literal["plain", "residual"] | None = Field(default=None, description="kind of U-Net")
     correct_bias_field: bool = Field(default=False, description="N4 bias-field correction of MRI channels")
     equalise: bool = Field(default=False, description="adaptive histogram equalisation of uncalibrated channels")
+    assume_orientation: bool = Field(default=False, description="accept files that do not say where the patient lies")
+    prefer: NiftiTransform | None = Field(default=None, description="NIfTI transform to believe where two contradict")
 
     @field_validator("spacing_mm", "patch_size")
     @classmethod
@@ -99,6 +102,7 @@ class InferSettings(Document):
     amp: bool = True
     save_probabilities: bool = False
     assume_orientation: bool = Field(default=False, description="accept files that do not say where the patient lies")
+    prefer: NiftiTransform | None = Field(default=None, description="NIfTI transform to believe where two contradict")
     series: str | None = Field(default=None, description="which series of a DICOM folder")
 
 

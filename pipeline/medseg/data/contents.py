@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,13 @@ def unknown_values(counts: dict[int, int], dataset: Dataset) -> str:
     return f"values that no label has: {', '.join(strange[:8])}; known: {dataset.labels}" if strange else ""
 
 
-def read_reference(case: Case, dataset: Dataset) -> LabelMap | None:
+def read_reference(
+    case: Case,
+    dataset: Dataset,
+    *,
+    assume_orientation: bool = False,
+    prefer: Literal["sform", "qform"] | None = None,
+) -> LabelMap | None:
     """Read a case's mask; None when it has none.
 
     Raises:
@@ -38,7 +44,7 @@ def read_reference(case: Case, dataset: Dataset) -> LabelMap | None:
     """
     if case.label is None:
         return None
-    labels = read_labels(case.label)
+    labels = read_labels(case.label, assume_orientation=assume_orientation, prefer=prefer)
     if strange := unknown_values(values_in(labels), dataset):
         raise InputError(strange, code="E-LABEL-UNKNOWN", file=case.label, remedy=NAME_THEM)
     return labels

@@ -92,14 +92,19 @@ def read_volume(
     """
     options = ReadOptions(assume_orientation, prefer, series, fix_geometry, channels)
     path = Path(path)
-    volume = values.as_volume(_decode(path, options), path)
+    volume = values.as_volume(decode(path, options), path)
     if volume.num_channels != channels:
-        raise _wrong_channels(path, volume.num_channels, channels)
+        raise wrong_channels(path, volume.num_channels, channels)
     return volume
 
 
 def read_volumes(
-    paths: Sequence[Path], *, channels: int | None = None, assume_orientation: bool = False, series: str | None = None
+    paths: Sequence[Path],
+    *,
+    channels: int | None = None,
+    assume_orientation: bool = False,
+    prefer: Literal["sform", "qform"] | None = None,
+    series: str | None = None,
 ) -> Volume:
     """Read a case: one file per channel stacked in the order given, or one file with all of them.
 
@@ -107,17 +112,22 @@ def read_volumes(
         paths: Images on one grid.
         channels: How many channels the case must have; None takes one per file.
         assume_orientation: As in `read_volume`.
+        prefer: As in `read_volume`.
         series: As in `read_volume`.
 
     Raises:
         InputError: As `read_volume`.
         GeometryError: `E-GRID-MISMATCH`, or as `read_volume`.
     """
+
+    def read(path: Path, channels: int) -> Volume:
+        return read_volume(path, channels=channels, assume_orientation=assume_orientation, prefer=prefer, series=series)
+
     if len(paths) == 1:
-        return read_volume(paths[0], channels=channels or 1, assume_orientation=assume_orientation, series=series)
-    volumes = [read_volume(path, assume_orientation=assume_orientation, series=series) for path in paths]
+        return read(paths[0], channels or 1)
+    volumes = [read(path, 1) for path in paths]
     if channels not in {None, len(volumes)}:
-        raise _wrong_channels(paths[0], len(volumes), channels or 1)
+        raise wrong_channels(paths[0], len(volumes), channels or 1)
     first = volumes[0]
     for volume in volumes[1:]:
         require_same_grid(first, volume)
@@ -135,7 +145,7 @@ def read_labels(
         GeometryError: As `read_volume`.
     """
     path = Path(path)
-    decoded = _decode(path, ReadOptions(assume_orientation, prefer))
+    decoded = decode(path, ReadOptions(assume_orientation, prefer))
     shape = (decoded.array.shape[0], decoded.array.shape[1], decoded.array.shape[2])
     return LabelMap(values.labels(decoded.array, path), settle_geometry(decoded.affine, shape, path), path)
 
@@ -167,10 +177,16 @@ def write_labels(label_map: LabelMap, path: Path | str, *, names: dict[str, int]
 
 
 def _reader(channels: int) -> Callable[[Path], Decoded]:
-    return lambda path: _decode(path, ReadOptions(channels=channels))
+    return lambda path: decode(path, ReadOptions(channels=channels))
 
 
-def _decode(path: Path, options: ReadOptions) -> Decoded:
+def decode(path: Path, options: ReadOptions) -> Decoded:
+    """Voxels and grid as a file has them; whether they can be is not looked at yet.
+
+    Raises:
+        InputError: As `read_volume`, but for values and the grid.
+        GeometryError: Its header contradicts itself or says too little.
+    """
     require_path(path)
     lower = path.name.lower()
     if path.is_dir() and not lower.endswith(SUFFIXES):
@@ -238,7 +254,7 @@ def _not_an_image(head: bytes, path: Path) -> InputError:
     return InputError(message, code="E-NOT-IMAGE", file=path, remedy=remedy)
 
 
-def _wrong_channels(path: Path, found: int, expected: int) -> InputError:
+def wrong_channels(path: Path, found: int, expected: int) -> InputError:
     return InputError(
         f"expected {expected} channel(s), found {found}",
         code="E-CHANNELS",

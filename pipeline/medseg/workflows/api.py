@@ -82,6 +82,7 @@ def infer(volume: Path | str | Volume | Sequence[Path | str], *, bundle: Path | 
             [Path(path) for path in paths],
             channels=len(predictor.bundle.plan.channels),
             assume_orientation=chosen.assume_orientation,
+            prefer=chosen.prefer,
             series=chosen.series,
         )
     return predictor.predict(volume)

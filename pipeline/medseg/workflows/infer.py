@@ -93,6 +93,7 @@ def _predict_one(case: InferCase, predictor: Predictor, out: Path, provenance: P
         case.images,
         channels=len(plan.channels),
         assume_orientation=settings.assume_orientation,
+        prefer=settings.prefer,
         series=settings.series,
     )
     answer = predictor.predict(volume)
