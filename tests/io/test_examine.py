@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medseg.io.decoded import ReadOptions
+from medseg.core.reading import Reading
 from medseg.io.examine import examine
 
-STRICT = ReadOptions()
+STRICT = Reading()
 
 
 def codes(found):
@@ -44,9 +44,9 @@ def test_a_mask_with_fractions_and_negative_values(recipes):
     ("allowed", "expected", "flags"),
     [
         (STRICT, ["E-GEOM-CONFLICT"], ("W-GEOM-SFORM",)),
-        (ReadOptions(prefer="sform"), [], ("W-GEOM-SFORM",)),
-        (ReadOptions(prefer="qform"), [], ("W-GEOM-QFORM",)),
-        (ReadOptions(assume_orientation=True), ["E-GEOM-CONFLICT"], ("W-GEOM-SFORM",)),
+        (Reading(prefer="sform"), [], ("W-GEOM-SFORM",)),
+        (Reading(prefer="qform"), [], ("W-GEOM-QFORM",)),
+        (Reading(assume_orientation=True), ["E-GEOM-CONFLICT"], ("W-GEOM-SFORM",)),
     ],
 )
 def test_a_conflict_is_settled_only_as_asked_for(recipes, allowed, expected, flags):
@@ -59,14 +59,14 @@ def test_a_conflict_is_settled_only_as_asked_for(recipes, allowed, expected, fla
 
 
 def test_a_preference_leaves_files_without_conflict_alone(recipes):
-    found = examine(recipes.save(recipes.nifti()), "image", allowed=ReadOptions(prefer="qform"))
+    found = examine(recipes.save(recipes.nifti()), "image", allowed=Reading(prefer="qform"))
     assert (codes(found), found.warnings) == ([], ())
 
 
 def test_orientation_is_assumed_only_when_allowed(recipes):
     path = recipes.save(recipes.nifti(codes=(0, 0)))
     assert codes(examine(path, "image", allowed=STRICT)) == ["E-NO-ORIENTATION"]
-    found = examine(path, "image", allowed=ReadOptions(assume_orientation=True))
+    found = examine(path, "image", allowed=Reading(assume_orientation=True))
     assert (codes(found), found.warnings) == ([], ("W-ORIENTATION-ASSUMED",))
 
 
@@ -85,7 +85,7 @@ def test_what_cannot_be_read_at_all_has_its_one_fault(recipes):
 
 
 def test_the_number_of_channels_is_a_fault_among_others(recipes):
-    found = examine(recipes.save(recipes.nifti()), "image", allowed=ReadOptions(channels=2))
+    found = examine(recipes.save(recipes.nifti()), "image", channels=2)
     assert codes(found) == ["E-CHANNELS"]
 
 

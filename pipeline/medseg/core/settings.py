@@ -15,14 +15,14 @@ from pydantic import Field, field_validator, model_validator
 from medseg.core.document import Document
 from medseg.core.errors import UsageError
 from medseg.core.geometry import Shape, Vector
+from medseg.core.reading import Reading
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 Window = tuple[float, float]
-NiftiTransform = Literal["sform", "qform"]
 
 
-class PreprocessSettings(Document):
+class PreprocessSettings(Reading):
     """`medseg preprocess`."""
 
     manifest: Path | None = Field(default=None, description="dataset; the embedded phantom cohort when absent")
@@ -34,8 +34,6 @@ class PreprocessSettings(Document):
     network: Literal["plain", "residual"] | None = Field(default=None, description="kind of U-Net")
     correct_bias_field: bool = Field(default=False, description="N4 bias-field correction of MRI channels")
     equalise: bool = Field(default=False, description="adaptive histogram equalisation of uncalibrated channels")
-    assume_orientation: bool = Field(default=False, description="accept files that do not say where the patient lies")
-    prefer: NiftiTransform | None = Field(default=None, description="NIfTI transform to believe where two contradict")
 
     @field_validator("spacing_mm", "patch_size")
     @classmethod
@@ -93,7 +91,7 @@ class TrainSettings(Document):
         return None if self.budget is None else seconds(self.budget)
 
 
-class InferSettings(Document):
+class InferSettings(Reading):
     """`medseg infer`."""
 
     overlap: float = Field(default=0.5, ge=0, le=0.9, description="share of a window that its neighbour repeats")
@@ -101,9 +99,6 @@ class InferSettings(Document):
     device: str = "auto"
     amp: bool = True
     save_probabilities: bool = False
-    assume_orientation: bool = Field(default=False, description="accept files that do not say where the patient lies")
-    prefer: NiftiTransform | None = Field(default=None, description="NIfTI transform to believe where two contradict")
-    series: str | None = Field(default=None, description="which series of a DICOM folder")
 
 
 class EvaluateSettings(Document):

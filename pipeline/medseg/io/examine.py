@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from medseg.core.errors import GeometryError, InputError, MedsegError
 from medseg.core.geometry import Geometry
+from medseg.core.reading import AS_IT_IS, Reading
 from medseg.io.decoded import Decoded, ReadOptions, settle_geometry
 from medseg.io.values import intensity_faults, label_faults
 from medseg.io.volumes import decode, wrong_channels
@@ -35,7 +36,7 @@ class Examined:
         path: The file or DICOM folder.
         kind: What it should be.
         faults: Why it would be refused, in the order found.
-        options: Under which it could be read at last.
+        reading: Under which it could be read at last.
         decoded: Voxels in the file's own number type; None when nothing could be read.
         geometry: The file's own grid or, where its axes are not at right angles, the nearest such grid; None when there
             is no grid at all.
@@ -45,7 +46,7 @@ class Examined:
     path: Path
     kind: Kind
     faults: tuple[MedsegError, ...]
-    options: ReadOptions
+    reading: Reading
     decoded: Decoded | None = None
     geometry: Geometry | None = None
     moved_mm: float = 0.0
@@ -55,7 +56,7 @@ class Examined:
         return () if self.decoded is None else self.decoded.warnings
 
 
-def examine(path: Path, kind: Kind, *, allowed: ReadOptions) -> Examined:
+def examine(path: Path, kind: Kind, allowed: Reading = AS_IT_IS, *, channels: int = 1) -> Examined:
     """Read a file in spite of its faults.
 
     Args:
@@ -63,12 +64,13 @@ def examine(path: Path, kind: Kind, *, allowed: ReadOptions) -> Examined:
         kind: An image, or a mask.
         allowed: What the user has allowed; what has to be taken beyond it is a fault. A transform is preferred only
             where two contradict each other.
+        channels: How many an image file must hold.
     """
-    found = _decode(path, kind, allowed)
+    found = _decode(path, kind, allowed, channels)
     if found.decoded is None:
         return found
     array = found.decoded.array
-    faults = [*found.faults, *_channel_faults(array, path, allowed)]
+    faults = [*found.faults, *_channel_faults(array, path, channels)]
     faults += intensity_faults(array if array.ndim == 4 else array[None], path) if kind == "image" else ()
     faults += label_faults(array, path) if kind == "label" else ()
     geometry, moved_mm = None, 0.0
@@ -83,25 +85,25 @@ def examine(path: Path, kind: Kind, *, allowed: ReadOptions) -> Examined:
     return replace(found, faults=tuple(faults), geometry=geometry, moved_mm=moved_mm)
 
 
-def _decode(path: Path, kind: Kind, allowed: ReadOptions) -> Examined:
+def _decode(path: Path, kind: Kind, allowed: Reading, channels: int) -> Examined:
     faults: list[MedsegError] = []
-    options = replace(allowed, assume_orientation=False, prefer=None, fix_geometry=False)
+    reading = allowed.model_copy(update={"assume_orientation": False, "prefer": None, "fix_geometry": False})
     for _ in range(len(_WAYS_ON)):
         try:
-            return Examined(path, kind, tuple(faults), options, decode(path, options))
+            return Examined(path, kind, tuple(faults), reading, decode(path, ReadOptions(reading, channels)))
         except MedsegError as error:
             way = {name: _wish(allowed, name) or value for name, value in _WAYS_ON.get(error.code, {}).items()}
-            further = replace(options, **way)
-            if further == options:
+            further = reading.model_copy(update=way)
+            if further == reading:
                 faults.append(error)
                 break
             if any(not _wish(allowed, name) for name in way):
                 faults.append(error)
-            options = further
-    return Examined(path, kind, tuple(faults), options)
+            reading = further
+    return Examined(path, kind, tuple(faults), reading)
 
 
-def _wish(allowed: ReadOptions, name: str) -> Any:
+def _wish(allowed: Reading, name: str) -> Any:
     return getattr(allowed, name)
 
 
@@ -109,7 +111,7 @@ def _shape(decoded: Decoded) -> tuple[int, int, int]:
     return decoded.array.shape[-3], decoded.array.shape[-2], decoded.array.shape[-1]
 
 
-def _channel_faults(array: NDArray[Any], path: Path, allowed: ReadOptions) -> Iterator[InputError]:
+def _channel_faults(array: NDArray[Any], path: Path, expected: int) -> Iterator[InputError]:
     channels = len(array) if array.ndim == 4 else 1
-    if channels != allowed.channels:
-        yield wrong_channels(path, channels, allowed.channels)
+    if channels != expected:
+        yield wrong_channels(path, channels, expected)

@@ -27,19 +27,20 @@ def choose_affine(fields: Any, shape: Shape, path: Path, options: ReadOptions) -
     remarks = () if factor == 1 else ("W-UNITS",)
     edges = np.asarray(fields["pixdim"][1:4], dtype=np.float64) * factor
     has_sform, has_qform = int(fields["sform_code"]) > 0, int(fields["qform_code"]) > 0
+    prefer = options.reading.prefer
     if has_sform:
         try:
             return _confirmed_sform(fields, edges, factor, shape=shape, path=path), remarks
         except GeometryError:
-            if options.prefer == "sform":
+            if prefer == "sform":
                 return _sform(fields, factor, path), (*remarks, "W-GEOM-SFORM")
-            if options.prefer is None or not has_qform:
+            if prefer is None or not has_qform:
                 raise
             remarks = (*remarks, "W-GEOM-QFORM")
     if has_qform:
         _require_positive(edges, path)
         return _qform(fields, edges, factor, path), remarks
-    if not options.assume_orientation:
+    if not options.reading.assume_orientation:
         raise GeometryError(
             "its header says nothing about orientation (sform and qform codes are 0)",
             code="E-NO-ORIENTATION",

@@ -94,9 +94,8 @@ def preprocess(workspace: Workspace, settings: PreprocessSettings, *, progress: 
 
 
 def _read(case: Case, dataset: Dataset, settings: PreprocessSettings) -> tuple[Volume, LabelMap | None]:
-    assume, prefer = settings.assume_orientation, settings.prefer
-    volume = read_volumes(case.images, channels=len(dataset.channels), assume_orientation=assume, prefer=prefer)
-    return volume, read_reference(case, dataset, assume_orientation=assume, prefer=prefer)
+    volume = read_volumes(case.images, settings, channels=len(dataset.channels))
+    return volume, read_reference(case, dataset, settings)
 
 
 def _each(
