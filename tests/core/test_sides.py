@@ -2,7 +2,33 @@ from __future__ import annotations
 
 import pytest
 
-from medseg.core.sides import left_right_pairs
+from medseg.core.sides import left_right_pairs, named_side
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("kidney_left", "left"),
+        ("Right Lung", "right"),
+        ("Kidney-R", "right"),
+        ("lung lt", "left"),
+        ("ctx-lh-insula", "left"),
+        ("rib_left_1", "left"),
+        ("left2", "left"),
+        ("vertebrae_L1", None),
+        ("T1_R2", None),
+        ("liver", None),
+        ("cleft", None),
+        ("left and right atrium", None),
+        ("", None),
+        ("ren dexter", "right"),
+        ("KidneyL", "left"),
+        ("segment 4r", None),
+        ("leftover", None),
+    ],
+)
+def test_the_side_in_a_name(name, side):
+    assert named_side(name) == side
 
 
 @pytest.mark.parametrize(

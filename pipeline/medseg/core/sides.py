@@ -1,9 +1,12 @@
-"""Left and right by name: which labels are the two sides of one thing."""
+"""Left and right as they stand in the names of labels."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Literal
+
+NamedSide = Literal["left", "right"]
 
 _LEFT_RIGHT = (
     ("left", "right"),
@@ -20,8 +23,10 @@ _LEFT_RIGHT = (
     ("gauche", "droite"),
     ("gauche", "droit"),
 )
-# between kidney|L, L|Kidney and L|1, so that a side glued on by case or number is a word of its own
-_SEAMS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])")
+# kidney|L and L|Kidney, left|2: a side glued on by case or number is a word of its own
+_CASES = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_NUMBERS = re.compile(r"(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])")
+_SHORT = 2
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -44,5 +49,21 @@ def left_right_pairs(names: Iterable[str]) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
+def named_side(name: str) -> NamedSide | None:
+    """The side that one name states: `kidney_left`, `Kidney-R`; None when it states none, or both.
+
+    A letter beside a number is no side: vertebra L1, segment 4r.
+    """
+    words = {word for word in _words(name) if len(word) > _SHORT} | {word.lower() for word in _split(name)}
+    is_left, is_right = (not words.isdisjoint(sides) for sides in zip(*_LEFT_RIGHT, strict=True))
+    if is_left == is_right:
+        return None
+    return "left" if is_left else "right"
+
+
 def _words(name: str) -> tuple[str, ...]:
-    return tuple(word.lower() for word in _WORD.findall(_SEAMS.sub("_", name)))
+    return tuple(word.lower() for part in _split(name) for word in _NUMBERS.sub("_", part).split("_"))
+
+
+def _split(name: str) -> list[str]:
+    return _WORD.findall(_CASES.sub("_", name))
