@@ -80,7 +80,9 @@ def read_volume(path: Path | str, reading: Reading = AS_IT_IS, *, channels: int 
         InputError: The file is missing, damaged, or not an image; docs/errors.md lists the codes.
         GeometryError: Its place in the patient cannot be trusted.
     """
-    return read_volumes([Path(path)], reading, channels=channels)
+    volume = _read_one(Path(path), reading, channels)
+    _require_suv([volume], reading)
+    return volume
 
 
 def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels: int | None = None) -> Volume:
@@ -95,17 +97,12 @@ def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels
         InputError: As `read_volume`.
         GeometryError: `E-GRID-MISMATCH`, or as `read_volume`.
     """
-    in_each = (channels or 1) if len(paths) == 1 else 1
-    volumes = [values.as_volume(_decode(path, ReadOptions(reading, in_each)), path) for path in paths]
-    for path, volume in zip(paths, volumes, strict=True):
-        if volume.num_channels != in_each:
-            raise _wrong_channels(path, volume.num_channels, in_each)
-    if channels not in {None, len(paths) * in_each}:
-        raise _wrong_channels(paths[0], len(paths), channels or 1)
-    if reading.suv and all(volume.unit != SUV for volume in volumes):
-        raise _no_pet(paths[0])
-    if len(volumes) == 1:
-        return volumes[0]
+    if len(paths) == 1:
+        return read_volume(paths[0], reading, channels=channels or 1)
+    volumes = [_read_one(path, reading, 1) for path in paths]
+    if channels not in {None, len(volumes)}:
+        raise wrong_channels(paths[0], len(volumes), channels or 1)
+    _require_suv(volumes, reading)
     first = volumes[0]
     for volume in volumes[1:]:
         require_same_grid(first, volume)
@@ -128,7 +125,7 @@ def read_labels(path: Path | str, reading: Reading = AS_IT_IS) -> LabelMap:
         GeometryError: As `read_volume`.
     """
     path = Path(path)
-    decoded = _decode(path, ReadOptions(reading))
+    decoded = decode(path, ReadOptions(reading))
     shape = (decoded.array.shape[0], decoded.array.shape[1], decoded.array.shape[2])
     geometry = settle_geometry(decoded.affine, shape, path)
     return LabelMap(values.labels(decoded.array, path), geometry, path, decoded.warnings)
@@ -161,10 +158,16 @@ def write_labels(label_map: LabelMap, path: Path | str, *, names: dict[str, int]
 
 
 def _reader(channels: int) -> Callable[[Path], Decoded]:
-    return lambda path: _decode(path, ReadOptions(channels=channels))
+    return lambda path: decode(path, ReadOptions(channels=channels))
 
 
-def _decode(path: Path, options: ReadOptions) -> Decoded:
+def decode(path: Path, options: ReadOptions) -> Decoded:
+    """Voxels and grid as a file has them; whether they can be is not looked at yet.
+
+    Raises:
+        InputError: As `read_volume`, but for values and the grid.
+        GeometryError: Its header contradicts itself or says too little.
+    """
     require_path(path)
     lower = path.name.lower()
     if path.is_dir() and not lower.endswith(SUFFIXES):
@@ -232,7 +235,7 @@ def _not_an_image(head: bytes, path: Path) -> InputError:
     return InputError(message, code="E-NOT-IMAGE", file=path, remedy=remedy)
 
 
-def _wrong_channels(path: Path, found: int, expected: int) -> InputError:
+def wrong_channels(path: Path, found: int, expected: int) -> InputError:
     return InputError(
         f"expected {expected} channel(s), found {found}",
         code="E-CHANNELS",
@@ -241,7 +244,16 @@ def _wrong_channels(path: Path, found: int, expected: int) -> InputError:
     )
 
 
-def _no_pet(path: Path) -> InputError:
-    message = "SUV was asked for, but it is no DICOM PET series"
-    remedy = "Leave --suv out, or give the DICOM series: other formats do not say dose, weight and times."
-    return InputError(message, code="E-SUV", file=path, remedy=remedy)
+def _read_one(path: Path, reading: Reading, channels: int) -> Volume:
+    volume = values.as_volume(decode(path, ReadOptions(reading, channels)), path)
+    if volume.num_channels != channels:
+        raise wrong_channels(path, volume.num_channels, channels)
+    return volume
+
+
+def _require_suv(volumes: Sequence[Volume], reading: Reading) -> None:
+    """Where SUV is asked for, one of a case's images must have it; a CT beside a PET stays as it is."""
+    if reading.suv and all(volume.unit != SUV for volume in volumes):
+        message = "SUV was asked for, but it is no DICOM PET series"
+        remedy = "Leave --suv out, or give the DICOM series: other formats do not say dose, weight and times."
+        raise InputError(message, code="E-SUV", file=volumes[0].source, remedy=remedy)
