@@ -19,7 +19,7 @@ def import_manifest(path: Path, out: Path, *, dry_run: bool = False, **choices: 
         path: What to import.
         out: Manifest to write.
         dry_run: Write nothing that stays.
-        **choices: Name, channels, labels, classes, images, masks, absent_is_unlabelled, progress.
+        **choices: Name, channels, labels, classes, images, masks, absent_is_unlabelled, reading, progress.
     """
     if not dry_run:
         return import_dataset(path, out=out, **choices)
