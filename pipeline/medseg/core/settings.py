@@ -21,7 +21,17 @@ _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\
 Window = tuple[float, float]
 
 
-class PreprocessSettings(Document):
+class ReadingSettings(Document):
+    """How every verb reads the files of its cases."""
+
+    contain: bool = Field(default=True, description="read each case in a process of its own, with limits (Linux)")
+    read_memory_gib: float | None = Field(
+        default=None, gt=0, description="that reading one case may take; absent: three quarters of the machine's"
+    )
+    read_timeout_s: float = Field(default=600, gt=0, description="that reading one case may take")
+
+
+class PreprocessSettings(ReadingSettings):
     """`medseg preprocess`."""
 
     manifest: Path | None = Field(default=None, description="dataset; the embedded phantom cohort when absent")
@@ -90,7 +100,7 @@ class TrainSettings(Document):
         return None if self.budget is None else seconds(self.budget)
 
 
-class InferSettings(Document):
+class InferSettings(ReadingSettings):
     """`medseg infer`."""
 
     overlap: float = Field(default=0.5, ge=0, le=0.9, description="share of a window that its neighbour repeats")
@@ -102,7 +112,7 @@ class InferSettings(Document):
     series: str | None = Field(default=None, description="which series of a DICOM folder")
 
 
-class EvaluateSettings(Document):
+class EvaluateSettings(ReadingSettings):
     """`medseg evaluate`."""
 
     tolerance_mm: float = Field(default=1.0, gt=0, description="of the normalised surface Dice")

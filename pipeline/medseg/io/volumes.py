@@ -12,6 +12,7 @@ import numpy as np
 from medseg.core.errors import InputError
 from medseg.core.volume import LabelMap, Volume, require_same_grid
 from medseg.io import values
+from medseg.io.contained import containable
 from medseg.io.decoded import Decoded, ReadOptions, settle_geometry
 from medseg.io.files import require_file, require_path
 from medseg.io.metaimage import is_metaimage, read_metaimage
@@ -67,6 +68,7 @@ _OTHERS = {
 }
 
 
+@containable
 def read_volume(
     path: Path | str,
     *,
@@ -98,6 +100,7 @@ def read_volume(
     return volume
 
 
+@containable
 def read_volumes(
     paths: Sequence[Path], *, channels: int | None = None, assume_orientation: bool = False, series: str | None = None
 ) -> Volume:
@@ -125,6 +128,7 @@ def read_volumes(
     return Volume(np.concatenate([volume.array for volume in volumes]), first.geometry, first.source, warnings)
 
 
+@containable
 def read_labels(
     path: Path | str, *, assume_orientation: bool = False, prefer: Literal["sform", "qform"] | None = None
 ) -> LabelMap:

@@ -12,6 +12,7 @@ from medseg.core.settings import Settings, merge
 from medseg.core.volume import Volume
 from medseg.engine.predict import Predictor
 from medseg.io.bundle import read_bundle
+from medseg.io.contained import contained
 from medseg.io.volumes import read_volumes
 from medseg.workflows import check as _check
 from medseg.workflows import evaluate as _evaluate
@@ -78,12 +79,13 @@ def infer(volume: Path | str | Volume | Sequence[Path | str], *, bundle: Path | 
     predictor = Predictor(read_bundle(Path(bundle)), chosen)
     if not isinstance(volume, Volume):
         paths = [volume] if isinstance(volume, str | Path) else list(volume)
-        volume = read_volumes(
-            [Path(path) for path in paths],
-            channels=len(predictor.bundle.plan.channels),
-            assume_orientation=chosen.assume_orientation,
-            series=chosen.series,
-        )
+        with contained(chosen):
+            volume = read_volumes(
+                [Path(path) for path in paths],
+                channels=len(predictor.bundle.plan.channels),
+                assume_orientation=chosen.assume_orientation,
+                series=chosen.series,
+            )
     return predictor.predict(volume)
 
 
