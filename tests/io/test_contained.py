@@ -18,7 +18,7 @@ import pytest
 
 from medseg.core.errors import GeometryError, InputError, MedsegError, ResourceError
 from medseg.core.geometry import Geometry
-from medseg.core.settings import ReadingSettings
+from medseg.core.reading import Containment
 from medseg.core.volume import LabelMap, Volume
 from medseg.io import contained as module
 from medseg.io.contained import can_contain, containable, contained
@@ -68,7 +68,7 @@ HOSTILE = """
         remains.count = getattr(remains, "count", 0) + 1
         return LabelMap(np.full((1, 1, 1), remains.count), Geometry.from_parts((1, 1, 1)))
 """
-LIMITS = ReadingSettings(read_memory_gib=0.125, read_timeout_s=60)
+LIMITS = Containment(read_memory_gib=0.125, read_timeout_s=60)
 SHORT = LIMITS.model_copy(update={"read_timeout_s": 1})
 
 
@@ -188,7 +188,7 @@ def test_one_that_cannot_be_started_says_so(alone, hostile, monkeypatch):
 
 def test_it_ends_with_the_last_user(alone, hostile):
     with contained(LIMITS):
-        with contained(ReadingSettings()):
+        with contained(Containment()):
             containable(hostile.pid)(Path("x"))
         process = module._open.reader._process
         containable(hostile.pid)(Path("x"))
@@ -203,9 +203,9 @@ def test_readings_end_when_who_asked_is_killed(hostile, tmp_path):
         sys.path.insert(0, {str(Path(hostile.__file__).parent)!r})
         from pathlib import Path
         import hostile_readers
-        from medseg.core.settings import ReadingSettings
+        from medseg.core.reading import Containment
         from medseg.io import contained
-        with contained.contained(ReadingSettings()):
+        with contained.contained(Containment()):
             print(contained.containable(hostile_readers.pid)(Path("x")).array.item(), flush=True)
             print(contained._open.reader._process.pid, flush=True)
             threading.Thread(target=contained.containable(hostile_readers.sleep), args=(Path("x"),)).start()
@@ -297,18 +297,23 @@ def test_a_refusal_of_no_known_kind_is_a_plain_one():
 
 def test_every_field_of_what_is_read_makes_the_way():
     """A new field of Volume or LabelMap needs a place in Handed."""
-    for kind in (Volume, LabelMap):
-        assert {field.name for field in dataclasses.fields(kind)} == {"array", "geometry", "source", "warnings"}
+    array, source = np.zeros((1, *GRID.shape), np.int16), Path("x.dcm")
+    for value in (Volume(array, GRID, source, ("W-X",), "HU"), LabelMap(array[0], GRID, source, ("W-X",))):
+        handed, descriptor = hand_over(value)
+        again = take_over(handed, descriptor)
+        os.close(descriptor)
+        words = {field.name for field in dataclasses.fields(value)} - {"array", "geometry"}
+        assert [getattr(again, word) for word in words] == [getattr(value, word) for word in words]
 
 
 def test_off_means_in_this_process(alone, hostile):
-    with contained(ReadingSettings(contain=False)):
+    with contained(Containment(contain=False)):
         assert containable(hostile.pid)(Path("x")).array.item() == os.getpid()
 
 
 def test_a_system_without_limits_is_flagged(alone, hostile, monkeypatch):
     monkeypatch.setattr(module, "can_contain", lambda: False)
-    with contained(ReadingSettings()):
+    with contained(Containment()):
         read = containable(hostile.pid)(Path("x"))
     assert read.array.item() == os.getpid()
     assert read.warnings == ("W-NOT-CONTAINED",)

@@ -11,7 +11,8 @@ import pytest
 
 from medseg.apps import cli
 from medseg.core.geometry import Geometry
-from medseg.core.settings import EvaluateSettings, InferSettings, PreprocessSettings, ReadingSettings
+from medseg.core.reading import Containment
+from medseg.core.settings import EvaluateSettings, InferSettings, PreprocessSettings
 from medseg.core.volume import Volume
 from medseg.data.manifest import read_manifest, write_manifest
 from medseg.io.contained import can_contain
@@ -100,8 +101,8 @@ def test_a_case_too_large_for_the_limit_fails_alone(cohort, tmp_path):
     write_volume(Volume(array, grid), tmp_path / "large.nii.gz")
     large = dataset.cases[1].model_copy(update={"images": (tmp_path / "large.nii.gz",)})
     write_manifest(dataset.model_copy(update={"cases": (dataset.cases[0], large)}), tmp_path / "manifest.json")
-    reading = ReadingSettings(read_memory_gib=0.06)
-    report = check(Workspace(tmp_path / "work"), tmp_path / "manifest.json", reading=reading)
+    limits = Containment(read_memory_gib=0.06)
+    report = check(Workspace(tmp_path / "work"), tmp_path / "manifest.json", containment=limits)
     errors = [(finding.case, finding.code) for finding in report.findings if finding.severity == "error"]
     assert errors == [(large.id, "E-MEMORY")]
     settings = PreprocessSettings(

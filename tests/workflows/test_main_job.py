@@ -248,6 +248,12 @@ def test_every_test_case_has_a_page_and_the_cohort_a_table(evaluated, dataset):
     assert len((folder / "cohort.csv").read_text().splitlines()) == 1 + 2 * len(tested)
 
 
+def test_a_report_names_the_reference_it_was_scored_against(evaluated, dataset):
+    references = {case.id: case.label for case in dataset.cases}
+    for case in evaluated.report.cases:
+        assert case.reference_sha256 == sha256_of(references[case.case])
+
+
 def test_the_references_themselves_score_perfectly(workspace, cohort, dataset, tmp_path):
     for case in dataset.cases:
         write_labels(read_labels(case.label), tmp_path / "masks" / f"{case.id}.nii.gz")

@@ -62,7 +62,7 @@ def check(
 
     Example: `medseg check --manifest hippocampus.json`. Exit code 3 when there are errors.
     """
-    from medseg.core.settings import ReadingSettings
+    from medseg.core.reading import Containment
     from medseg.workflows.check import check as run
     from medseg.workflows.workspace import Workspace
 
@@ -71,7 +71,7 @@ def check(
 
         show.forecast(TERMINAL, forecast_check(Workspace(workspace), manifest), as_json=json)
         return
-    report = run(Workspace(workspace), manifest, reading=ReadingSettings(contain=contain), progress=TERMINAL.progress)
+    report = run(Workspace(workspace), manifest, containment=Containment(contain=contain), progress=TERMINAL.progress)
     show.checked(TERMINAL, report, as_json=json)
     if report.num_errors:
         raise typer.Exit(3)
@@ -85,6 +85,8 @@ def preprocess(
     window: Annotated[
         str | None, typer.Option(help="CT window: soft_tissue, lung, bone, brain ... or low,high.")
     ] = None,
+    assume_orientation: o.AssumeOrientation = None,
+    prefer: o.Prefer = None,
     config: o.Config = None,
     set_: o.Assignments = None,
     dry_run: o.DryRun = False,
@@ -102,7 +104,14 @@ def preprocess(
     from medseg.workflows.workspace import Workspace
 
     settings = show.resolve(
-        load_settings(config, set_ or ()), "preprocess", manifest=manifest, plan=plan, target=target, window=window
+        load_settings(config, set_ or ()),
+        "preprocess",
+        manifest=manifest,
+        plan=plan,
+        target=target,
+        window=window,
+        assume_orientation=assume_orientation,
+        prefer=prefer,
     ).preprocess
     place = Workspace(workspace)
     if dry_run:

@@ -15,23 +15,14 @@ from pydantic import Field, field_validator, model_validator
 from medseg.core.document import Document
 from medseg.core.errors import UsageError
 from medseg.core.geometry import Shape, Vector
+from medseg.core.reading import Containment, Reading
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 Window = tuple[float, float]
 
 
-class ReadingSettings(Document):
-    """How every verb reads the files of its cases."""
-
-    contain: bool = Field(default=True, description="read each case in a process of its own, with limits (Linux)")
-    read_memory_gib: float | None = Field(
-        default=None, gt=0, description="that reading one case may take; absent: three quarters of the machine's"
-    )
-    read_timeout_s: float = Field(default=600, gt=0, description="that reading one case may take")
-
-
-class PreprocessSettings(ReadingSettings):
+class PreprocessSettings(Reading, Containment):
     """`medseg preprocess`."""
 
     manifest: Path | None = Field(default=None, description="dataset; the embedded phantom cohort when absent")
@@ -100,7 +91,7 @@ class TrainSettings(Document):
         return None if self.budget is None else seconds(self.budget)
 
 
-class InferSettings(ReadingSettings):
+class InferSettings(Reading, Containment):
     """`medseg infer`."""
 
     overlap: float = Field(default=0.5, ge=0, le=0.9, description="share of a window that its neighbour repeats")
@@ -108,11 +99,9 @@ class InferSettings(ReadingSettings):
     device: str = "auto"
     amp: bool = True
     save_probabilities: bool = False
-    assume_orientation: bool = Field(default=False, description="accept files that do not say where the patient lies")
-    series: str | None = Field(default=None, description="which series of a DICOM folder")
 
 
-class EvaluateSettings(ReadingSettings):
+class EvaluateSettings(Containment):
     """`medseg evaluate`."""
 
     tolerance_mm: float = Field(default=1.0, gt=0, description="of the normalised surface Dice")

@@ -19,13 +19,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from medseg.core.errors import InputError, MedsegError
+from medseg.core.reading import Containment, Reading
 from medseg.core.volume import LabelMap, Volume
-
-if TYPE_CHECKING:
-    from medseg.core.settings import ReadingSettings
 
 Parameters = ParamSpec("Parameters")
 Read = TypeVar("Read", Volume, LabelMap)
@@ -155,7 +153,7 @@ _open = _Open()
 
 
 @contextmanager
-def contained(settings: ReadingSettings) -> Iterator[None]:
+def contained(settings: Containment) -> Iterator[None]:
     """Read in child processes while this is open, in every thread; one inside another uses the outer one's limits."""
     if not settings.contain:
         yield
@@ -190,7 +188,7 @@ def can_contain() -> bool:
     return sys.platform == "linux" and bool(sys.executable)
 
 
-def _reader(settings: ReadingSettings) -> _Direct | _Keeper:
+def _reader(settings: Containment) -> _Direct | _Keeper:
     if not can_contain():
         return _Direct()
     machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -203,10 +201,12 @@ def _first_path(values: Sequence[object]) -> Path | None:
     return next((Path(part) for part in flat if isinstance(part, str | Path)), None)
 
 
-def _as_words(value: object) -> dict[str, str]:
+def _as_words(value: object) -> dict[str, Any]:
     if isinstance(value, Path):
         return {"path": str(value)}
-    message = f"a contained reader takes paths and plain values, not {type(value).__name__}"
+    if isinstance(value, Reading):
+        return {"reading": value.model_dump(include=set(Reading.model_fields))}
+    message = f"a contained reader takes paths, a Reading and plain values, not {type(value).__name__}"
     raise TypeError(message)
 
 

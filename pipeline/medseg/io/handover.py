@@ -88,6 +88,7 @@ class Handed(Document):
     affine: tuple[Row, Row, Row, Row]
     source: str | None
     warnings: tuple[str, ...]
+    unit: str | None
 
     @property
     def num_bytes(self) -> int:
@@ -107,7 +108,7 @@ def hand_over(value: Volume | LabelMap) -> tuple[Handed, int]:
     Returns:
         The description, and the open file's descriptor.
     """
-    known = {"array", "geometry", "source", "warnings"}
+    known = {"array", "geometry", "source", "warnings", "unit"}
     if unknown := {field.name for field in fields(value)} - known:
         message = f"{type(value).__name__}.{unknown.pop()} has no place in Handed"
         raise TypeError(message)
@@ -124,6 +125,7 @@ def hand_over(value: Volume | LabelMap) -> tuple[Handed, int]:
             "affine": value.geometry.affine.tolist(),
             "source": None if value.source is None else quoted(str(value.source)),
             "warnings": value.warnings,
+            "unit": value.unit if isinstance(value, Volume) else None,
         }
     )
     descriptor = os.memfd_create("medseg-voxels")
@@ -146,5 +148,6 @@ def take_over(handed: Handed, descriptor: int) -> Volume | LabelMap:
     array = array.reshape(handed.stored).transpose(np.argsort(handed.axes))
     geometry = Geometry(handed.grid, np.array(handed.affine))
     source = None if handed.source is None else Path(unquoted(handed.source))
-    kind = Volume if handed.kind == "Volume" else LabelMap
-    return kind(array, geometry, source, handed.warnings)
+    if handed.kind == "LabelMap":
+        return LabelMap(array, geometry, source, handed.warnings)
+    return Volume(array, geometry, source, handed.warnings, handed.unit)

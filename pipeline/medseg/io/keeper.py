@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 import medseg.io.volumes  # noqa: F401 - loaded once here, not in every child
 from medseg.core.errors import InputError, MedsegError, ResourceError
+from medseg.core.reading import Reading
 from medseg.io.handover import LENGTH, Answer, Refusal, hand_over
 
 _SPARE_BYTES = 64 << 20
@@ -53,7 +54,7 @@ def keep(control: socket.socket) -> None:
         if pid == 0:
             for other in (control, woken, waker, *answers.values()):
                 other.close()
-            _read(json.loads(request, object_hook=_as_path), answer)
+            _read(json.loads(request, object_hook=_as_value), answer)
         answers[pid] = answer
     for pid in answers:
         os.kill(pid, signal.SIGKILL)
@@ -80,8 +81,10 @@ def _report_ended(answers: dict[int, socket.socket]) -> None:
                 continue  # whoever asked has gone
 
 
-def _as_path(value: dict[str, Any]) -> Any:
-    return Path(value["path"]) if value.keys() == {"path"} else value
+def _as_value(value: dict[str, Any]) -> Any:
+    if value.keys() == {"path"}:
+        return Path(value["path"])
+    return Reading(**value["reading"]) if value.keys() == {"reading"} else value
 
 
 def _read(request: dict[str, Any], answer: socket.socket) -> NoReturn:

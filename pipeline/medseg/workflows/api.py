@@ -79,13 +79,9 @@ def infer(volume: Path | str | Volume | Sequence[Path | str], *, bundle: Path | 
     predictor = Predictor(read_bundle(Path(bundle)), chosen)
     if not isinstance(volume, Volume):
         paths = [volume] if isinstance(volume, str | Path) else list(volume)
+        channels = len(predictor.bundle.plan.channels)
         with contained(chosen):
-            volume = read_volumes(
-                [Path(path) for path in paths],
-                channels=len(predictor.bundle.plan.channels),
-                assume_orientation=chosen.assume_orientation,
-                series=chosen.series,
-            )
+            volume = read_volumes([Path(path) for path in paths], chosen, channels=channels)
     return predictor.predict(volume)
 
 

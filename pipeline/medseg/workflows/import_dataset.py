@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.core.settings import ReadingSettings
+from medseg.core.reading import Containment
 from medseg.data.importers import import_dataset
 from medseg.io.contained import contained
 
@@ -23,7 +23,7 @@ def import_manifest(path: Path, out: Path, *, dry_run: bool = False, **choices: 
         dry_run: Write nothing that stays.
         **choices: Name, channels, labels, classes, images, masks, absent_is_unlabelled, progress.
     """
-    with contained(ReadingSettings()):
+    with contained(Containment()):
         if not dry_run:
             return import_dataset(path, out=out, **choices)
         with tempfile.TemporaryDirectory() as folder:
