@@ -18,7 +18,8 @@ import pytest
 
 from medseg.core.errors import GeometryError, InputError, MedsegError, ResourceError
 from medseg.core.geometry import Geometry
-from medseg.core.reading import Containment
+from medseg.core.reading import Containment, Reading
+from medseg.core.settings import PreprocessSettings
 from medseg.core.volume import LabelMap, Volume
 from medseg.io import contained as module
 from medseg.io.contained import can_contain, containable, contained
@@ -255,6 +256,16 @@ def test_labels_and_cases_of_several_files(keeper, tmp_path, monkeypatch):
     with pytest.raises(InputError) as caught:
         read_volumes([Path("b.nii.gz"), Path("c.nii.gz")])
     assert (caught.value.code, caught.value.file) == ("E-NOT-FOUND", Path("c.nii.gz"))
+
+
+def test_what_a_person_settled_reaches_the_reader(keeper, recipes):
+    path = recipes.save(recipes.nifti(codes=(0, 0)))
+    with pytest.raises(GeometryError):
+        read_volume(path)
+    for reading in (Reading(assume_orientation=True), PreprocessSettings(assume_orientation=True)):
+        assert read_volume(path, reading).warnings == ("W-ORIENTATION-ASSUMED",)
+    with pytest.raises(TypeError, match="plain values"):
+        read_volume(path, channels=np.int64(1))
 
 
 def test_memory_and_files_are_given_back(keeper, tmp_path):
