@@ -41,10 +41,10 @@ class RegistrationQuality(Document):
 
 
 class DoublingTime(Document):
-    """Days in which the volume doubles at the rate between two examinations; negative where it halves."""
+    """Days in which a growing volume doubles at the rate between two examinations: days ln 2 / ln(later / earlier)."""
 
     days: float
-    low_days: float | None = Field(description="fastest growth within the measurements' uncertainty")
+    low_days: float = Field(description="fastest growth within the measurements' uncertainty; 0 where it has no bound")
     high_days: float | None = Field(description="slowest; None where the uncertainty allows no growth at all")
     since: str = Field(description="the earlier examination")
 
