@@ -18,8 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.clinical.matching import MatchingRules, match_lesions
-from medseg.clinical.tracking import FollowUpRules, change_state, shapes_of
+from medseg.clinical.change import change_state
+from medseg.clinical.examination import find_lesions
+from medseg.clinical.matching import match_lesions
+from medseg.clinical.tracking import FollowUpRules
 from medseg.core.geometry import Geometry
 from medseg.core.volume import LabelMap
 from medseg.ops.alignment import Alignment
@@ -27,7 +29,7 @@ from medseg.workflows.config import packaged, read_yaml
 
 RADII_MM = np.array([80.0, 60.0, 70.0])
 MISALIGNED_MM, MISALIGNED_DEGREES = 5.0, 5.0
-LEAST_GAP_MM = 6.0
+LEAST_GAP_MM = 3.0
 
 
 @dataclass
@@ -84,7 +86,9 @@ def simulate(seed):
     rng = np.random.default_rng(seed)
     taken, before, after, links, states = [], [], [], [], {}
     fates = rng.choice(
-        ["stable", "grown", "shrunk", "vanished", "split", "merged"], rng.integers(3, 13), p=[0.28, 0.2, 0.2, 0.12, 0.1, 0.1]
+        ["stable", "grown", "shrunk", "vanished", "split", "merged"],
+        rng.integers(1, 19),
+        p=[0.28, 0.2, 0.2, 0.12, 0.1, 0.1],
     )
     for fate in fates:
         radius = rng.uniform(8, 13) if fate == "split" else np.exp(rng.uniform(np.log(3), np.log(11)))
@@ -131,7 +135,9 @@ def draw_merger(rng, place, radius, before, after, links, states):
     half = (radii.sum() + 4) / 2
     two = [ellipsoid(rng, place + s * half * direction, r, (1, 1, 1)) for s, r in zip((1, -1), radii, strict=True)]
     before.extend([[one] for one in two])
-    after.append([*(scaled(one, rng.uniform(1.5, 2)) for one in two), ellipsoid(rng, place, radii.min() * 0.8, (1, 1, 1))])
+    after.append(
+        [*(scaled(one, rng.uniform(1.5, 2)) for one in two), ellipsoid(rng, place, radii.min() * 0.8, (1, 1, 1))]
+    )
     for n in (2, 1):
         links.append((len(before) - n, len(after) - 1))
         states[links[-1]] = "merged"
@@ -174,7 +180,10 @@ def drawn(rng, before, after, links, states):
 
 def answer(pair, rules):
     """Links in the numbers of the truth (from 0), and the state of each."""
-    found = [shapes_of(labels, {"lesion": 1}, Alignment.identity()) for labels in (binary(pair.earlier), binary(pair.later))]
+    found = [
+        find_lesions(binary(mask), labels={"lesion": 1}, lesions={"lesion"}, alignment=Alignment.identity())[0]
+        for mask in (pair.earlier, pair.later)
+    ]
     numbers = [
         [most_common(truth, lesion) for lesion in lesions]
         for truth, lesions in zip((pair.earlier, pair.later), found, strict=True)
@@ -185,7 +194,9 @@ def answer(pair, rules):
     links |= {(numbers[0][a], numbers[1][b]) for b, a in matching.parts.items()}
     links |= {(numbers[0][a], numbers[1][b]) for a, b in matching.swallowed.items()}
     linked = {a for a, _ in links}, {b for _, b in links}
-    links |= {(n, None) for n in numbers[0] if n not in linked[0]} | {(None, n) for n in numbers[1] if n not in linked[1]}
+    links |= {(n, None) for n in numbers[0] if n not in linked[0]} | {
+        (None, n) for n in numbers[1] if n not in linked[1]
+    }
     return links, states_of(matching, numbers, found, rules)
 
 
@@ -194,14 +205,10 @@ def states_of(matching, numbers, found, rules):
     split, merged = set(matching.parts.values()), set(matching.swallowed.values())
     for a, b in matching.pairs:
         state = "split" if a in split else "merged" if b in merged else None
-        before, after = (volume_of(lesion) for lesion in (found[0][a], found[1][b]))
+        before, after = found[0][a].measurement, found[1][b].measurement
         states[numbers[0][a], numbers[1][b]] = state or change_state(before, after, rules=rules.change)
     states |= {(numbers[0][a], numbers[1][b]): "split" for b, a in matching.parts.items()}
     return states | {(numbers[0][a], numbers[1][b]): "merged" for a, b in matching.swallowed.items()}
-
-
-def volume_of(lesion):
-    return lesion.shape.volume_ml, lesion.uncertainty_ml
 
 
 def binary(labels):

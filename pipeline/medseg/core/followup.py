@@ -58,7 +58,9 @@ class TrackedLesion(Document):
     state: LesionState = Field(description="against the examination before")
     parents: tuple[str, ...] = Field(default=(), description="ids at the examination before, of a split or merged one")
     merged_into: str | None = Field(default=None, description="the id under which it goes on; it is not measured alone")
-    measurement: Measurement | None = Field(description="None where it is not seen, not covered, or merged into another")
+    measurement: Measurement | None = Field(
+        description="None where it is not seen, not covered, or merged into another"
+    )
     change_from_previous: float | None = Field(default=None, description="of the volume, relative: 0.25 is 25 % more")
     change_from_baseline: float | None = Field(default=None, description="likewise; None for lesions that came later")
     doubling: DoublingTime | None = None

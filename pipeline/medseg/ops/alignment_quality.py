@@ -135,7 +135,9 @@ def _otsu(values: NDArray[Any]) -> float:
     above = values.size - below
     mass = np.cumsum(counts * middles)
     means = mass / np.maximum(below, 1), (mass[-1] - mass) / np.maximum(above, 1)
-    return float(middles[np.argmax(below * above.astype(float) * (means[0] - means[1]) ** 2)])
+    between = below * above.astype(float) * (means[0] - means[1]) ** 2
+    # Empty bins between the classes are all as good: the middle of them.
+    return float(middles[between >= between.max() * (1 - 1e-9)].mean())
 
 
 def _body_dice(alignment: Alignment, fixed: Reduced, moving: Reduced, went: float) -> float:

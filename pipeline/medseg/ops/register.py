@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medseg.core.errors import GeometryError
-from medseg.core.followup import AlignmentQuality, RegistrationQuality, Stage
+from medseg.core.followup import AlignmentQuality, RegistrationQuality
 from medseg.ops.alignment import Alignment, Displacement
 from medseg.ops.alignment_quality import WORKING_MM, Reduced, agreement, fault, reduce
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _SEED = 2009
 _NUM_BINS = 40
 _NUM_SAMPLES = 60_000
+_NUM_SPLINE_SAMPLES = 15_000  # each sample costs a spline twenty times as much
 _CONTROL_MM = 40.0
 _FIELD_MM = 8.0
 
@@ -183,19 +184,24 @@ def _optimise(
     method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=_NUM_BINS)
     method.SetMetricFixedMask(_image(fixed, ndimage.binary_dilation(fixed.body, iterations=2).astype(np.uint8)))
     method.SetMetricSamplingStrategy(method.REGULAR)
-    method.SetMetricSamplingPercentage(min(1.0, _NUM_SAMPLES / fixed.array.size), _SEED)
+    samples = _NUM_SAMPLES if after is None else _NUM_SPLINE_SAMPLES
+    method.SetMetricSamplingPercentage(min(1.0, samples / fixed.array.size), _SEED)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetShrinkFactorsPerLevel(list(levels))
     method.SetSmoothingSigmasPerLevel([WORKING_MM * (level - 1) / 2 for level in levels])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     if after is None:
         method.SetOptimizerAsRegularStepGradientDescent(
-            learningRate=4.0, minStep=1e-3, numberOfIterations=250, relaxationFactor=0.85, gradientMagnitudeTolerance=1e-9
+            learningRate=4.0,
+            minStep=1e-3,
+            numberOfIterations=250,
+            relaxationFactor=0.85,
+            gradientMagnitudeTolerance=1e-9,
         )
         method.SetOptimizerScalesFromPhysicalShift()
     else:
         method.SetMovingInitialTransform(after)
-        method.SetOptimizerAsLBFGSB(numberOfIterations=30)
+        method.SetOptimizerAsLBFGSB(numberOfIterations=20, maximumNumberOfFunctionEvaluations=25)
     method.SetInitialTransform(transform, inPlace=True)
     # Sums over threads depend on their order; the metric asks for the global number, not for the method's.
     threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
