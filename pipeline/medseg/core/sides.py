@@ -3,34 +3,67 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 NamedSide = Literal["left", "right"]
 
-_OTHER = {"left": "right", "lt": "rt", "lh": "rh", "l": "r"}
-_LEFT = re.compile(rf"(?<![a-z])({'|'.join(_OTHER)})(?![a-z])", re.IGNORECASE)
-# Alone, a letter beside a number is no side: vertebra L1, segment 4r.
-_SIDE_WORDS: dict[NamedSide, re.Pattern[str]] = {
-    "left": re.compile(r"(?<![a-z])left(?![a-z])|(?<![a-z0-9])(lt|lh|l)(?![a-z0-9])", re.IGNORECASE),
-    "right": re.compile(r"(?<![a-z])right(?![a-z])|(?<![a-z0-9])(rt|rh|r)(?![a-z0-9])", re.IGNORECASE),
-}
+_LEFT_RIGHT = (
+    ("left", "right"),
+    ("l", "r"),
+    ("lt", "rt"),
+    ("lh", "rh"),
+    ("lft", "rgt"),
+    ("sinister", "dexter"),
+    ("sinistra", "dextra"),
+    ("sinistrum", "dextrum"),
+    ("sin", "dex"),
+    ("links", "rechts"),
+    ("linke", "rechte"),
+    ("gauche", "droite"),
+    ("gauche", "droit"),
+)
+# kidney|L and L|Kidney, left|2: a side glued on by case or number is a word of its own
+_CASES = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_NUMBERS = re.compile(r"(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])")
+_SHORT = 2
+_WORD = re.compile(r"[^\W_]+")
 
 
-def left_right_pairs(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Labels that differ only in their side: `left_kidney`/`right_kidney`, `Kidney-L`/`Kidney-R`, `kidney lt`/`rt`."""
-    known = {name.lower(): name for name in names}
+def left_right_pairs(names: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Labels (left, right) that differ in one word only, and that word is a side.
+
+    `left_kidney`/`right_kidney`, `Kidney-L`/`Kidney-R`, `lh.insula`/`rh.insula`, `LKidney`/`RKidney`, `ren sinister`/
+    `ren dexter`. A side is a whole word: `leftover` and `cleft` are none.
+    """
+    by_words = {_words(name): name for name in names}
     pairs = []
-    for name in names:
-        for match in _LEFT.finditer(name):
-            other = _OTHER[match.group().lower()]
-            twin = known.get((name[: match.start()] + other + name[match.end() :]).lower())
-            if twin is not None:
-                pairs.append((name, twin))
+    for words, name in by_words.items():
+        twins = (
+            (*words[:place], right, *words[place + 1 :])
+            for place, word in enumerate(words)
+            for left, right in _LEFT_RIGHT
+            if word == left
+        )
+        pairs += [(name, by_words[twin]) for twin in twins if twin in by_words]
     return tuple(pairs)
 
 
 def named_side(name: str) -> NamedSide | None:
-    """The side that one name states: `kidney_left`, `Kidney-R`; None when it states none, or both."""
-    stated = [side for side, words in _SIDE_WORDS.items() if words.search(name)]
-    return stated[0] if len(stated) == 1 else None
+    """The side that one name states: `kidney_left`, `Kidney-R`; None when it states none, or both.
+
+    A letter beside a number is no side: vertebra L1, segment 4r.
+    """
+    words = {word for word in _words(name) if len(word) > _SHORT} | {word.lower() for word in _split(name)}
+    is_left, is_right = (not words.isdisjoint(sides) for sides in zip(*_LEFT_RIGHT, strict=True))
+    if is_left == is_right:
+        return None
+    return "left" if is_left else "right"
+
+
+def _words(name: str) -> tuple[str, ...]:
+    return tuple(word.lower() for part in _split(name) for word in _NUMBERS.sub("_", part).split("_"))
+
+
+def _split(name: str) -> list[str]:
+    return _WORD.findall(_CASES.sub("_", name))
