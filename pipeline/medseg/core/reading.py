@@ -1,4 +1,4 @@
-"""How to read images where a file alone does not decide."""
+"""How to read images: where a file alone does not decide, and within which limits."""
 
 from __future__ import annotations
 
@@ -27,6 +27,16 @@ class Reading(Document):
         """These choices, and the other's where these leave a question open."""
         made = {name: getattr(self, name) for name in Reading.model_fields if getattr(self, name)}
         return Reading(**{**{name: getattr(other, name) for name in Reading.model_fields}, **made})
+
+
+class Containment(Document):
+    """How every verb keeps what a file does to its reader away from the other cases."""
+
+    contain: bool = Field(default=True, description="read each case in a process of its own, with limits (Linux)")
+    read_memory_gib: float | None = Field(
+        default=None, gt=0, description="that reading one case may take; absent: three quarters of the machine's"
+    )
+    read_timeout_s: float = Field(default=600, gt=0, description="that reading one case may take")
 
 
 AS_IT_IS = Reading()
