@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
@@ -109,6 +110,14 @@ def test_a_disk_that_fails_is_a_finding(cohort, monkeypatch):
 
     monkeypatch.setattr("medseg.data.inspection.read_labels", fail)
     assert {code for _, code, _ in _codes(cohort.report())} == {"E-READ"}
+
+
+def test_flags_of_image_and_mask_are_notes(cohort):
+    label = cohort.cases[2].label
+    label.write_bytes(gzip.compress(gzip.decompress(label.read_bytes()) + b"left over"))
+    report = cohort.report()
+    assert _codes(report) == [("note", "W-TRAILING", "case_2")]
+    assert str(label) in report.findings[0].message
 
 
 def test_mask_on_another_grid(cohort):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from medseg.core.errors import InputError
+from medseg.core.reading import Reading
 from medseg.io.volumes import read_volume
 
 AFFINE = np.array([[-0.8, 0, 0, 30], [0, -0.8, 0, 20], [0, 0, 2.5, -50], [0, 0, 0, 1.0]])
@@ -132,7 +133,7 @@ def test_valid_or_repairable_is_read(recipes, row):
 
 def test_prefer_decides_a_conflict(recipes):
     path = recipes.save(recipes.two_transforms(AFFINE, recipes.turned_qform(), codes=(1, 2)))
-    from_qform, from_sform = read_volume(path, prefer="qform"), read_volume(path, prefer="sform")
+    from_qform, from_sform = read_volume(path, Reading(prefer="qform")), read_volume(path, Reading(prefer="sform"))
     np.testing.assert_allclose(recipes.marker_of(from_qform), [14, 12, -12.5], atol=0.01)
     np.testing.assert_allclose(recipes.marker_of(from_sform), [-14, 12, -12.5], atol=0.01)
     assert from_qform.warnings == ("W-GEOM-QFORM",)
@@ -143,7 +144,7 @@ def test_prefer_decides_a_conflict(recipes):
     "make", [lambda r: r.analyze(), lambda r: r.save(r.nifti(codes=(0, 0)))], ids=["analyze", "nifti"]
 )
 def test_orientation_is_assumed_only_when_asked(recipes, make):
-    volume = read_volume(make(recipes), assume_orientation=True)
+    volume = read_volume(make(recipes), Reading(assume_orientation=True))
     assert volume.geometry.axis_codes == "RAS"
     assert "W-ORIENTATION-ASSUMED" in volume.warnings
     np.testing.assert_array_equal(volume.array[0], recipes.volume())

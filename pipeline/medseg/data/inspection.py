@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from medseg.core.case import Case, Dataset
@@ -65,6 +66,7 @@ def inspect_case(case: Case, dataset: Dataset) -> Seen:
             if case.label is not None:
                 labels = read_labels(case.label)
                 require_same_grid(volume, labels)
+                _look_at_flags(seen, labels, case.label)
                 _look_at_labels(seen, labels, dataset)
     except MedsegError as error:
         message = f"{error.file}: {error.message}" if error.file else error.message
@@ -76,8 +78,7 @@ def inspect_case(case: Case, dataset: Dataset) -> Seen:
 
 
 def _look_at_image(seen: Seen, volume: Volume, dataset: Dataset) -> None:
-    for flag in volume.warnings:
-        seen.add("note", flag, f"remark while reading {volume.source or seen.case.images[0]}", "See docs/errors.md.")
+    _look_at_flags(seen, volume, seen.case.images[0])
     for name, channel in zip(dataset.channels, volume.array, strict=True):
         if name != "CT" or holds_air(channel):
             continue
@@ -90,6 +91,11 @@ def _look_at_image(seen: Seen, volume: Volume, dataset: Dataset) -> None:
             + (f", as if {_OFFSET_HU} had been added" if is_offset else ""),
             "Models made for HU will not fit it; train on it as it is, or convert it to HU.",
         )
+
+
+def _look_at_flags(seen: Seen, read: Volume | LabelMap, path: Path) -> None:
+    for flag in read.warnings:
+        seen.add("note", flag, f"remark while reading {read.source or path}", "See docs/errors.md.")
 
 
 def _look_at_labels(seen: Seen, labels: LabelMap, dataset: Dataset) -> None:

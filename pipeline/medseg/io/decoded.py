@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medseg.core.errors import GeometryError, InputError
 from medseg.core.geometry import Affine, Geometry, Shape
+from medseg.core.reading import AS_IT_IS, Reading
 
 _SPACING_RANGE_MM = (0.01, 50.0)
 _ROUNDING_MM = 0.1
@@ -20,20 +21,13 @@ ASSUME = "If the axes are known to be right, read it with orientation assumed; o
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How to go on where a file alone does not decide.
+    """What a format's reader is asked for.
 
     Attributes:
-        assume_orientation: Read a file without orientation as if its axes ran R, A, S from the origin.
-        prefer: Which of two contradicting NIfTI transforms to believe.
-        series: DICOM: SeriesInstanceUID, or its number in the list of series.
-        fix_geometry: DICOM: resample gaps and gantry tilt onto a straight grid.
         channels: How many channels a file holds; more than one must be asked for.
     """
 
-    assume_orientation: bool = False
-    prefer: Literal["sform", "qform"] | None = None
-    series: str | None = None
-    fix_geometry: bool = False
+    reading: Reading = AS_IT_IS
     channels: int = 1
 
 
@@ -44,11 +38,13 @@ class Decoded:
     Attributes:
         array: (I, J, K) or (C, I, J, K), in the file's own number type when it needs no scaling.
         affine: Voxel index to RAS+ mm, as the file has it.
+        unit: As of `Volume`.
     """
 
     array: NDArray[Any]
     affine: Affine
     warnings: tuple[str, ...] = field(default=())
+    unit: str | None = None
 
 
 def require_dims(sizes: ArrayLike, path: Path) -> Shape:

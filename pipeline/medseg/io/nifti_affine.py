@@ -27,20 +27,20 @@ def choose_affine(fields: Any, shape: Shape, path: Path, options: ReadOptions) -
     remarks = () if factor == 1 else ("W-UNITS",)
     edges = np.asarray(fields["pixdim"][1:4], dtype=np.float64) * factor
     has_sform, has_qform = int(fields["sform_code"]) > 0, int(fields["qform_code"]) > 0
-    if options.prefer and has_sform and has_qform:
-        has_sform, has_qform = options.prefer == "sform", options.prefer == "qform"
-        remarks = (*remarks, f"W-GEOM-{options.prefer.upper()}")
+    if options.reading.prefer and has_sform and has_qform:
+        has_sform, has_qform = options.reading.prefer == "sform", options.reading.prefer == "qform"
+        remarks = (*remarks, f"W-GEOM-{options.reading.prefer.upper()}")
     if has_sform:
         sform = _sform(fields, factor, path)
         if has_qform:
             _require_agreement(fields, sform, _trusted_qform(fields, edges, factor, path), shape=shape, path=path)
-        elif options.prefer is None:
+        elif options.reading.prefer is None:
             _require_spacing_agreement(sform, edges, shape, path)
         return sform, remarks
     if has_qform:
         _require_positive(edges, path)
         return _qform(fields, edges, factor, path), remarks
-    if not options.assume_orientation:
+    if not options.reading.assume_orientation:
         raise GeometryError(
             "its header says nothing about orientation (sform and qform codes are 0)",
             code="E-NO-ORIENTATION",
