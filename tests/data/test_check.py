@@ -12,7 +12,6 @@ from medseg.core.geometry import Geometry
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.check import check_dataset
 from medseg.data.importers import import_dataset
-from medseg.data.inspection import side_pairs
 from medseg.io.volumes import write_labels, write_volume
 
 REAL_DATA = Path(os.environ.get("MEDSEG_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -169,18 +168,6 @@ def test_swapped_sides_are_seen_in_world_space(cohort):
     report = cohort.report()
     assert _codes(report) == [("warning", "W-LEFT-RIGHT", "mirrored")]
     assert "11 mm" in report.findings[0].message or "10 mm" in report.findings[0].message
-
-
-@pytest.mark.parametrize(
-    ("names", "pairs"),
-    [
-        (["right_parotid", "left_parotid"], [("left_parotid", "right_parotid")]),
-        (["Kidney-L", "Kidney-R", "liver"], [("Kidney-L", "Kidney-R")]),
-        (["left_atrium", "right_kidney", "l", "cleft_right"], []),
-    ],
-)
-def test_pairs_by_name(names, pairs):
-    assert side_pairs(names) == pairs
 
 
 def test_the_same_voxels_twice(cohort):

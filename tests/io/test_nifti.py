@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg.core.errors import InputError
+from medseg.core.errors import GeometryError, InputError
 from medseg.core.reading import Reading
 from medseg.io.volumes import read_volume
 
@@ -177,3 +177,15 @@ def test_a_large_slice_turned_a_little_more_than_half_is_no_conflict(recipes, an
     array[0, 0] = 1
     volume = read_volume(recipes.save(recipes.nifti(array, affine), "x.nii"))
     np.testing.assert_allclose(volume.geometry.affine, affine, atol=1e-6)
+
+
+def test_a_preference_without_a_conflict_changes_and_flags_nothing(recipes):
+    path = recipes.save(recipes.nifti())
+    assert all(read_volume(path, Reading(prefer=name)).warnings == () for name in ("sform", "qform"))
+
+
+def test_preferring_an_absent_qform_does_not_silence_a_wrong_pixdim(recipes):
+    path = recipes.save(recipes.patched((("pixdim", 12), "f", 1.0), ("qform_code", "h", 0)))
+    with pytest.raises(GeometryError, match="E-GEOM-CONFLICT"):
+        read_volume(path, Reading(prefer="qform"))
+    assert read_volume(path, Reading(prefer="sform")).warnings == ("W-GEOM-SFORM",)

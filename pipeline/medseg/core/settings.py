@@ -22,7 +22,7 @@ _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\
 Window = tuple[float, float]
 
 
-class PreprocessSettings(Document):
+class PreprocessSettings(Reading):
     """`medseg preprocess`."""
 
     manifest: Path | None = Field(default=None, description="dataset; the embedded phantom cohort when absent")

@@ -16,7 +16,7 @@ from medseg.core.reading import AS_IT_IS, Reading
 _SPACING_RANGE_MM = (0.01, 50.0)
 _ROUNDING_MM = 0.1
 _EXACT = 1e-6
-ASSUME = "If the axes are known to be right, read it with orientation assumed; otherwise convert from the original."
+ASSUME = "If its axes are known to run R, A, S, read it with --assume-orientation; else convert it from the original."
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,7 @@ def require_dims(sizes: ArrayLike, path: Path) -> Shape:
 def settle_geometry(affine: ArrayLike, shape: Shape, path: Path) -> Geometry:
     """Refuse a grid that cannot be; straighten what is only rounding.
 
-    Axes within 0.1 mm (at every corner) of a right-angled grid are replaced by the nearest such grid: the rotation of
-    the polar decomposition, about the volume's centre, which keeps the spacing.
+    Axes within 0.1 mm (at every corner) of a right-angled grid are replaced by the nearest such grid.
 
     Raises:
         GeometryError: `E-GEOM-NONFINITE`, `E-GEOM-SINGULAR`, `E-SPACING` or `E-GEOM-SHEAR`.
@@ -93,16 +92,10 @@ def settle_geometry(affine: ArrayLike, shape: Shape, path: Path) -> Geometry:
         message = f"its voxel axes do not span space: {_words(matrix)}"
         raise GeometryError(message, code="E-GEOM-SINGULAR", file=path, remedy="Convert it again from the original.")
     require_spacing(spacing, path)
-    left, _, right = np.linalg.svd(matrix[:3, :3] / spacing)
-    rotation = left @ right
     given = Geometry(shape, matrix)
-    if np.abs(rotation - matrix[:3, :3] / spacing).max() < _EXACT:
+    result = given.straightened()
+    if np.abs(result.direction - given.direction).max() < _EXACT:
         return given
-    centre = (np.asarray(shape) - 1) / 2
-    straight = np.eye(4)
-    straight[:3, :3] = rotation * spacing
-    straight[:3, 3] = given.to_world(centre) - straight[:3, :3] @ centre
-    result = Geometry(shape, straight)
     moved_mm = result.deviation_mm(given)
     if moved_mm >= _ROUNDING_MM:
         raise GeometryError(

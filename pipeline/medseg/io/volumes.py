@@ -81,9 +81,9 @@ def read_volume(path: Path | str, reading: Reading = AS_IT_IS, *, channels: int 
         GeometryError: Its place in the patient cannot be trusted.
     """
     path = Path(path)
-    volume = values.as_volume(_decode(path, ReadOptions(reading, channels)), path)
+    volume = values.as_volume(decode(path, ReadOptions(reading, channels)), path)
     if volume.num_channels != channels:
-        raise _wrong_channels(path, volume.num_channels, channels)
+        raise wrong_channels(path, volume.num_channels, channels)
     return volume
 
 
@@ -103,7 +103,7 @@ def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels
         return read_volume(paths[0], reading, channels=channels or 1)
     volumes = [read_volume(path, reading) for path in paths]
     if channels not in {None, len(volumes)}:
-        raise _wrong_channels(paths[0], len(volumes), channels or 1)
+        raise wrong_channels(paths[0], len(volumes), channels or 1)
     first = volumes[0]
     for volume in volumes[1:]:
         require_same_grid(first, volume)
@@ -126,7 +126,7 @@ def read_labels(path: Path | str, reading: Reading = AS_IT_IS) -> LabelMap:
         GeometryError: As `read_volume`.
     """
     path = Path(path)
-    decoded = _decode(path, ReadOptions(reading))
+    decoded = decode(path, ReadOptions(reading))
     shape = (decoded.array.shape[0], decoded.array.shape[1], decoded.array.shape[2])
     geometry = settle_geometry(decoded.affine, shape, path)
     return LabelMap(values.labels(decoded.array, path), geometry, path, decoded.warnings)
@@ -159,10 +159,16 @@ def write_labels(label_map: LabelMap, path: Path | str, *, names: dict[str, int]
 
 
 def _reader(channels: int) -> Callable[[Path], Decoded]:
-    return lambda path: _decode(path, ReadOptions(channels=channels))
+    return lambda path: decode(path, ReadOptions(channels=channels))
 
 
-def _decode(path: Path, options: ReadOptions) -> Decoded:
+def decode(path: Path, options: ReadOptions) -> Decoded:
+    """Voxels and grid as a file has them; whether they can be is not looked at yet.
+
+    Raises:
+        InputError: As `read_volume`, but for values and the grid.
+        GeometryError: Its header contradicts itself or says too little.
+    """
     require_path(path)
     lower = path.name.lower()
     if path.is_dir() and not lower.endswith(SUFFIXES):
@@ -230,7 +236,7 @@ def _not_an_image(head: bytes, path: Path) -> InputError:
     return InputError(message, code="E-NOT-IMAGE", file=path, remedy=remedy)
 
 
-def _wrong_channels(path: Path, found: int, expected: int) -> InputError:
+def wrong_channels(path: Path, found: int, expected: int) -> InputError:
     return InputError(
         f"expected {expected} channel(s), found {found}",
         code="E-CHANNELS",
