@@ -18,7 +18,7 @@ _SIDES: dict[str, Literal["left", "right"]] = {
 }
 _SPELLINGS = (("tumour", "tumor"), ("oesoph", "esoph"), ("oedema", "edema"), ("haem", "hem"), ("grey", "gray"))
 _WORD = re.compile(r"[a-z]+[0-9]*|[0-9]+")
-_PRIVATE_SCHEME = "99MEDSEG"
+PRIVATE_SCHEME = "99MEDSEG"
 _MOST_CODE_CHARACTERS, _MOST_MEANING_CHARACTERS = 16, 64
 Words = tuple[str, ...]
 
@@ -83,8 +83,8 @@ class Terminology(Document):
 
     def over(self, other: Terminology) -> Terminology:
         """Both tables; where both know a name, this one decides."""
-        mine = {_split(name) for name in self.terms}
-        kept = {name: term for name, term in other.terms.items() if _split(name) not in mine}
+        mine = {words_of(name) for name in self.terms}
+        kept = {name: term for name, term in other.terms.items() if words_of(name) not in mine}
         return Terminology(terms={**self.terms, **kept})
 
     def term(self, label: str, *, may_be_private: bool = False) -> Term:
@@ -97,8 +97,8 @@ class Terminology(Document):
         Raises:
             UsageError: `E-CODE`, naming the nearest known labels.
         """
-        index = {_split(name): term for known, term in self.terms.items() for name in (known, *term.synonyms)}
-        words, side = _split(label)
+        index = {words_of(name): term for known, term in self.terms.items() for name in (known, *term.synonyms)}
+        words, side = words_of(label)
         exact = index.get((words, side))
         if exact is not None:
             return exact
@@ -106,7 +106,7 @@ class Terminology(Document):
         if found is not None:
             return _sided(found, side)
         if may_be_private:
-            return _private(label, words)
+            return _private(label)
         known = sorted(name for known, term in self.terms.items() for name in (known, *term.synonyms))
         near = difflib.get_close_matches(" ".join(words), known, n=3, cutoff=0.5)
         raise UsageError(
@@ -117,22 +117,31 @@ class Terminology(Document):
         )
 
 
-def tracking_uid(study_uid: str, lesion: str) -> str:
-    """A DICOM UID that is the same whenever this lesion of this study is written (PS3.5 B.2, from its hash)."""
-    digest = hashlib.sha256(f"{study_uid}/{lesion}".encode()).digest()
-    # the version and variant bits make it a UUID (RFC 9562, version 8: a hash of the maker's choice)
-    number = int.from_bytes(digest[:16]) & ~(0xF << 76) & ~(0x3 << 62) | (0x8 << 76) | (0x2 << 62)
-    return f"2.25.{number}"
+def private_code(meaning: str) -> Code:
+    """A code of medseg's own scheme (99MEDSEG) for words that no public scheme is asked for."""
+    value = re.sub(r"[^A-Z0-9]+", "_", meaning.upper()).strip("_")
+    if not value or len(value) > _MOST_CODE_CHARACTERS:
+        digest = hashlib.sha256(meaning.encode()).hexdigest().upper()
+        value = f"{value[:9]}_{digest[:6]}" if value else digest[:8]
+    return Code(scheme=PRIVATE_SCHEME, value=value, meaning=" ".join(meaning.split())[:_MOST_MEANING_CHARACTERS])
 
 
-def _split(label: str) -> tuple[Words, Literal["left", "right"] | None]:
-    """Words in order of the alphabet, in American spelling and the singular, and the side among them."""
+def words_of(label: str) -> tuple[Words, Literal["left", "right"] | None]:
+    """What a label says: words in order of the alphabet, American and in the singular, and the side among them."""
     text = label.lower()
     for british, american in _SPELLINGS:
         text = text.replace(british, american)
     words = _WORD.findall(text)
     side = next((_SIDES[word] for word in words if word in _SIDES), None)
     return tuple(sorted(_singular(word) for word in words if word not in _SIDES)), side
+
+
+def tracking_uid(study_uid: str, lesion: str) -> str:
+    """A DICOM UID that is the same whenever this lesion of this study is written (PS3.5 B.2, from its hash)."""
+    digest = hashlib.sha256(f"{study_uid}/{lesion}".encode()).digest()
+    # the version and variant bits make it a UUID (RFC 9562, version 8: a hash of the maker's choice)
+    number = int.from_bytes(digest[:16]) & ~(0xF << 76) & ~(0x3 << 62) | (0x8 << 76) | (0x2 << 62)
+    return f"2.25.{number}"
 
 
 def _singular(word: str) -> str:
@@ -166,12 +175,7 @@ def _sided(term: Term, side: Literal["left", "right"] | None) -> Term:
     return term.model_copy(update={"region_modifier" if term.region else "modifier": code})
 
 
-def _private(label: str, words: Words) -> Term:
-    value = re.sub(r"[^A-Z0-9]+", "_", label.upper()).strip("_")
-    digest = hashlib.sha256(label.encode()).hexdigest().upper()
-    if not value or len(value) > _MOST_CODE_CHARACTERS:
-        value = f"{value[:9]}_{digest[:6]}" if value else digest[:8]
-    hue = int(digest[:6], 16)
+def _private(label: str) -> Term:
+    hue = int(hashlib.sha256(label.encode()).hexdigest()[:6], 16)
     colour = (96 + hue % 160, 96 + hue // 160 % 160, 96 + hue // 25600 % 160)
-    meaning = (" ".join(label.split()) or " ".join(words))[:_MOST_MEANING_CHARACTERS]
-    return Term(type=Code(scheme=_PRIVATE_SCHEME, value=value, meaning=meaning), category=TISSUE, colour=colour)
+    return Term(type=private_code(label), category=TISSUE, colour=colour)

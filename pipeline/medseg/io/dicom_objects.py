@@ -10,11 +10,12 @@ from typing import Any
 
 from medseg.core.errors import GeometryError, InputError
 from medseg.core.segments import Algorithm, Segment
-from medseg.core.terminology import Code
+from medseg.core.terminology import PRIVATE_SCHEME, Code
 from medseg.io.dicom_source import SourceSlice, SourceSlices
 from medseg.io.files import atomic_path
 
 MAKER = "medseg"
+_PLACE = ("FrameOfReferenceUID", "PositionReferenceIndicator")
 _MUST_BE_THERE = (
     "PatientName",
     "PatientID",
@@ -25,6 +26,7 @@ _MUST_BE_THERE = (
     "ReferringPhysicianName",
     "StudyID",
     "AccessionNumber",
+    *_PLACE,
 )
 # An allow-list: what is not named here stays in the source.
 _COPIED = (
@@ -50,9 +52,8 @@ _COPIED = (
     "ClinicalTrialSubjectReadingID",
     "ClinicalTrialTimePointID",
     "ClinicalTrialTimePointDescription",
-    "FrameOfReferenceUID",
-    "PositionReferenceIndicator",
 )
+_SEXES = {"M", "F", "O"}
 _EXPORT = "Export the series again from the archive; medseg makes up no identity for it."
 
 
@@ -76,7 +77,10 @@ def require_identity(slices: SourceSlices, path: Path) -> None:
 
 
 def identity_of(header: Any) -> Any:
-    """A data set with the patient, study and frame of reference of `header`, and nothing else of it."""
+    """A data set with the patient, study and frame of reference of `header`, and nothing else of it.
+
+    A sex that the standard does not know is left empty.
+    """
     from pydicom.dataset import Dataset
 
     found = Dataset()
@@ -87,6 +91,8 @@ def identity_of(header: Any) -> Any:
     for name in _COPIED:
         if name in header:
             found[name] = copy.deepcopy(header[name])
+    if str(found.PatientSex) not in _SEXES:
+        found.PatientSex = ""
     for element in found:
         if element.VR == "PN" and element.value:
             element.value = str(element.value)
@@ -99,13 +105,12 @@ def stand_ins(slices: SourceSlices) -> list[Any]:
     Enhanced images, repeated UIDs and orientations that differ in the last digit all become the same simple case;
     `refer_to_slices` puts the true references in place of the numbers.
     """
+    from pydicom.dataset import Dataset
     from pydicom.uid import CTImageStorage
 
     pieces = slices.slices
     first = pieces[0]
     shared = identity_of(slices.header)
-    if str(shared.PatientSex) not in {"M", "F", "O"}:
-        shared.PatientSex = ""
     shared.SOPClassUID, shared.Modality = CTImageStorage, str(slices.header.get("Modality") or "OT")
     shared.SeriesInstanceUID = slices.header.SeriesInstanceUID
     shared.Rows, shared.Columns = first.rows, first.columns
@@ -114,7 +119,8 @@ def stand_ins(slices: SourceSlices) -> list[Any]:
     shared.SliceThickness = decimals([thickness_mm(slices)])[0]
     found = []
     for number, piece in enumerate(pieces, start=1):
-        stand_in = copy.copy(shared)
+        stand_in = Dataset()
+        stand_in.update(shared)
         stand_in.SOPInstanceUID = f"2.25.{number}"
         stand_in.ImagePositionPatient = decimals(piece.position_mm)
         found.append(stand_in)
@@ -193,9 +199,16 @@ def series_facts(algorithm: Algorithm, *, what: str, number: int) -> dict[str, A
     }
 
 
-def finish(dataset: Any, slices: SourceSlices, segments: Iterable[Segment] = ()) -> None:
+def finish(
+    dataset: Any, slices: SourceSlices, segments: Iterable[Segment] = (), *, has_private: bool = False
+) -> None:
     """The source's identity word for word, and what private codes are."""
-    dataset.update(identity_of(slices.header))
+    identity = identity_of(slices.header)
+    if "ValueType" in dataset:
+        # a report lies nowhere
+        for name in _PLACE:
+            delattr(identity, name)
+    dataset.update(identity)
     codes = [
         code
         for segment in segments
@@ -203,6 +216,8 @@ def finish(dataset: Any, slices: SourceSlices, segments: Iterable[Segment] = ())
         if code is not None
     ]
     private = {code.scheme for code in codes if code.scheme.startswith("99")}
+    if has_private:
+        private.add(PRIVATE_SCHEME)
     if private:
         dataset.CodingSchemeIdentificationSequence = [_scheme(name) for name in sorted(private)]
 
