@@ -11,16 +11,12 @@ from pydantic import Field, model_validator
 
 from medseg.core.document import Document
 from medseg.core.errors import UsageError
+from medseg.core.sides import NamedSide, named_side, words_without_side
 
-_SIDES: dict[str, Literal["left", "right"]] = {
-    **dict.fromkeys(("left", "lt", "lh", "l"), "left"),
-    **dict.fromkeys(("right", "rt", "rh", "r"), "right"),
-}
 _SPELLINGS = (("tumour", "tumor"), ("oesoph", "esoph"), ("oedema", "edema"), ("haem", "hem"), ("grey", "gray"))
-_WORD = re.compile(r"[a-z]+[0-9]*|[0-9]+")
 PRIVATE_SCHEME = "99MEDSEG"
 _MOST_CODE_CHARACTERS, _MOST_MEANING_CHARACTERS = 16, 64
-Words = tuple[str, ...]
+Name = tuple[tuple[str, ...], NamedSide | None]
 
 
 class Code(Document):
@@ -126,14 +122,10 @@ def private_code(meaning: str) -> Code:
     return Code(scheme=PRIVATE_SCHEME, value=value, meaning=" ".join(meaning.split())[:_MOST_MEANING_CHARACTERS])
 
 
-def words_of(label: str) -> tuple[Words, Literal["left", "right"] | None]:
-    """What a label says: words in order of the alphabet, American and in the singular, and the side among them."""
-    text = label.lower()
-    for british, american in _SPELLINGS:
-        text = text.replace(british, american)
-    words = _WORD.findall(text)
-    side = next((_SIDES[word] for word in words if word in _SIDES), None)
-    return tuple(sorted(_singular(word) for word in words if word not in _SIDES)), side
+def words_of(label: str) -> Name:
+    """What a label says: words in order of the alphabet, American and in the singular, and the side it states."""
+    words = sorted(_singular(_american(word)) for word in words_without_side(label))
+    return tuple(words), named_side(label)
 
 
 def tracking_uid(study_uid: str, lesion: str) -> str:
@@ -144,13 +136,19 @@ def tracking_uid(study_uid: str, lesion: str) -> str:
     return f"2.25.{number}"
 
 
+def _american(word: str) -> str:
+    for british, american in _SPELLINGS:
+        word = word.replace(british, american)
+    return word
+
+
 def _singular(word: str) -> str:
     if word == "vertebrae":
         return "vertebra"
     return word[:-1] if len(word) > 3 and word.endswith("s") else word
 
 
-def _composed(words: Words, index: dict[tuple[Words, Literal["left", "right"] | None], Term]) -> Term | None:
+def _composed(words: tuple[str, ...], index: dict[Name, Term]) -> Term | None:
     """A lesion and the organ it lies in: `kidney tumour`, `lesion of the liver`."""
     useful = [word for word in words if word not in {"of", "the", "in"}]
     for (known, _), term in index.items():
@@ -163,12 +161,12 @@ def _composed(words: Words, index: dict[tuple[Words, Literal["left", "right"] | 
     return None
 
 
-def _unnumbered(words: Words, index: dict[tuple[Words, Literal["left", "right"] | None], Term]) -> Term | None:
+def _unnumbered(words: tuple[str, ...], index: dict[Name, Term]) -> Term | None:
     """`rib 7` is a rib, `lesion 2` a lesion."""
     return index.get((tuple(word for word in words if not word.isdigit()), None))
 
 
-def _sided(term: Term, side: Literal["left", "right"] | None) -> Term:
+def _sided(term: Term, side: NamedSide | None) -> Term:
     if side is None:
         return term
     code = LEFT if side == "left" else RIGHT

@@ -157,9 +157,14 @@ def _partners(order: NDArray[np.int_]) -> NDArray[np.int_]:
 
 
 def _with_keyholes(loops: list[list[tuple[int, int]]]) -> Points:
-    """One polygon: every hole joined to what lies left of its leftmost corner by a channel without width."""
+    """One polygon: every hole joined to what lies left of its leftmost corner by a channel without width.
+
+    A hole runs against the outline, so that its area counts off, and fillers by winding number leave it empty.
+    """
     outline = loops[0]
-    for hole in sorted(loops[1:], key=lambda loop: min((column, row) for row, column in loop)):
+    is_positive = _signed_area(outline) > 0
+    for loop in sorted(loops[1:], key=lambda loop: min((column, row) for row, column in loop)):
+        hole = loop[::-1] if (_signed_area(loop) > 0) == is_positive else loop
         start = min(range(len(hole)), key=lambda index: (hole[index][1], hole[index][0]))
         row, column = hole[start]
         after, place = _left_of(outline, row, column)
@@ -167,6 +172,12 @@ def _with_keyholes(loops: list[list[tuple[int, int]]]) -> Points:
         turned = [*hole[start:], *hole[:start], hole[start]]
         outline = [*outline[: after + 1], entry, *turned, entry, *outline[after + 1 :]]
     return np.array(outline, dtype=np.float64)
+
+
+def _signed_area(loop: list[tuple[int, int]]) -> float:
+    """Gauss's shoelace formula, twice."""
+    rows, columns = np.array(loop).T
+    return float(rows @ np.roll(columns, -1) - columns @ np.roll(rows, -1))
 
 
 def _left_of(outline: list[tuple[int, int]], row: int, column: int) -> tuple[int, int]:

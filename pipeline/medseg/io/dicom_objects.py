@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from medseg.core.errors import GeometryError, InputError
@@ -153,8 +155,6 @@ def instance_references(slices: SourceSlices) -> list[Any]:
 
 def thickness_mm(slices: SourceSlices) -> float:
     """Of the header, or the usual distance between slices."""
-    from statistics import median
-
     header = slices.header
     for group in header.get("SharedFunctionalGroupsSequence") or ():
         for measures in group.get("PixelMeasuresSequence") or ():
@@ -162,10 +162,7 @@ def thickness_mm(slices: SourceSlices) -> float:
     if header.get("SliceThickness"):
         return float(header.SliceThickness)
     pieces = slices.slices
-    steps = [
-        float(((after.position_mm - before.position_mm) ** 2).sum() ** 0.5)
-        for before, after in zip(pieces, pieces[1:], strict=False)
-    ]
+    steps = [float(((after.position_mm - before.position_mm) ** 2).sum() ** 0.5) for before, after in pairwise(pieces)]
     return median(steps) if steps else 1.0
 
 
@@ -199,9 +196,7 @@ def series_facts(algorithm: Algorithm, *, what: str, number: int) -> dict[str, A
     }
 
 
-def finish(
-    dataset: Any, slices: SourceSlices, segments: Iterable[Segment] = (), *, has_private: bool = False
-) -> None:
+def finish(dataset: Any, slices: SourceSlices, segments: Iterable[Segment] = (), *, has_private: bool = False) -> None:
     """The source's identity word for word, and what private codes are."""
     identity = identity_of(slices.header)
     if "ValueType" in dataset:

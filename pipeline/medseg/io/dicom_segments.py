@@ -86,7 +86,7 @@ class SegmentFrames:
         if not np.isin(stored, (0, maximum)).all():
             message = "its segments are FRACTIONAL: probabilities or occupancies, not voxels that belong or do not"
             raise InputError(message, code="E-SEG-FRACTIONAL", file=self.path, remedy="Export it as BINARY.")
-        return (stored == maximum).astype(np.uint8)
+        return np.asarray(stored == maximum, dtype=np.uint8)
 
     def _bits(self) -> Iterator[NDArray[np.uint8]]:
         """Frames follow one another bit by bit, without filling up to a whole byte (PS3.5 8.1.1)."""

@@ -150,7 +150,8 @@ def read_labels(
 
 def _structures(path: Path, onto: Geometry | None, names: dict[str, int] | None) -> LabelMap | None:
     """The mask of a file of named structures; None for a file of voxels."""
-    if require_path(path) and path.is_file():
+    require_path(path)
+    if path.is_file():
         with require_file(path).open("rb") as file:
             head = file.read(_HEAD_BYTES)
         if _DICOM.begins(head):
