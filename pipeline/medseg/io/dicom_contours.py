@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from medseg.core.errors import GeometryError, InputError
 from medseg.core.geometry import Geometry, lps_to_ras
-from medseg.io.dicom_files import parse, untrusted
+from medseg.io.dicom_headers import read_object, untrusted
 
 _FLAT = 0.3  # voxels that the points of one contour may lie off their slice
 _KINDS = {"CLOSED_PLANAR", "CLOSED_PLANAR_XOR", "CLOSEDPLANAR_XOR"}
@@ -43,7 +43,7 @@ def read_structures(path: Path) -> tuple[Structure, ...]:
     Raises:
         InputError: `E-DICOM`, `E-CONTOUR`.
     """
-    data, _ = parse(path.read_bytes(), path)
+    data = read_object(path)
     with untrusted(path, "its contours"):
         names = {int(item.ROINumber): str(item.get("ROIName", "")) for item in data.StructureSetROISequence}
         return tuple(

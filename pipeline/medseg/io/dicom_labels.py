@@ -15,7 +15,7 @@ from medseg.core.terminology import words_of
 from medseg.core.volume import LabelMap
 from medseg.io.decoded import settle_geometry
 from medseg.io.dicom_contours import fill_contours, read_structures
-from medseg.io.dicom_files import parse
+from medseg.io.dicom_headers import read_object
 from medseg.io.dicom_segments import SegmentFrame, SegmentFrames, is_segmentation, read_frames
 from medseg.io.dicom_source import look_up
 
@@ -40,7 +40,7 @@ def read_dicom_labels(path: Path, *, onto: Geometry | None, names: dict[str, int
         InputError: `E-SEGMENT-NAME`, `E-SEG-OVERLAP`, `E-STRUCTURES-GRID`, or as `read_frames` and `read_structures`.
         GeometryError: `E-SERIES-IOP`, `E-SERIES-SPACING` for frames on no grid, or as `settle_geometry`.
     """
-    header, _ = parse(path.read_bytes(), path, is_whole=False)
+    header = read_object(path, is_whole=False)
     if is_segmentation(header):
         return _from_segmentation(read_frames(path), onto, names)
     if str(header.get("SOPClassUID", "")) != _STRUCTURE_SET:
@@ -60,7 +60,7 @@ def read_dicom_labels(path: Path, *, onto: Geometry | None, names: dict[str, int
 
 def names_in(path: Path) -> tuple[str, ...] | None:
     """The segments or regions of a SEG or RTSTRUCT, in order; None for any other DICOM object."""
-    header, _ = parse(path.read_bytes(), path, is_whole=False)
+    header = read_object(path, is_whole=False)
     if is_segmentation(header):
         return tuple(fact.label for fact in read_frames(path).segments if not fact.is_background)
     if str(header.get("SOPClassUID", "")) == _STRUCTURE_SET:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.core.errors import GeometryError, InputError
-from medseg.io.dicom_files import parse, untrusted
+from medseg.io.dicom_headers import read_object, untrusted
 
 _SEGMENTATION, _LABELMAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 _BACKGROUND = ("DCM", "125040")
@@ -112,7 +112,7 @@ def read_frames(path: Path) -> SegmentFrames:
         InputError: `E-DICOM`, `E-NOT-SEGMENTATION` or `E-SIZE-MISMATCH`.
         GeometryError: `E-NO-ORIENTATION`.
     """
-    data, _ = parse(path.read_bytes(), path)
+    data = read_object(path)
     if not is_segmentation(data):
         message = "it is no DICOM segmentation"
         raise InputError(message, code="E-NOT-SEGMENTATION", file=path, remedy="Name the SEG object.")

@@ -14,7 +14,7 @@ from medseg.core.findings import ClassAnswer
 from medseg.core.measurements import CaseMeasurements, Measurement
 from medseg.core.segments import Algorithm, Segment
 from medseg.core.terminology import Code, private_code, tracking_uid
-from medseg.io.dicom_files import parse, untrusted
+from medseg.io.dicom_headers import read_object, untrusted
 from medseg.io.dicom_objects import MAKER, concept, finish, identity_of, require_identity, save, series_facts
 from medseg.io.dicom_source import SourceSlices
 
@@ -207,7 +207,7 @@ def _evidence(slices: SourceSlices, segmentation: WrittenSegmentation | None) ->
 
 def _values_in(path: Path) -> Iterator[float]:
     """Every measured value of a report, at any depth; uncertainties are no measurements."""
-    data, _ = parse(path.read_bytes(), path)
+    data = read_object(path)
     with untrusted(path, "its content"):
         pending = [data]
         while pending:
