@@ -11,6 +11,8 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import RLELossless, generate_uid
 
 from medseg.core.errors import InputError
+from medseg.core.reading import Containment
+from medseg.io.contained import contained
 from medseg.io.dicom_labels import names_in
 from medseg.io.volumes import read_labels, read_volume
 
@@ -192,6 +194,18 @@ def test_a_coarser_segmentation_is_looked_up_by_place(folder):
 def test_far_away_there_is_nothing(folder):
     far = read_volume(folder).geometry.cropped((0, 0, 100), (9, 8, 106))
     assert not read_labels(segmentation(folder, numbered()), onto=far).array.any()
+
+
+def test_reading_in_a_process_of_its_own_finds_the_same(folder):
+    path, onto = segmentation(folder, numbered()), read_volume(folder).geometry
+    # a label may have any name, also one that a request between processes uses itself
+    expected = read_labels(path, onto=onto, names={"liver": 3, "path": 4})
+    with contained(Containment()):
+        found = read_labels(path, onto=onto, names={"liver": 3, "path": 4})
+    np.testing.assert_array_equal(found.array, expected.array)
+    assert found.geometry.agrees_with(onto, tolerance_mm=0)
+    with contained(Containment()):
+        np.testing.assert_array_equal(read_labels(path, names={"path": 1, "liver": 3}).array.max(), 3)
 
 
 @pytest.mark.real_data
