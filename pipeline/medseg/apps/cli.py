@@ -14,6 +14,7 @@ import typer
 import medseg
 from medseg.apps import (
     data_commands,
+    dicom_commands,
     measure_commands,
     model_commands,
     report_commands,
@@ -67,6 +68,7 @@ for _command in (
     report_commands.report,
     model_commands.demo,
     measure_commands.measure,
+    dicom_commands.to_dicom,
 ):
     app.command()(_command)
 

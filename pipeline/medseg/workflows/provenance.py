@@ -18,7 +18,7 @@ def make_provenance(dataset: str, settings: Document | None = None) -> Provenanc
     plain = {
         key: value if isinstance(value, str | int | float | bool) or value is None else str(value)
         for key, value in values.items()
-        if key not in {"manifest", "plan"}
+        if key not in {"manifest", "plan", "terminology"}
     }
     return Provenance(
         medseg_version=medseg.__version__,
