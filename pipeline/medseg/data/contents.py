@@ -21,7 +21,11 @@ NAME_THEM = "Add them to 'labels' of the manifest, or correct the mask."
 
 def values_in(labels: LabelMap) -> dict[int, int]:
     """How many voxels hold each value, background included."""
-    counts = np.bincount(np.ravel(labels.array, order="K"))
+    # slab by slab along the slowest axis: counting widens what it counts to 8 bytes
+    slabs = labels.array if labels.array.flags.c_contiguous else labels.array.T
+    counts = np.zeros(int(labels.array.max()) + 1, np.int64)
+    for slab in slabs:
+        counts += np.bincount(np.ravel(slab, order="K"), minlength=counts.size)
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 

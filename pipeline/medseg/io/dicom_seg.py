@@ -139,7 +139,7 @@ def _reads_as(path: Path, labels: NDArray[Any], slices: SourceSlices, numbers: s
     """Whether every frame of the file shows its segment of its slice, and no pixel of the mask is left out."""
     places = {tuple(decimals(piece.position_mm)): index for index, piece in enumerate(slices.slices)}
     frames = read_frames(path)
-    rest = np.bincount(labels.ravel(), minlength=max(numbers) + 1)
+    rest = np.sum([np.bincount(plane.ravel(), minlength=max(numbers) + 1) for plane in labels], axis=0)
     for frame, pixels in zip(frames.frames, frames.pixels(), strict=True):
         index = places.get(tuple(decimals(frame.position_mm)))
         if index is None:

@@ -228,7 +228,7 @@ def _known(finding: Finding, label: str, centre_mm: NDArray[np.float64]) -> Meas
 
 def _present(pixels: NDArray[Any], segments: Sequence[Segment]) -> tuple[NDArray[Any], tuple[Segment, ...]]:
     """Only what has a pixel on some slice, numbered without a gap."""
-    present = set(np.unique(pixels).tolist())
+    present = {number for plane in pixels for number in np.flatnonzero(np.bincount(plane.ravel())).tolist()}
     kept = [segment for segment in segments if segment.number in present]
     numbers = np.zeros(len(segments) + 1, np.min_scalar_type(len(kept)))
     for number, segment in enumerate(kept, start=1):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 import medseg
 from medseg.core.document import Document
@@ -16,6 +15,7 @@ from medseg.core.measurements import CaseMeasurements
 from medseg.core.outputs import SUFFIX_OF, Outputs
 from medseg.core.reading import AS_IT_IS, Reading
 from medseg.core.segments import Algorithm
+from medseg.data.contents import values_in
 from medseg.data.manifest import read_json_object, read_manifest
 from medseg.io.bundle import PLAN
 from medseg.io.dicom_source import SourceSlices, slices_grid
@@ -116,18 +116,19 @@ def _prepare(path: Path, request: ToDicomRequest) -> tuple[Finding, SourceSlices
     mask = read_labels(path, request.reading, onto=slices_grid(slices))
     named, _, flags = named_labels(mask, case, request.names)
     # a name that no voxel has needs no code
-    present = set(np.unique(mask.array).tolist())
-    labels = {name: value for name, value in named.items() if value in present}
+    counts = values_in(mask)
+    labels = {name: value for name, value in named.items() if value in counts}
     terms = terms_of(labels, request.outputs, _own_terms(request.names))
     beside = _prediction_beside(case)
     stated = request.algorithm or (algorithm_of(beside.provenance) if beside else _unstated())
     known = () if request.measurements is None else read_document(request.measurements, CaseMeasurements).measurements
     finding = Finding(case.id, mask, labels, terms, stated, beside.classes if beside else (), known)
-    return finding, slices, _plan(finding, slices, request.outputs, flags)
+    return finding, slices, _plan(finding, slices, request.outputs, counts=counts, flags=flags)
 
 
-def _plan(finding: Finding, slices: SourceSlices, outputs: Outputs, flags: list[str]) -> ToDicomPlan:
-    counts = np.bincount(finding.mask.array.ravel(), minlength=max(finding.labels.values(), default=0) + 1)
+def _plan(
+    finding: Finding, slices: SourceSlices, outputs: Outputs, *, counts: Mapping[int, int], flags: list[str]
+) -> ToDicomPlan:
     return ToDicomPlan(
         case=finding.case,
         series_uid=str(slices.header.SeriesInstanceUID),
@@ -136,7 +137,7 @@ def _plan(finding: Finding, slices: SourceSlices, outputs: Outputs, flags: list[
             PlannedLabel(
                 label=label,
                 value=value,
-                num_voxels=int(counts[value]),
+                num_voxels=counts[value],
                 code=f"{finding.terms[label].type.scheme} {finding.terms[label].type.value}",
                 meaning=finding.terms[label].meaning,
                 is_lesion=finding.terms[label].is_lesion,
