@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,9 @@ from medseg.ops.prepare import label_values, probabilities_to_source, to_network
 from medseg.ops.sliding import sliding_window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from medseg.core.plan import Plan
+    from medseg.core.plan import ClassificationPlan, Plan
     from medseg.core.settings import InferSettings
     from medseg.core.volume import Volume
     from medseg.io.bundle import Bundle
@@ -47,17 +48,7 @@ class Predictor:
         self.settings = settings
         self.device = pick_device(settings.device)
         self._dtype = amp_dtype(self.device, enabled=settings.amp)
-        network = build_network(bundle.plan)
-        try:
-            network.load_state_dict(bundle.weights)
-        except RuntimeError as error:
-            raise ModelError(
-                "the weights do not fit the plan beside them",
-                code="E-WEIGHTS",
-                file=bundle.folder,
-                remedy="Use the folder as `medseg train` wrote it.",
-            ) from error
-        self._network = place(network, self.device).eval()
+        self._networks = [place(_load(bundle, weights), self.device).eval() for weights in bundle.weights]
 
     def predict(self, volume: Volume) -> Prediction:
         """Segment and classify one volume.
@@ -84,9 +75,10 @@ class Predictor:
         answered = time.perf_counter()
         labels, probabilities = None, None
         if logits is not None:
-            labels = LabelMap(label_values(to_source(logits, prepared), plan), volume.geometry)
+            indices = to_source(logits, prepared, paint_order=plan.paint_order)
+            labels = LabelMap(label_values(indices, plan), volume.geometry)
             if self.settings.save_probabilities:
-                probabilities = probabilities_to_source(logits, prepared)
+                probabilities = probabilities_to_source(logits, prepared, regions=bool(plan.regions))
         seconds = {
             "prepare": ready - start,
             "network": answered - ready,
@@ -95,15 +87,16 @@ class Predictor:
         return Prediction(labels, classes, probabilities, {name: round(value, 3) for name, value in seconds.items()})
 
     def forward(self, windows: Tensor) -> None:
-        """Run the network once on (B, C, *patch), to measure it."""
+        """Run every network once on (B, C, *patch), to measure them."""
         with torch.inference_mode(), autocast(self.device, self._dtype):
-            self._network(windows.to(self.device, memory_format=torch.channels_last_3d))
+            for network in self._networks:
+                network(windows.to(self.device, memory_format=torch.channels_last_3d))
 
     def run(self, prepared: Prepared) -> tuple[Tensor | None, dict[str, dict[str, float]]]:
         """Logits (K, I, J, K) on the network grid, on the CPU, and class probabilities by head."""
         with torch.inference_mode(), autocast(self.device, self._dtype):
             logits, classes = infer_case(
-                self._network,
+                self._networks,
                 prepared.image.to(self.device),
                 self.bundle.plan,
                 overlap=self.settings.overlap,
@@ -113,7 +106,7 @@ class Predictor:
 
 
 def infer_case(
-    network: Network, image: Tensor, plan: Plan, *, overlap: float, tta: bool = False
+    networks: Sequence[Network], image: Tensor, plan: Plan, *, overlap: float, tta: bool = False
 ) -> tuple[Tensor | None, dict[str, dict[str, float]]]:
     """Both answers for one case on the network grid; call inside inference mode and autocast.
 
@@ -121,8 +114,9 @@ def infer_case(
     probabilities: the diagnosis is not an average over windows and does not depend on where they lie.
 
     Args:
-        network: In evaluation mode.
-        image: (C, I, J, K) on the network's device.
+        networks: In evaluation mode; the members of an ensemble answer together, with the mean of their logits and of
+            their class probabilities.
+        image: (C, I, J, K) on the networks' device.
         plan: The model's.
         overlap: Of neighbouring windows.
         tta: Average over mirrored copies.
@@ -130,40 +124,67 @@ def infer_case(
     logits = None
     if plan.num_outputs:
         windows_per_call = max(1, _VOXELS_PER_CALL[image.device.type] // int(np.prod(plan.patch_size)))
-        logits = sliding_window(
-            image,
-            _mirrored(network, plan) if tta else lambda windows: _first(network, windows),
-            window=plan.patch_size,
-            num_outputs=plan.num_outputs,
-            overlap=overlap,
-            window_batch=windows_per_call,
-        )
-        if not bool(torch.isfinite(logits).all()):
+        for network in networks:
+            predict = _mirrored(network, plan) if tta else partial(_first, network)
+            answer = sliding_window(
+                image,
+                predict,
+                window=plan.patch_size,
+                num_outputs=plan.num_outputs,
+                overlap=overlap,
+                window_batch=windows_per_call,
+            )
+            logits = answer if logits is None else logits.add_(answer)
+        logits = logits if logits is None else logits.div_(len(networks))
+        if logits is not None and not bool(torch.isfinite(logits).all()):
             raise ModelError(
                 "the network's answer is not finite",
                 code="E-NUMERIC",
                 remedy="Run again with --no-amp; if it stays, the input or the model is broken.",
             )
-    classes = {} if plan.classification is None else _classify(network, image, logits, plan)
-    return logits, classes
-
-
-def _classify(network: Network, image: Tensor, logits: Tensor | None, plan: Plan) -> dict[str, dict[str, float]]:
     if plan.classification is None:
-        return {}
-    if logits is None or plan.classification.view == "whole":
+        return logits, {}
+    return logits, _mean_classes([_classify(network, image, logits, plan.classification, plan) for network in networks])
+
+
+def _classify(
+    network: Network, image: Tensor, logits: Tensor | None, classification: ClassificationPlan, plan: Plan
+) -> dict[str, dict[str, float]]:
+    if logits is None or classification.view == "whole":
         view, probabilities = whole_view(image, plan.patch_size), None
     else:
         scores = torch.softmax(logits, dim=0)
-        pooled = [plan.label_names.index(name) + 1 for name in plan.classification.pool_labels]
+        pooled = [plan.label_names.index(name) + 1 for name in classification.pool_labels]
         start = view_start(_centre(scores[pooled].sum(0)), plan.patch_size)
         view = crop(image, start, plan.patch_size)
         probabilities = crop(scores, start, plan.patch_size)[None]
     answers = network.classify(view[None], probabilities)
     return {
         head: dict(zip(names, torch.softmax(answers[head][0].float(), dim=0).tolist(), strict=True))
-        for head, names in plan.classification.heads.items()
+        for head, names in classification.heads.items()
     }
+
+
+def _mean_classes(answers: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Probabilities of each head and class, averaged over the members of an ensemble."""
+    return {
+        head: {name: sum(answer[head][name] for answer in answers) / len(answers) for name in probabilities}
+        for head, probabilities in answers[0].items()
+    }
+
+
+def _load(bundle: Bundle, weights: dict[str, Tensor]) -> Network:
+    network = build_network(bundle.plan)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(
+            "the weights do not fit the plan beside them",
+            code="E-WEIGHTS",
+            file=bundle.folder,
+            remedy="Use the folder as it was written.",
+        ) from error
+    return network
 
 
 def _centre(weight: Tensor) -> np.ndarray:

@@ -41,7 +41,7 @@ def validate(
     answers: dict[str, list[tuple[list[float], int]]] = {}
     with torch.inference_mode(), autocast(device, dtype):
         for case in cases:
-            logits, classes = infer_case(network, case.image.float().to(device), plan, overlap=overlap)
+            logits, classes = infer_case([network], case.image.float().to(device), plan, overlap=overlap)
             if logits is not None and case.labels.numel():
                 for name, value in _dice(logits.argmax(0).cpu().numpy(), case, plan).items():
                     dice[name].append(value)
