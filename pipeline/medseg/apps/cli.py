@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import medseg
-from medseg.apps import data_commands, model_commands, show
+from medseg.apps import bundle_commands, data_commands, model_commands, show
 from medseg.apps.terminal import TERMINAL
 from medseg.core.errors import MedsegError
 
@@ -49,12 +49,14 @@ def _root(
 
 
 app.command("import")(data_commands.import_)
+app.command("import-nnunet")(bundle_commands.import_nnunet)
 for _command in (
     data_commands.check,
     data_commands.preprocess,
     model_commands.train,
     model_commands.infer,
     model_commands.evaluate,
+    bundle_commands.ensemble,
     model_commands.demo,
 ):
     app.command()(_command)
