@@ -83,6 +83,9 @@ def infer(
     series: Annotated[str | None, typer.Option(help="Which series of a DICOM folder.")] = None,
     device: o.Device = None,
     amp: o.Amp = None,
+    backend: Annotated[
+        str | None, typer.Option("--backend", help="auto, torch, openvino or onnx: who runs the network.")
+    ] = None,
     config: o.Config = None,
     set_: o.Assignments = None,
     dry_run: o.DryRun = False,
@@ -106,6 +109,7 @@ def infer(
         series=series,
         device=device,
         amp=amp,
+        backend=backend,
     ).infer
     place = Workspace(workspace)
     model, target = bundle or place.newest_bundle(), out or place.predictions

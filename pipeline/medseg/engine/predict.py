@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -16,11 +15,12 @@ from medseg.core.errors import ModelError
 from medseg.core.prediction import Prediction
 from medseg.core.volume import LabelMap
 from medseg.data.patches import crop, view_start, whole_view
+from medseg.engine.backends import Backends, Segment
 from medseg.engine.devices import amp_dtype, autocast, pick_device, place
 from medseg.nn.build import build_network
 from medseg.ops.augment import Augmentation, swap_table
 from medseg.ops.prepare import label_values, probabilities_to_source, to_network, to_source
-from medseg.ops.sliding import sliding_window
+from medseg.ops.sliding import count_windows, sliding_window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,6 +49,8 @@ class Predictor:
         self.device = pick_device(settings.device)
         self._dtype = amp_dtype(self.device, enabled=settings.amp)
         self._networks = [place(_load(bundle, weights), self.device).eval() for weights in bundle.weights]
+        key = " ".join(sorted(bundle.manifest.sha256.values()))
+        self._backends = Backends(self._networks, settings.backend, dtype=self._dtype, key=key)
 
     def predict(self, volume: Volume) -> Prediction:
         """Segment and classify one volume.
@@ -86,19 +88,28 @@ class Predictor:
         }
         return Prediction(labels, classes, probabilities, {name: round(value, 3) for name, value in seconds.items()})
 
-    def forward(self, windows: Tensor) -> None:
-        """Run every network once on (B, C, *patch), to measure them."""
-        with torch.inference_mode(), autocast(self.device, self._dtype):
-            for network in self._networks:
-                network(windows.to(self.device, memory_format=torch.channels_last_3d))
+    def forward(self, windows: Tensor, *, num_windows: int) -> None:
+        """Segment (B, C, *patch) once, on the backend that so many windows would be given to, to measure it."""
+        for segment in self._backends.segments(windows[:1].to(self.device), num_windows):
+            segment(windows.to(self.device))
 
     def run(self, prepared: Prepared) -> tuple[Tensor | None, dict[str, dict[str, float]]]:
         """Logits (K, I, J, K) on the network grid, on the CPU, and class probabilities by head."""
+        image, plan = prepared.image.to(self.device), self.bundle.plan
+        segments: Sequence[Segment] = ()
+        if plan.num_outputs:
+            centre = np.array(image.shape[1:]) / 2
+            example = crop(image, view_start(centre, plan.patch_size), plan.patch_size)[None]
+            num_windows = count_windows(image.shape[1:], plan.patch_size, self.settings.overlap)
+            segments = self._backends.segments(
+                example, num_windows * (2 ** len(plan.mirror_axes) if self.settings.tta else 1)
+            )
         with torch.inference_mode(), autocast(self.device, self._dtype):
             logits, classes = infer_case(
                 self._networks,
-                prepared.image.to(self.device),
-                self.bundle.plan,
+                image,
+                plan,
+                segments=segments,
                 overlap=self.settings.overlap,
                 tta=self.settings.tta,
             )
@@ -106,7 +117,13 @@ class Predictor:
 
 
 def infer_case(
-    networks: Sequence[Network], image: Tensor, plan: Plan, *, overlap: float, tta: bool = False
+    networks: Sequence[Network],
+    image: Tensor,
+    plan: Plan,
+    *,
+    segments: Sequence[Segment],
+    overlap: float,
+    tta: bool = False,
 ) -> tuple[Tensor | None, dict[str, dict[str, float]]]:
     """Both answers for one case on the network grid; call inside inference mode and autocast.
 
@@ -118,17 +135,17 @@ def infer_case(
             their class probabilities.
         image: (C, I, J, K) on the networks' device.
         plan: The model's.
+        segments: The segmentation half of each network, from `Backends` or `torch_segment`.
         overlap: Of neighbouring windows.
         tta: Average over mirrored copies.
     """
     logits = None
     if plan.num_outputs:
         windows_per_call = max(1, _VOXELS_PER_CALL[image.device.type] // int(np.prod(plan.patch_size)))
-        for network in networks:
-            predict = _mirrored(network, plan) if tta else partial(_first, network)
+        for segment in segments:
             answer = sliding_window(
                 image,
-                predict,
+                _mirrored(segment, plan) if tta else segment,
                 window=plan.patch_size,
                 num_outputs=plan.num_outputs,
                 overlap=overlap,
@@ -195,11 +212,7 @@ def _centre(weight: Tensor) -> np.ndarray:
     return np.array([float((line * torch.arange(len(line), device=line.device)).sum() / total) for line in lines])
 
 
-def _first(network: Network, windows: Tensor) -> Tensor:
-    return network(windows.contiguous(memory_format=torch.channels_last_3d)).logits[0]  # type: ignore[no-any-return]
-
-
-def _mirrored(network: Network, plan: Plan) -> Callable[[Tensor], Tensor]:
+def _mirrored(segment: Segment, plan: Plan) -> Callable[[Tensor], Tensor]:
     """The mean over every mirrored copy; a left-right flip exchanges the labels of each pair."""
     table = swap_table(Augmentation.from_plan(plan).swaps)[: plan.num_outputs].long()
 
@@ -207,7 +220,7 @@ def _mirrored(network: Network, plan: Plan) -> Callable[[Tensor], Tensor]:
         total, count = torch.zeros((), device=windows.device), 0
         for axes in _subsets(plan.mirror_axes):
             dims = [axis + 2 for axis in axes]
-            answer = _first(network, windows.flip(dims)).float().flip(dims)
+            answer = segment(windows.flip(dims)).float().flip(dims)
             total = total + (answer[:, table.to(answer.device)] if 0 in axes else answer)
             count += 1
         return total / count
