@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import medseg
-from medseg.apps import bundle_commands, data_commands, model_commands, show
+from medseg.apps import bundle_commands, data_commands, model_commands, report_commands, show
 from medseg.apps.terminal import TERMINAL
 from medseg.core.errors import MedsegError
 
@@ -57,6 +57,7 @@ for _command in (
     model_commands.infer,
     model_commands.evaluate,
     bundle_commands.ensemble,
+    report_commands.compare,
     model_commands.demo,
 ):
     app.command()(_command)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from medseg.core.errors import ModelError, UsageError
 from medseg.engine.devices import autocast
 from medseg.io.cache import cache_folder, recall, remember
+from medseg.io.files import atomic_path, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,7 +124,7 @@ class Backends:
             if name == "openvino":
                 segment = _openvino(network, example, self._dtype, f"{self._key}-{number}")
             else:
-                segment = _onnx(network, example)
+                segment = _onnx(network, example, f"{self._key}-{number}")
             _compare(name, segment, network, example, self._dtype)
             segments.append(segment)
         return segments
@@ -143,21 +144,11 @@ def torch_segment(network: Network, dtype: torch.dtype | None) -> Segment:
 def _openvino(network: Network, example: Tensor, dtype: torch.dtype | None, key: str) -> Segment:
     import openvino
 
-    core = openvino.Core()
-    folder = cache_folder("openvino")
-    path = None if folder is None else folder / f"{_digest(key, version('openvino'), *example.shape)}.xml"
-    seal = {} if path is None else recall(folder, path.stem)
-    if path is not None and seal and seal == _seal(path):
-        model = core.read_model(path)
-    else:
-        with _quietly():
-            model = openvino.convert_model(_plain(network), example_input=example, input=[tuple(example.shape)])
-        if folder is not None and path is not None:
-            openvino.save_model(model, path, compress_to_fp16=False)
-            remember(folder, path.stem, _seal(path))
-    precision = "bf16" if dtype is torch.bfloat16 else "f32"
-    options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    request = core.compile_model(model, "CPU", options).create_infer_request()
+    with _graph(network, example, key) as path:
+        core = openvino.Core()
+        precision = "bf16" if dtype is torch.bfloat16 else "f32"
+        options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
 
     def segment(windows: Tensor) -> Tensor:
         answers = [next(iter(request.infer({0: _array(window)}).values())) for window in windows]
@@ -166,16 +157,13 @@ def _openvino(network: Network, example: Tensor, dtype: torch.dtype | None, key:
     return segment
 
 
-def _onnx(network: Network, example: Tensor) -> Segment:
+def _onnx(network: Network, example: Tensor, key: str) -> Segment:
     """In fp32: ONNX Runtime has no reduced precision for these layers on a CPU."""
     import onnxruntime
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "network.onnx")
-        with _quietly():
-            torch.onnx.export(_plain(network), (example,), path, dynamo=True, verbose=False)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with _graph(network, example, key) as path:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
@@ -184,6 +172,36 @@ def _onnx(network: Network, example: Tensor) -> Segment:
         return torch.from_numpy(np.concatenate(answers))
 
     return segment
+
+
+@contextmanager
+def _graph(network: Network, example: Tensor, key: str) -> Iterator[Path]:
+    """The network as an ONNX file: from the cache when it is there whole, else made, and kept if there is a place."""
+    kept = cache_folder("networks")
+    with tempfile.TemporaryDirectory() as passing:
+        folder = kept or Path(passing)
+        path = folder / f"{_digest(key, torch.__version__, *example.shape)}.onnx"
+        if not (path.is_file() and recall(folder, path.stem).get("sha256") == sha256_of(path)):
+            with atomic_path(path) as temporary:
+                export_onnx(network, example, temporary)
+            remember(folder, path.stem, {"sha256": sha256_of(path)})
+        yield path
+
+
+def export_onnx(network: Network, example: Tensor, path: Path) -> None:
+    """Write the segmentation half as one ONNX file for windows of the example's shape.
+
+    Args:
+        network: On any device.
+        example: (1, C, *patch).
+        path: File to write.
+    """
+    # a copy, because tracing expects another memory layout than running
+    finest = copy.deepcopy(Finest(network)).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    with warnings.catch_warnings(), torch.no_grad():
+        # tracing warns of every branch that it fixes; there is one, and it is right (`nn.network._convolve`)
+        warnings.simplefilter("ignore")
+        torch.onnx.export(finest.eval(), (example,), path, dynamo=True, external_data=False, verbose=False)
 
 
 def _compare(name: Name, segment: Segment, network: Network, example: Tensor, dtype: torch.dtype | None) -> None:
@@ -218,22 +236,8 @@ def _seconds(segments: Sequence[Segment], example: Tensor) -> float:
     return taken
 
 
-def _plain(network: Network) -> nn.Module:
-    """A copy in the memory layout that tracing expects."""
-    finest = copy.deepcopy(Finest(network)).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return finest.eval()  # type: ignore[no-any-return]
-
-
 def _array(window: Tensor) -> np.ndarray[Any, Any]:
     return np.ascontiguousarray(window[None].float().numpy())
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Tracing warns of every branch that it fixes; there is one, and it is right (`nn.network._convolve`)."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _memory_key(key: str, dtype: torch.dtype | None) -> str:
@@ -244,11 +248,6 @@ def _memory_key(key: str, dtype: torch.dtype | None) -> str:
         except PackageNotFoundError:
             packages.append("")
     return _digest(key, dtype, platform.processor(), platform.node(), torch.get_num_threads(), *packages)
-
-
-def _seal(path: Path) -> dict[str, str]:
-    parts = (path, path.with_suffix(".bin"))
-    return {part.name: hashlib.sha256(part.read_bytes()).hexdigest() for part in parts if part.is_file()}
 
 
 def _digest(*parts: object) -> str:
