@@ -12,6 +12,7 @@ from medseg.core.findings import CaseFailure, CasePrediction, ClassAnswer, GridS
 from medseg.core.progress import Progress, silent
 from medseg.engine.predict import Predictor
 from medseg.io.bundle import read_bundle
+from medseg.io.contained import contained
 from medseg.io.files import require_writable, sha256_of, write_text
 from medseg.io.volumes import read_volumes, write_labels
 from medseg.io.weights import save_tensors
@@ -75,16 +76,17 @@ def infer(
         }
     )
     predictions, failures = [], []
-    for case in progress(cases, "predicting", len(cases)):
-        try:
-            with case_context(case.id):
-                predictions.append(_predict_one(case, predictor, out, provenance))
-        except MedsegError as error:
-            if len(cases) == 1:
-                raise
-            failures.append(
-                CaseFailure(case=case.id, code=error.code, message=error.message, remedy=error.remedy or None)
-            )
+    with contained(settings):
+        for case in progress(cases, "predicting", len(cases)):
+            try:
+                with case_context(case.id):
+                    predictions.append(_predict_one(case, predictor, out, provenance))
+            except MedsegError as error:
+                if len(cases) == 1:
+                    raise
+                failures.append(
+                    CaseFailure(case=case.id, code=error.code, message=error.message, remedy=error.remedy or None)
+                )
     return Inferred(bundle, out, tuple(predictions), tuple(failures))
 
 
