@@ -58,6 +58,7 @@ for _command in (
     model_commands.evaluate,
     bundle_commands.ensemble,
     report_commands.compare,
+    report_commands.report,
     model_commands.demo,
 ):
     app.command()(_command)
