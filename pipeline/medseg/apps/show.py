@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from medseg.data.check import CheckReport
     from medseg.data.store import Store
     from medseg.io.bundle import BundleManifest
-    from medseg.workflows.compare import Compared
     from medseg.workflows.evaluate import Evaluated
     from medseg.workflows.forecast import Forecast
     from medseg.workflows.infer import Inferred
@@ -93,7 +92,7 @@ def bundle(terminal: Terminal, made: BundleManifest, out: Path, *, as_json: bool
         terminal.json(made.to_json())
         return
     members = sum(name.endswith(".safetensors") for name in made.sha256)
-    _facts(
+    facts(
         terminal,
         [
             ("model", made.name),
