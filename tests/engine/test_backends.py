@@ -57,7 +57,7 @@ def test_the_answer_is_that_of_torch(name, network, window):
     assert segment(two).shape == (2, *expected.shape[1:])
 
 
-@pytest.mark.parametrize(("amp", "share"), [(False, 0.9999), (True, 0.99)])
+@pytest.mark.parametrize(("amp", "share"), [(False, 0.9999), (True, 0.95)])
 def test_a_case_gets_the_same_mask(amp, share, bundle, volume):
     pytest.importorskip("openvino")
     answers = [
