@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import medseg
-from medseg.apps import bundle_commands, data_commands, model_commands, report_commands, show
+from medseg.apps import bundle_commands, data_commands, measure_commands, model_commands, report_commands, show
 from medseg.apps.terminal import TERMINAL
 from medseg.core.errors import MedsegError
 
@@ -60,6 +60,7 @@ for _command in (
     report_commands.compare,
     report_commands.report,
     model_commands.demo,
+    measure_commands.measure,
 ):
     app.command()(_command)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from medseg.core.plan import Plan
     from medseg.core.prediction import Prediction
     from medseg.core.settings import InferSettings
-    from medseg.core.volume import Volume
+    from medseg.core.volume import LabelMap, Volume
     from medseg.io.bundle import BundleManifest
 
 
@@ -120,7 +120,7 @@ def _predict_one(case: InferCase, predictor: Predictor, out: Path, provenance: P
     return findings
 
 
-def grid_summary(volume: Volume) -> GridSummary:
+def grid_summary(volume: Volume | LabelMap) -> GridSummary:
     geometry = volume.geometry
     return GridSummary(shape=geometry.shape, spacing_mm=geometry.spacing_mm, axis_codes=geometry.axis_codes)
 
