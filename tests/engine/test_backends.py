@@ -65,7 +65,7 @@ def test_a_case_gets_the_same_mask(amp, share, bundle, volume):
     ]
     masks = [answer.labels.array for answer in answers]
     assert np.mean(masks[0] == masks[1]) > share
-    assert answers[0].classes["lesion_type"] == pytest.approx(answers[1].classes["lesion_type"], abs=0.02)
+    assert answers[0].classes["lesion_type"] == pytest.approx(answers[1].classes["lesion_type"], abs=0.1)
 
 
 def test_a_short_task_is_not_worth_trying_others(network, window, cache):
