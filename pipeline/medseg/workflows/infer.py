@@ -92,7 +92,7 @@ def infer(
 
 def _predict_one(case: InferCase, predictor: Predictor, out: Path, provenance: Provenance) -> CasePrediction:
     plan, settings = predictor.bundle.plan, predictor.settings
-    volume = read_volumes(case.images, settings, channels=len(plan.channels))
+    volume = read_volumes(case.images, settings.over(case.reading), channels=len(plan.channels))
     answer = predictor.predict(volume)
     mask = out / f"{case.id}.nii.gz"
     if answer.labels is not None:
