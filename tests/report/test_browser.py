@@ -21,9 +21,11 @@ from pathlib import Path
 import pytest
 
 from medseg.io.browser import pdf_printer
+from medseg.report.calipers import draw_lesions
 from medseg.report.case import render_case
 from medseg.report.cohort import render_cohort
 from medseg.report.comparison import render_comparison
+from medseg.report.measurements import render_measurements
 from medseg.report.paper import for_paper
 from medseg.report.pictures import case_pictures
 
@@ -43,9 +45,18 @@ def _case(get: Callable) -> str:
     return render_case(get("make_case")(), pictures, cohort_page="cohort.html")
 
 
+def _measurements(get: Callable) -> str:
+    image, _, reference, labels = get("scan")
+    report = get("make_measurements")()
+    return render_measurements(
+        report, draw_lesions(report.measurements, reference, labels=labels, image=image, unit="HU")
+    )
+
+
 PAGES: dict[str, Callable[[Callable], str]] = {
     "case": _case,
     "cohort": lambda get: render_cohort(get("make_cohort")(), case_pages={"case_001": "case.html"}),
+    "measurements": _measurements,
     "comparison": lambda get: render_comparison(get("make_comparison")()),
 }
 

@@ -12,7 +12,14 @@ from typing import Annotated
 import typer
 
 import medseg
-from medseg.apps import data_commands, model_commands, report_commands, show
+from medseg.apps import (
+    data_commands,
+    measure_commands,
+    model_commands,
+    report_commands,
+    series_commands,
+    show,
+)
 from medseg.apps.terminal import TERMINAL
 from medseg.core.errors import MedsegError
 
@@ -50,6 +57,7 @@ def _root(
 
 app.command("import")(data_commands.import_)
 for _command in (
+    series_commands.series,
     data_commands.check,
     data_commands.preprocess,
     model_commands.train,
@@ -58,6 +66,7 @@ for _command in (
     report_commands.compare,
     report_commands.report,
     model_commands.demo,
+    measure_commands.measure,
 ):
     app.command()(_command)
 

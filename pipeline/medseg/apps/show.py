@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from medseg.core.case import Dataset
     from medseg.core.findings import CaseFailure, CasePrediction, ClassAnswer, Estimate
     from medseg.core.plan import Plan
+    from medseg.core.reading import Reading
     from medseg.core.settings import Settings
     from medseg.data.check import CheckReport
     from medseg.data.store import Store
@@ -32,6 +33,13 @@ def resolve(settings: Settings, section: str, **given: Any) -> Settings:
     from medseg.core.settings import merge
 
     return merge(settings, section, given)
+
+
+def reading(**given: Any) -> Reading:
+    """What was said on the command line of how images are read."""
+    from medseg.core.reading import Reading
+
+    return Reading.parse({name: value for name, value in given.items() if value is not None})
 
 
 def split_names(text: str | None) -> tuple[str, ...]:

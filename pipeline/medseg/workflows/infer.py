@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from medseg.core.prediction import Prediction
     from medseg.core.settings import InferSettings
-    from medseg.core.volume import Volume
+    from medseg.core.volume import LabelMap, Volume
     from medseg.io.bundle import BundleManifest
 
 
@@ -91,7 +91,7 @@ def infer(
 
 def _predict_one(case: InferCase, predictor: Predictor, out: Path, provenance: Provenance) -> CasePrediction:
     plan, settings = predictor.bundle.plan, predictor.settings
-    volume = read_volumes(case.images, settings, channels=len(plan.channels))
+    volume = read_volumes(case.images, settings.over(case.reading), channels=len(plan.channels))
     answer = predictor.predict(volume)
     mask = out / f"{case.id}.nii.gz"
     if answer.labels is not None:
@@ -119,7 +119,7 @@ def _predict_one(case: InferCase, predictor: Predictor, out: Path, provenance: P
     return findings
 
 
-def grid_summary(volume: Volume) -> GridSummary:
+def grid_summary(volume: Volume | LabelMap) -> GridSummary:
     geometry = volume.geometry
     return GridSummary(shape=geometry.shape, spacing_mm=geometry.spacing_mm, axis_codes=geometry.axis_codes)
 
