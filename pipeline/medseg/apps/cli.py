@@ -13,6 +13,7 @@ import typer
 
 import medseg
 from medseg.apps import (
+    bundle_commands,
     data_commands,
     measure_commands,
     model_commands,
@@ -56,6 +57,7 @@ def _root(
 
 
 app.command("import")(data_commands.import_)
+app.command("import-nnunet")(bundle_commands.import_nnunet)
 for _command in (
     series_commands.series,
     data_commands.check,
@@ -63,6 +65,7 @@ for _command in (
     model_commands.train,
     model_commands.infer,
     model_commands.evaluate,
+    bundle_commands.ensemble,
     report_commands.compare,
     report_commands.report,
     model_commands.demo,

@@ -86,6 +86,9 @@ def infer(
     suv: o.Suv = None,
     device: o.Device = None,
     amp: o.Amp = None,
+    backend: Annotated[
+        str | None, typer.Option("--backend", help="auto, torch, openvino or onnx: who runs the network.")
+    ] = None,
     config: o.Config = None,
     set_: o.Assignments = None,
     dry_run: o.DryRun = False,
@@ -112,6 +115,7 @@ def infer(
         suv=suv,
         device=device,
         amp=amp,
+        backend=backend,
     ).infer
     place = Workspace(workspace)
     model, target = bundle or place.newest_bundle(), out or place.predictions
