@@ -13,18 +13,25 @@ from medseg.core.errors import GeometryError, InputError, MedsegError
 from medseg.core.geometry import Geometry
 from medseg.core.reading import AS_IT_IS, Reading
 from medseg.io.decoded import Decoded, ReadOptions, settle_geometry
-from medseg.io.values import intensity_faults, label_faults
+from medseg.io.values import intensity_faults, label_faults, label_flags
 from medseg.io.volumes import decode, wrong_channels
 
 Kind = Literal["image", "label"]
 
-# How each refusal of a header can be got past, to see what else there is.
+# How each refusal of a header can be got past, to see what else there is; and the flags that say it again.
 _WAYS_ON: Mapping[str, Mapping[str, Any]] = {
     "E-NO-ORIENTATION": {"assume_orientation": True},
     "E-GEOM-CONFLICT": {"prefer": "sform"},
     "E-SERIES-GAP": {"fix_geometry": True},
     "E-SERIES-SPACING": {"fix_geometry": True},
     "E-GEOM-SHEAR": {"fix_geometry": True},
+}
+_TOLD_BY = {
+    "W-ORIENTATION-ASSUMED": {"E-NO-ORIENTATION"},
+    "W-GEOM-SFORM": {"E-GEOM-CONFLICT"},
+    "W-GEOM-QFORM": {"E-GEOM-CONFLICT"},
+    "W-GAPS-FILLED": {"E-SERIES-GAP", "E-SERIES-SPACING"},
+    "W-TILT-STRAIGHTENED": {"E-GEOM-SHEAR"},
 }
 
 
@@ -53,7 +60,12 @@ class Examined:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return () if self.decoded is None else self.decoded.warnings
+        """Flags of reading, those left out that a fault says already."""
+        if self.decoded is None:
+            return ()
+        codes = {fault.code for fault in self.faults}
+        flags = (flag for flag in self.decoded.warnings if codes.isdisjoint(_TOLD_BY.get(flag, ())))
+        return (*flags, *(label_flags(self.decoded.array) if self.kind == "label" else ()))
 
 
 def examine(path: Path, kind: Kind, allowed: Reading = AS_IT_IS, *, channels: int = 1) -> Examined:
@@ -83,6 +95,21 @@ def examine(path: Path, kind: Kind, allowed: Reading = AS_IT_IS, *, channels: in
             geometry = given.straightened()
             moved_mm = geometry.deviation_mm(given)
     return replace(found, faults=tuple(faults), geometry=geometry, moved_mm=moved_mm)
+
+
+def other_transform(found: Examined) -> Geometry | None:
+    """The grid of a contradictory NIfTI file if the other of its transforms is believed; None if that is none."""
+    other = "qform" if found.reading.prefer == "sform" else "sform"
+    reading = found.reading.model_copy(update={"prefer": other})
+    try:
+        decoded = decode(found.path, ReadOptions(reading, 1 if found.kind == "label" else _channels(found)))
+        return settle_geometry(decoded.affine, _shape(decoded), found.path)
+    except MedsegError:
+        return None
+
+
+def _channels(found: Examined) -> int:
+    return 1 if found.decoded is None or found.decoded.array.ndim < 4 else len(found.decoded.array)
 
 
 def _decode(path: Path, kind: Kind, allowed: Reading, channels: int) -> Examined:

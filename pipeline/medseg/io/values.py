@@ -92,6 +92,11 @@ def label_faults(array: NDArray[Any], path: Path) -> Iterator[InputError]:
         yield InputError(message, code="E-LABEL-FRACTION", file=path, remedy=remedy)
 
 
+def label_flags(array: NDArray[Any]) -> tuple[str, ...]:
+    """What to know of a mask that is accepted."""
+    return ("W-LABEL-FLOAT",) if array.dtype.kind == "f" else ()
+
+
 def _not_finite(array: NDArray[Any], path: Path) -> InputError:
     count = array.size - int(np.count_nonzero(np.isfinite(array)))
     message = f"{count} of {array.size} voxels are NaN or infinite"

@@ -129,7 +129,8 @@ def read_labels(path: Path | str, reading: Reading = AS_IT_IS) -> LabelMap:
     decoded = decode(path, ReadOptions(reading))
     shape = (decoded.array.shape[0], decoded.array.shape[1], decoded.array.shape[2])
     geometry = settle_geometry(decoded.affine, shape, path)
-    return LabelMap(values.labels(decoded.array, path), geometry, path, decoded.warnings)
+    flags = (*decoded.warnings, *values.label_flags(decoded.array))
+    return LabelMap(values.labels(decoded.array, path), geometry, path, flags)
 
 
 def write_volume(volume: Volume, path: Path | str) -> None:
