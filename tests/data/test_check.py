@@ -107,7 +107,7 @@ def test_a_disk_that_fails_is_a_finding(cohort, monkeypatch):
     def fail(*_, **__):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("medseg.io.examine.decode", fail)
+    monkeypatch.setattr("medseg.io.examine.read_unchecked", fail)
     assert {code for _, code, _ in _codes(cohort.report())} == {"E-READ"}
 
 

@@ -19,7 +19,7 @@ def test_a_sound_file_has_no_fault(recipes):
     found = examine(recipes.save(recipes.nifti()), "image", allowed=STRICT)
     assert codes(found) == []
     assert found.moved_mm == 0
-    np.testing.assert_array_equal(found.decoded.array, recipes.volume())
+    np.testing.assert_array_equal(found.content.array[0], recipes.volume())
 
 
 def test_several_faults_of_one_file(recipes):
@@ -80,7 +80,7 @@ def test_a_gap_in_a_series_is_named_and_looked_past(slices):
 def test_what_cannot_be_read_at_all_has_its_one_fault(recipes):
     found = examine(recipes.raw_gzip(b""), "image", allowed=STRICT)
     assert codes(found) == ["E-EMPTY"]
-    assert found.decoded is None
+    assert found.content is None
     assert found.warnings == ()
 
 

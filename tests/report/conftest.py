@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from medseg.core.comparison import ComparisonReport, Contrast, PairedCase, PairedScore, Side
 from medseg.core.findings import (
     CaseFailure,
     CaseReport,
@@ -22,6 +23,7 @@ from medseg.core.findings import (
     Provenance,
 )
 from medseg.core.geometry import Geometry
+from medseg.core.measurements import Caliper, CaseMeasurements, Intensity, Measurement, NormalRange
 from medseg.core.volume import LabelMap, Volume
 
 LABELS = {"organ": 1, "lesion": 2}
@@ -184,6 +186,157 @@ def make_cohort(make_case: Callable[..., CaseReport]) -> Callable[..., CohortRep
             "provenance": provenance(),
         }
         return CohortReport.model_validate(values | changes)
+
+    return make
+
+
+@pytest.fixture
+def make_measurements(scan) -> Callable[..., CaseMeasurements]:
+    """An organ and a lesion of the reference of `scan`; the long axis runs across the lesion's middle slice."""
+    geometry = scan[0].geometry
+
+    def caliper(start: tuple[float, float, float], stop: tuple[float, float, float]) -> Caliper:
+        ends = geometry.to_world([start, stop])
+        length_mm = float(np.linalg.norm(ends[1] - ends[0]))
+        return Caliper(length_mm=length_mm, uncertainty_mm=2.1, ends_mm=tuple(map(tuple, ends.tolist())))
+
+    def make(**changes: object) -> CaseMeasurements:
+        lesion = Measurement(
+            id="lesion-1",
+            label="lesion",
+            kind="lesion",
+            volume_ml=1.296,
+            volume_uncertainty_ml=0.81,
+            centre_mm=(1, 2, 3),
+            long_axis=caliper((11.5, 13.5, 8), (17.5, 19.5, 8)),
+            short_axis=caliper((11.5, 19.5, 8), (17.5, 13.5, 8)),
+            feret=caliper((11.5, 13.5, 6.5), (17.5, 19.5, 10.5)),
+            slice_number=9,
+            instance_number=140,
+            intensity=Intensity(
+                unit="SUV",
+                mean=40.1,
+                minimum=-3,
+                maximum=77,
+                standard_deviation=15.2,
+                suv_peak=44.4,
+                total_lesion_glycolysis=52,
+            ),
+            organ="organ",
+            side="right",
+            side_basis="image",
+            touching=("organ",),
+        )
+        known = NormalRange(
+            low_ml=10, high_ml=20, comparison="above", population="adults", source="A book, 3rd edition"
+        )
+        organ = Measurement(
+            id="organ",
+            label="organ",
+            kind="organ",
+            volume_ml=27.9,
+            volume_uncertainty_ml=6.3,
+            centre_mm=(1, 2, 3),
+            is_cut_off=True,
+            long_axis=None,
+            short_axis=None,
+            feret=caliper((7.5, 9.5, 3.5), (25.5, 27.5, 13.5)),
+            touching=("lesion",),
+            normal_range=known,
+        )
+        values: dict[str, object] = {
+            "case": "case_001",
+            "grid": GridSummary(shape=(40, 36, 18), spacing_mm=(1.5, 1.5, 4.0), axis_codes="LPS"),
+            "measurements": (organ, lesion),
+            "absent": ("vessel",),
+            "lesions": ("lesion",),
+            "flags": ("W-UNIT-GUESSED: looks like HU",),
+            "provenance": provenance(),
+        }
+        return CaseMeasurements.model_validate(values | changes)
+
+    return make
+
+
+def contrast(subject: str, metric: str, **changes: object) -> Contrast:
+    values: dict[str, object] = {
+        "kind": "label",
+        "subject": subject,
+        "metric": metric,
+        "unit": "mm" if metric.endswith("_mm") else "",
+        "better": "lower" if metric.endswith("_mm") else "higher",
+        "first": 0.8123,
+        "second": 0.8345,
+        "difference": 0.0222,
+        "low": 0.0111,
+        "high": 0.0333,
+        "test": "wilcoxon",
+        "p": 0.0123,
+        "p_holm": 0.0246,
+        "num_tests": 2,
+        "num_cases": 8,
+        "num_patients": 8,
+        "num_better": 6,
+        "num_worse": 2,
+        "verdict": "second_better",
+        "detectable_difference": 0.0198,
+        "patients_needed": 31,
+        "sentence": f"new is better than old in {metric} of {subject}.",
+    }
+    return Contrast.model_validate(values | changes)
+
+
+@pytest.fixture
+def make_comparison() -> Callable[..., ComparisonReport]:
+    def make(num_cases: int = 8, **changes: object) -> ComparisonReport:
+        cases = []
+        for n in range(num_cases):
+            before, after = 0.7 + 0.03 * (n % 8), 0.7 + 0.03 * (n % 8) + 0.01 * (n % 3 - 1)
+            lost = n == 3
+            lesion = PairedScore(
+                kind="label",
+                subject="lesion",
+                values={"dice": (before, 0.0 if lost else after), "hd95_mm": (5 * before, 90.0 if lost else 4 * after)},
+                presence=("both", "missed" if lost else "both"),
+            )
+            organ = PairedScore(
+                kind="label",
+                subject="organ",
+                values={"dice": (before, after), "hd95_mm": (5 * before, 5 * after)},
+                presence=("both", "both"),
+            )
+            head = PairedScore(
+                kind="head",
+                subject="type",
+                values={"accuracy": (1.0, float(n % 2)), "brier": (0.1, 0.2), "probability": (0.7, 0.6)},
+            )
+            cases.append(
+                PairedCase(
+                    case=f"case_{n:03d}",
+                    patient=f"p{n}",
+                    first_page=f"../old/cases/case_{n:03d}.html",
+                    second_page=f"../new/cases/case_{n:03d}.html",
+                    scores=(organ, lesion, head),
+                )
+            )
+        values: dict[str, object] = {
+            "name": "phantom",
+            "first": Side(name="old", page="../old/index.html", provenance=provenance()),
+            "second": Side(name="new", only_here=("case_901", "label vessel"), provenance=provenance()),
+            "headline": ("new is better than old in Dice of organ: higher by 0.022.", "The rest is noise."),
+            "contrasts": (
+                contrast("organ", "dice"),
+                contrast("organ", "hd95_mm", difference=-1.234, low=-2.345, high=-0.123, p=0.0001, p_holm=0.0002),
+                contrast("lesion", "dice", verdict="not_distinguishable", low=-0.01, patients_needed=123456),
+                contrast("lesion", "hd95_mm", verdict="undecided", low=None, high=None, patients_needed=None),
+                contrast("type", "brier", kind="head", better="lower", num_tests=1),
+                contrast("type", "auroc", kind="head", test="delong", num_better=None, num_worse=None),
+            ),
+            "cases": tuple(cases),
+            "notes": ("Measured by different versions of medseg: 1, 2.",),
+            "provenance": provenance(),
+        }
+        return ComparisonReport.model_validate(values | changes)
 
     return make
 

@@ -61,6 +61,9 @@ def check(
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Write the findings there too, as .json or .csv.")
     ] = None,
+    contain: Annotated[
+        bool, typer.Option("--contain/--no-contain", help="Read each case in a process of its own, with limits.")
+    ] = True,
     dry_run: o.DryRun = False,
     json: o.Json = False,
 ) -> None:
@@ -73,17 +76,19 @@ def check(
 
     Example: `medseg check --manifest hippocampus.json --fix hippocampus-repaired`
     """
-    from medseg.core.reading import Reading
+    from medseg.core.reading import Containment, Reading
     from medseg.workflows.workspace import Workspace
 
     given = {"assume_orientation": assume_orientation, "prefer": prefer}
     reading = Reading.parse({name: value for name, value in given.items() if value is not None})
-    place = Workspace(workspace)
+    place, limits = Workspace(workspace), Containment(contain=contain)
     if fix is not None:
         show.refuse_together("--fix", "--report", report_file, "With --fix the findings are in FOLDER/changes.json.")
+        from medseg.io.contained import contained
         from medseg.workflows.doctor import heal
 
-        healed = heal(place, manifest, fix, reading, link=link, dry_run=dry_run, progress=TERMINAL.progress)
+        with contained(limits):
+            healed = heal(place, manifest, fix, reading, link=link, dry_run=dry_run, progress=TERMINAL.progress)
         show.healed(TERMINAL, healed, as_json=json)
         return
     if dry_run:
@@ -93,7 +98,7 @@ def check(
         return
     from medseg.workflows.check import check as run
 
-    report = run(place, manifest, reading, report_file=report_file, progress=TERMINAL.progress)
+    report = run(place, manifest, reading, report_file=report_file, containment=limits, progress=TERMINAL.progress)
     show.checked(TERMINAL, report, as_json=json)
     if report.num_errors:
         raise typer.Exit(3)

@@ -66,7 +66,7 @@ def dataset(terminal: Terminal, made: Dataset, out: Path | None, *, as_json: boo
         return
     marked = [case.split for case in made.cases if case.split]
     splits = ", ".join(f"{marked.count(part)} {part}" for part in ("train", "val", "test") if part in marked)
-    _facts(
+    facts(
         terminal,
         [
             ("dataset", made.name),
@@ -154,7 +154,7 @@ def forecast(terminal: Terminal, made: Forecast, *, as_json: bool) -> None:
     if as_json:
         terminal.json(json.dumps(dict(made.rows), indent=2))
         return
-    _facts(terminal, made.rows)
+    facts(terminal, made.rows)
 
 
 def stored(terminal: Terminal, store: Store, *, as_json: bool) -> None:
@@ -175,7 +175,7 @@ def trained(terminal: Terminal, made: Trained, *, as_json: bool) -> None:
         return
     if made.was_done:
         terminal.result("this training had already finished; --restart trains anew, --name trains beside it")
-    _facts(
+    facts(
         terminal,
         [
             *((f"validation {name}", f"{value:.4f}") for name, value in made.validation.items()),
@@ -250,7 +250,7 @@ def unexpected(terminal: Terminal, error: Exception, *, debug: bool) -> int:
     return 1
 
 
-def _facts(terminal: Terminal, rows: Any) -> None:
+def facts(terminal: Terminal, rows: Any) -> None:
     width = max((len(what) for what, _ in rows), default=0)
     for what, value in rows:
         terminal.result(f"{what:<{width}}  {value}")
@@ -265,8 +265,11 @@ def _answers(answers: tuple[ClassAnswer, ...]) -> str:
 
 
 def _interval(value: Estimate) -> str:
-    bounds = ("-" if bound is None else f"{bound:.3f}" for bound in (value.low, value.high))
-    return f"{value.mean:.3f} ({' to '.join(bounds)})"
+    return f"{value.mean:.3f} ({bound(value.low)} to {bound(value.high)})"
+
+
+def bound(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _mm(value: Estimate) -> str:

@@ -20,7 +20,6 @@ from medseg.core.geometry import Geometry
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.regrid import onto_grid
 from medseg.io.examine import Examined, other_transform
-from medseg.io.values import labels as whole_numbers
 
 HALF_A_VOXEL = 0.5
 _SPACING_SHARE = 0.01
@@ -61,11 +60,9 @@ class Cured:
 def cure_image(found: Examined) -> Cured:
     """An image as far as it can be put right: the grid and the header, never a voxel's value."""
     changes, refused = _cure_file(found)
-    if refused or found.decoded is None or found.geometry is None:
+    if refused or found.content is None or found.geometry is None:
         return Cured(None, changes, refused)
-    array = found.decoded.array
-    array = array if array.ndim == 4 else array[np.newaxis]
-    return Cured(Volume(array, found.geometry, found.path, found.warnings), changes, refused)
+    return Cured(replace(found.content, geometry=found.geometry, warnings=found.warnings), changes, refused)
 
 
 def cure_label(found: Examined, image: Geometry | None) -> Cured:
@@ -76,9 +73,9 @@ def cure_label(found: Examined, image: Geometry | None) -> Cured:
         image: Grid of the image as cured; None when that is not known, and the mask's place cannot be judged.
     """
     changes, refused = _cure_file(found)
-    if refused or found.decoded is None or found.geometry is None:
+    if refused:
         return Cured(None, changes, refused)
-    labels = LabelMap(whole_numbers(found.decoded.array, found.path), found.geometry, found.path, found.warnings)
+    labels = found.labels()
     if image is None or image.agrees_with(labels.geometry):
         return Cured(labels, changes, ())
     if "W-ORIENTATION-ASSUMED" in found.warnings and _is_alike(labels.geometry, image):

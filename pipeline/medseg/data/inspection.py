@@ -24,7 +24,6 @@ from medseg.data.contents import (
 )
 from medseg.data.cures import Cured, cure_image, cure_label
 from medseg.io.examine import Examined, examine
-from medseg.io.values import labels as whole_numbers
 
 _OFFSET_HU = 1024
 _HU = (-4096, -900, 100)
@@ -172,7 +171,7 @@ def _tell(seen: Seen, found: Examined, cured: Cured) -> None:
     """Faults as errors, flags as notes; a mask in another place has its fault only after comparison."""
     known = {fault.code for fault in found.faults}
     for fault in found.faults:
-        option = _OPTIONS.get(fault.code, "no") if found.decoded is not None else "no"
+        option = _OPTIONS.get(fault.code, "no") if found.content is not None else "no"
         seen.add_error(fault, fixable="yes" if fault.code in cured.mended else option)
     for error in cured.refused:
         if error.code not in known:
@@ -190,11 +189,9 @@ def _tell(seen: Seen, found: Examined, cured: Cured) -> None:
 
 def _legible(found: Examined) -> LabelMap | None:
     """A mask whose values can be looked at although its place is in doubt."""
-    if found.decoded is None or found.geometry is None:
+    if found.geometry is None or any(not isinstance(fault, GeometryError) for fault in found.faults):
         return None
-    if any(not isinstance(fault, GeometryError) for fault in found.faults):
-        return None
-    return LabelMap(whole_numbers(found.decoded.array, found.path), found.geometry, found.path)
+    return found.labels()
 
 
 def _look_at_labels(seen: Seen, dataset: Dataset, counts: dict[int, int]) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from numpy.typing import NDArray
-
-from medseg.core.errors import GeometryError, InputError, MedsegError
+from medseg.core.errors import GeometryError, MedsegError
 from medseg.core.geometry import Geometry
 from medseg.core.reading import AS_IT_IS, Reading
-from medseg.io.decoded import Decoded, ReadOptions, settle_geometry
-from medseg.io.values import intensity_faults, label_faults, label_flags
-from medseg.io.volumes import decode, wrong_channels
+from medseg.core.volume import LabelMap, Volume
+from medseg.io.decoded import settle_geometry
+from medseg.io.values import image_flags, intensity_faults, label_faults, label_flags
+from medseg.io.values import labels as whole_numbers
+from medseg.io.volumes import read_unchecked, wrong_channels
 
 Kind = Literal["image", "label"]
 
@@ -44,9 +44,9 @@ class Examined:
         kind: What it should be.
         faults: Why it would be refused, in the order found.
         reading: Under which it could be read at last.
-        decoded: Voxels in the file's own number type; None when nothing could be read.
+        content: Voxels in the file's own number type on its own grid; None when nothing could be read.
         geometry: The file's own grid or, where its axes are not at right angles, the nearest such grid; None when there
-            is no grid at all.
+            is none that can be.
         moved_mm: How far a corner of the file's own grid lies from `geometry`.
     """
 
@@ -54,18 +54,29 @@ class Examined:
     kind: Kind
     faults: tuple[MedsegError, ...]
     reading: Reading
-    decoded: Decoded | None = None
+    content: Volume | None = None
     geometry: Geometry | None = None
     moved_mm: float = 0.0
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Flags of reading, those left out that a fault says already."""
-        if self.decoded is None:
+        if self.content is None:
             return ()
         codes = {fault.code for fault in self.faults}
-        flags = (flag for flag in self.decoded.warnings if codes.isdisjoint(_TOLD_BY.get(flag, ())))
-        return (*flags, *(label_flags(self.decoded.array) if self.kind == "label" else ()))
+        flags = (flag for flag in self.content.warnings if codes.isdisjoint(_TOLD_BY.get(flag, ())))
+        return (*flags, *(label_flags if self.kind == "label" else image_flags)(self.content.array))
+
+    def labels(self) -> LabelMap:
+        """The mask on `geometry`.
+
+        Raises:
+            InputError: As `read_labels`.
+            GeometryError: As `read_labels`.
+        """
+        if self.content is None or self.geometry is None:
+            raise self.faults[0]
+        return LabelMap(whole_numbers(self.content.array[0], self.path), self.geometry, self.path, self.warnings)
 
 
 def examine(path: Path, kind: Kind, allowed: Reading = AS_IT_IS, *, channels: int = 1) -> Examined:
@@ -78,46 +89,42 @@ def examine(path: Path, kind: Kind, allowed: Reading = AS_IT_IS, *, channels: in
             where two contradict each other.
         channels: How many an image file must hold.
     """
-    found = _decode(path, kind, allowed, channels)
-    if found.decoded is None:
+    found = _read(path, kind, allowed, channels)
+    if found.content is None:
         return found
-    array = found.decoded.array
-    faults = [*found.faults, *_channel_faults(array, path, channels)]
-    faults += intensity_faults(array if array.ndim == 4 else array[None], path) if kind == "image" else ()
-    faults += label_faults(array, path) if kind == "label" else ()
-    geometry, moved_mm = None, 0.0
+    array, given = found.content.array, found.content.geometry
+    faults = list(found.faults)
+    if len(array) != channels:
+        faults.append(wrong_channels(path, len(array), channels))
+    faults += intensity_faults(array, path) if kind == "image" else label_faults(array, path)
+    geometry = None
     try:
-        geometry = settle_geometry(found.decoded.affine, _shape(found.decoded), path)
+        geometry = settle_geometry(given.affine, given.shape, path)
     except GeometryError as error:
         faults.append(error)
         if error.code == "E-GEOM-SHEAR":
-            given = Geometry(_shape(found.decoded), found.decoded.affine)
             geometry = given.straightened()
-            moved_mm = geometry.deviation_mm(given)
-    return replace(found, faults=tuple(faults), geometry=geometry, moved_mm=moved_mm)
+            return replace(found, faults=tuple(faults), geometry=geometry, moved_mm=geometry.deviation_mm(given))
+    return replace(found, faults=tuple(faults), geometry=geometry)
 
 
 def other_transform(found: Examined) -> Geometry | None:
     """The grid of a contradictory NIfTI file if the other of its transforms is believed; None if that is none."""
     other = "qform" if found.reading.prefer == "sform" else "sform"
     reading = found.reading.model_copy(update={"prefer": other})
+    channels = 1 if found.content is None else found.content.num_channels
     try:
-        decoded = decode(found.path, ReadOptions(reading, 1 if found.kind == "label" else _channels(found)))
-        return settle_geometry(decoded.affine, _shape(decoded), found.path)
+        return read_unchecked(found.path, reading, channels=channels).geometry
     except MedsegError:
         return None
 
 
-def _channels(found: Examined) -> int:
-    return 1 if found.decoded is None or found.decoded.array.ndim < 4 else len(found.decoded.array)
-
-
-def _decode(path: Path, kind: Kind, allowed: Reading, channels: int) -> Examined:
+def _read(path: Path, kind: Kind, allowed: Reading, channels: int) -> Examined:
     faults: list[MedsegError] = []
     reading = allowed.model_copy(update={"assume_orientation": False, "prefer": None, "fix_geometry": False})
     for _ in range(len(_WAYS_ON)):
         try:
-            return Examined(path, kind, tuple(faults), reading, decode(path, ReadOptions(reading, channels)))
+            return Examined(path, kind, tuple(faults), reading, read_unchecked(path, reading, channels=channels))
         except MedsegError as error:
             way = {name: _wish(allowed, name) or value for name, value in _WAYS_ON.get(error.code, {}).items()}
             further = reading.model_copy(update=way)
@@ -132,13 +139,3 @@ def _decode(path: Path, kind: Kind, allowed: Reading, channels: int) -> Examined
 
 def _wish(allowed: Reading, name: str) -> Any:
     return getattr(allowed, name)
-
-
-def _shape(decoded: Decoded) -> tuple[int, int, int]:
-    return decoded.array.shape[-3], decoded.array.shape[-2], decoded.array.shape[-1]
-
-
-def _channel_faults(array: NDArray[Any], path: Path, expected: int) -> Iterator[InputError]:
-    channels = len(array) if array.ndim == 4 else 1
-    if channels != expected:
-        yield wrong_channels(path, channels, expected)

@@ -10,9 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from medseg.core.errors import InputError
+from medseg.core.geometry import Geometry
 from medseg.core.reading import AS_IT_IS, Reading
-from medseg.core.volume import LabelMap, Volume, require_same_grid
+from medseg.core.volume import SUV, LabelMap, Volume, require_same_grid
 from medseg.io import values
+from medseg.io.contained import containable
 from medseg.io.decoded import Decoded, ReadOptions, settle_geometry
 from medseg.io.files import require_file, require_path
 from medseg.io.metaimage import is_metaimage, read_metaimage
@@ -68,6 +70,7 @@ _OTHERS = {
 }
 
 
+@containable
 def read_volume(path: Path | str, reading: Reading = AS_IT_IS, *, channels: int = 1) -> Volume:
     """Read one image: NIfTI, NRRD, MetaImage, MGH, a DICOM file, folder or zip, told apart by content.
 
@@ -80,13 +83,12 @@ def read_volume(path: Path | str, reading: Reading = AS_IT_IS, *, channels: int 
         InputError: The file is missing, damaged, or not an image; docs/errors.md lists the codes.
         GeometryError: Its place in the patient cannot be trusted.
     """
-    path = Path(path)
-    volume = values.as_volume(decode(path, ReadOptions(reading, channels)), path)
-    if volume.num_channels != channels:
-        raise wrong_channels(path, volume.num_channels, channels)
+    volume = _read_one(Path(path), reading, channels)
+    _require_suv([volume], reading)
     return volume
 
 
+@containable
 def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels: int | None = None) -> Volume:
     """Read a case: one file per channel stacked in the order given, or one file with all of them.
 
@@ -101,9 +103,10 @@ def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels
     """
     if len(paths) == 1:
         return read_volume(paths[0], reading, channels=channels or 1)
-    volumes = [read_volume(path, reading) for path in paths]
+    volumes = [_read_one(path, reading, 1) for path in paths]
     if channels not in {None, len(volumes)}:
         raise wrong_channels(paths[0], len(volumes), channels or 1)
+    _require_suv(volumes, reading)
     first = volumes[0]
     for volume in volumes[1:]:
         require_same_grid(first, volume)
@@ -118,6 +121,7 @@ def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels
     )
 
 
+@containable
 def read_labels(path: Path | str, reading: Reading = AS_IT_IS) -> LabelMap:
     """Read one mask: whole numbers 0 to 65535, as uint8 where they fit and uint16 otherwise.
 
@@ -131,6 +135,25 @@ def read_labels(path: Path | str, reading: Reading = AS_IT_IS) -> LabelMap:
     geometry = settle_geometry(decoded.affine, shape, path)
     flags = (*decoded.warnings, *values.label_flags(decoded.array))
     return LabelMap(values.labels(decoded.array, path), geometry, path, flags)
+
+
+@containable
+def read_unchecked(path: Path | str, reading: Reading = AS_IT_IS, *, channels: int = 1) -> Volume:
+    """One file as it stands: neither its values nor the angles and edges of its grid are checked.
+
+    Raises:
+        InputError: The file is missing or damaged, or not an image.
+        GeometryError: Its header contradicts itself, says too little, or holds no grid at all.
+    """
+    path = Path(path)
+    decoded = decode(path, ReadOptions(reading, channels))
+    array = decoded.array if decoded.array.ndim == 4 else decoded.array[np.newaxis]
+    shape = (array.shape[1], array.shape[2], array.shape[3])
+    try:
+        geometry = Geometry(shape, decoded.affine)
+    except ValueError:
+        geometry = settle_geometry(decoded.affine, shape, path)  # knows what to call it
+    return Volume(array, geometry, path, decoded.warnings, decoded.unit)
 
 
 def write_volume(volume: Volume, path: Path | str) -> None:
@@ -244,3 +267,18 @@ def wrong_channels(path: Path, found: int, expected: int) -> InputError:
         file=path,
         remedy="Give one file per channel in the order of the dataset, or one file with all of them.",
     )
+
+
+def _read_one(path: Path, reading: Reading, channels: int) -> Volume:
+    volume = values.as_volume(decode(path, ReadOptions(reading, channels)), path)
+    if volume.num_channels != channels:
+        raise wrong_channels(path, volume.num_channels, channels)
+    return volume
+
+
+def _require_suv(volumes: Sequence[Volume], reading: Reading) -> None:
+    """Where SUV is asked for, one of a case's images must have it; a CT beside a PET stays as it is."""
+    if reading.suv and all(volume.unit != SUV for volume in volumes):
+        message = "SUV was asked for, but it is no DICOM PET series"
+        remedy = "Leave --suv out, or give the DICOM series: other formats do not say dose, weight and times."
+        raise InputError(message, code="E-SUV", file=volumes[0].source, remedy=remedy)

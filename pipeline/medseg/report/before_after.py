@@ -11,7 +11,6 @@ from medseg.core.geometry import Geometry
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.treatment import Patient
 from medseg.io.examine import Examined, other_transform
-from medseg.io.values import labels as whole_numbers
 from medseg.report.pictures import Picture, slice_pictures
 from medseg.report.planes import canonical_view, telling_slices
 from medseg.report.windows import Window, windows_for
@@ -98,25 +97,24 @@ def _window(image: Volume, mask: LabelMap | None, modality: str) -> Window:
 
 def _own_grid(found: Examined) -> Geometry | None:
     """Where the file itself puts its voxels, or where its other transform does; None after resampling."""
-    if found.decoded is None or found.reading.fix_geometry:
+    if found.content is None or found.reading.fix_geometry:
         return None
     if {"W-GEOM-SFORM", "W-GEOM-QFORM"} & set(found.warnings):
         return other_transform(found)
-    shape = found.decoded.array.shape
-    return Geometry((shape[-3], shape[-2], shape[-1]), found.decoded.affine)
+    return found.content.geometry
 
 
 def _mask_before(patient: Patient, grid: Geometry) -> tuple[LabelMap | None, str]:
     """The mask as it lies over the image voxel by voxel, whatever its own header says."""
     found = patient.label[0] if patient.label else None
-    if found is None or found.decoded is None:
+    if found is None or found.content is None:
         return None, ""
-    if found.decoded.array.shape != grid.shape:
+    if found.content.geometry.shape != grid.shape:
         return None, "The mask had another shape than the image and could not be laid over it."
     mended = {change.code for change in patient.label[1].changes} if patient.label else set()
     note = "The mask is drawn voxel by voxel, as software does that does not compare grids."
     return (
-        LabelMap(whole_numbers(found.decoded.array, found.path), grid),
+        replace(found.labels(), geometry=grid),
         note if "E-GRID-MISMATCH" in mended else "",
     )
 
