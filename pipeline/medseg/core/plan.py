@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from medseg.core.document import Document
 from medseg.core.geometry import Shape, Vector
+from medseg.core.terminology import Term
 
 IGNORE_INDEX = 255  # network index of voxels that neither teach nor score
 MISSING_CLASS = -1  # class index of a case whose class is not known
@@ -125,6 +126,7 @@ class Plan(Document):
     dataset: str
     channels: tuple[str, ...]
     labels: dict[str, int]
+    terms: dict[str, Term] = Field(default_factory=dict, description="codes of labels, from the dataset's manifest")
     spacing_mm: Vector = Field(description="network grid, axes in RAS order")
     crop: Literal["nonzero", "none"]
     normalisation: tuple[Normalisation, ...]

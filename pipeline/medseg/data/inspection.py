@@ -23,7 +23,7 @@ from medseg.data.contents import (
     values_in,
 )
 from medseg.data.cures import Cured, cure_image, cure_label
-from medseg.io.examine import Examined, examine
+from medseg.io.examine import Examined, examine_image, examine_label
 
 _OFFSET_HU = 1024
 _HU = (-4096, -900, 100)
@@ -106,7 +106,7 @@ def inspect_case(case: Case, dataset: Dataset, reading: Reading = AS_IT_IS) -> S
 def examine_images(case: Case, dataset: Dataset, reading: Reading) -> list[Examined]:
     """Every image file of a case, whether it can be read or not."""
     channels = len(dataset.channels) if len(case.images) == 1 else 1
-    return [examine(path, "image", reading, channels=channels) for path in case.images]
+    return [examine_image(path, reading, channels=channels) for path in case.images]
 
 
 def _look_at_images(seen: Seen, dataset: Dataset, reading: Reading) -> list[Volume]:
@@ -148,8 +148,9 @@ def _look_at_values(seen: Seen, name: str, low: float, high: float, *, is_air: b
 
 
 def _look_at_mask(seen: Seen, path: Path, images: list[Volume], dataset: Dataset, reading: Reading) -> None:
-    found = examine(path, "label", reading)
-    cured = cure_label(found, images[0].geometry if images else None)
+    grid = images[0].geometry if images else None
+    found = examine_label(path, reading, onto=grid, names=dataset.labels)
+    cured = cure_label(found, grid)
     _tell(seen, found, cured)
     labels = cured.content if isinstance(cured.content, LabelMap) else _legible(found)
     if labels is None:

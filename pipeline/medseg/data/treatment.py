@@ -19,7 +19,7 @@ from medseg.core.volume import LabelMap, Volume
 from medseg.data.cures import Cured, cure_image, cure_label
 from medseg.data.inspection import examine_images
 from medseg.io.documents import read_document
-from medseg.io.examine import Examined, examine
+from medseg.io.examine import Examined, examine_label
 from medseg.io.files import atomic_path, sha256_of, write_text
 from medseg.io.volumes import SUFFIXES, write_labels, write_volume
 
@@ -61,8 +61,9 @@ def diagnose(case: Case, dataset: Dataset, reading: Reading) -> Patient:
     if case.label is None:
         return Patient(tuple(images))
     first = images[0][1].content
-    found = examine(case.label, "label", reading)
-    return Patient((*images, (found, cure_label(found, None if first is None else first.geometry))))
+    grid = None if first is None else first.geometry
+    found = examine_label(case.label, reading, onto=grid, names=dataset.labels)
+    return Patient((*images, (found, cure_label(found, grid))))
 
 
 def reasons_against(case: Case, findings: Sequence[Finding]) -> tuple[Finding, ...]:

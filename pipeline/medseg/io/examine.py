@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from medseg.core.errors import GeometryError, MedsegError
 from medseg.core.geometry import Geometry
 from medseg.core.reading import AS_IT_IS, Reading
 from medseg.core.volume import LabelMap, Volume
-from medseg.io.decoded import settle_geometry
+from medseg.io.contained import containable
+from medseg.io.decoded import ReadOptions, settle_geometry
 from medseg.io.values import image_flags, intensity_faults, label_faults, label_flags
 from medseg.io.values import labels as whole_numbers
-from medseg.io.volumes import read_unchecked, wrong_channels
+from medseg.io.volumes import decode, named_structures, wrong_channels
 
 Kind = Literal["image", "label"]
 
@@ -79,27 +82,80 @@ class Examined:
         return LabelMap(whole_numbers(self.content.array[0], self.path), self.geometry, self.path, self.warnings)
 
 
-def examine(path: Path, kind: Kind, allowed: Reading = AS_IT_IS, *, channels: int = 1) -> Examined:
-    """Read a file in spite of its faults.
+@containable
+def read_unchecked(
+    path: Path,
+    reading: Reading = AS_IT_IS,
+    *,
+    channels: int = 1,
+    onto: Geometry | None = None,
+    names: dict[str, int] | None = None,
+) -> Volume:
+    """One file as it stands: neither its values nor the angles and edges of its grid are checked.
+
+    Args:
+        path: An image; where `names` are given, a mask.
+        reading: As in `read_volume`.
+        channels: As in `read_volume`.
+        onto: As in `read_labels`.
+        names: As in `read_labels`.
+
+    Raises:
+        InputError: The file is missing or damaged, or not an image.
+        GeometryError: Its header contradicts itself, says too little, or holds no grid at all.
+    """
+    found = None if names is None else named_structures(path, onto, names)
+    if found is not None:
+        return Volume(found.array[np.newaxis], found.geometry, path, found.warnings)
+    decoded = decode(path, ReadOptions(reading, channels))
+    array = decoded.array if decoded.array.ndim == 4 else decoded.array[np.newaxis]
+    shape = (array.shape[1], array.shape[2], array.shape[3])
+    try:
+        geometry = Geometry(shape, decoded.affine)
+    except ValueError:
+        geometry = settle_geometry(decoded.affine, shape, path)  # knows what to call it
+    return Volume(array, geometry, path, decoded.warnings, decoded.unit)
+
+
+def examine_image(path: Path, allowed: Reading = AS_IT_IS, *, channels: int = 1) -> Examined:
+    """Read an image in spite of its faults.
 
     Args:
         path: A file, or the folder of a DICOM series.
-        kind: An image, or a mask.
         allowed: What the user has allowed; what has to be taken beyond it is a fault. A transform is preferred only
             where two contradict each other.
-        channels: How many an image file must hold.
+        channels: How many it must hold.
     """
-    found = _read(path, kind, allowed, channels)
+    found = _read(path, "image", allowed, channels=channels)
     if found.content is None:
         return found
-    array, given = found.content.array, found.content.geometry
-    faults = list(found.faults)
-    if len(array) != channels:
-        faults.append(wrong_channels(path, len(array), channels))
-    faults += intensity_faults(array, path) if kind == "image" else label_faults(array, path)
-    geometry = None
+    array = found.content.array
+    faults = [wrong_channels(path, len(array), channels)] if len(array) != channels else []
+    return _on_its_grid(found, [*faults, *intensity_faults(array, path)])
+
+
+def examine_label(
+    path: Path, allowed: Reading = AS_IT_IS, *, onto: Geometry | None = None, names: dict[str, int] | None = None
+) -> Examined:
+    """Read a mask in spite of its faults.
+
+    Args:
+        path: As in `read_labels`.
+        allowed: As in `examine_image`.
+        onto: As in `read_labels`.
+        names: As in `read_labels`.
+    """
+    found = _read(path, "label", allowed, onto=onto, names=names or {})
+    return found if found.content is None else _on_its_grid(found, label_faults(found.content.array, path))
+
+
+def _on_its_grid(found: Examined, more: Iterable[MedsegError]) -> Examined:
+    """What the grid tells once the file can be read."""
+    if found.content is None:
+        return found
+    given, geometry, faults = found.content.geometry, None, [*found.faults, *more]
     try:
-        geometry = settle_geometry(given.affine, given.shape, path)
+        geometry = settle_geometry(given.affine, given.shape, found.path)
     except GeometryError as error:
         faults.append(error)
         if error.code == "E-GEOM-SHEAR":
@@ -119,12 +175,12 @@ def other_transform(found: Examined) -> Geometry | None:
         return None
 
 
-def _read(path: Path, kind: Kind, allowed: Reading, channels: int) -> Examined:
+def _read(path: Path, kind: Kind, allowed: Reading, **more: Any) -> Examined:
     faults: list[MedsegError] = []
     reading = allowed.model_copy(update={"assume_orientation": False, "prefer": None, "fix_geometry": False})
     for _ in range(len(_WAYS_ON)):
         try:
-            return Examined(path, kind, tuple(faults), reading, read_unchecked(path, reading, channels=channels))
+            return Examined(path, kind, tuple(faults), reading, read_unchecked(path, reading, **more))
         except MedsegError as error:
             way = {name: _wish(allowed, name) or value for name, value in _WAYS_ON.get(error.code, {}).items()}
             further = reading.model_copy(update=way)

@@ -122,14 +122,29 @@ def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels
 
 
 @containable
-def read_labels(path: Path | str, reading: Reading = AS_IT_IS) -> LabelMap:
+def read_labels(
+    path: Path | str,
+    reading: Reading = AS_IT_IS,
+    *,
+    onto: Geometry | None = None,
+    names: dict[str, int] | None = None,
+) -> LabelMap:
     """Read one mask: whole numbers 0 to 65535, as uint8 where they fit and uint16 otherwise.
 
+    Args:
+        path: An image file of labels, a DICOM segmentation (SEG) or a structure set (RTSTRUCT).
+        reading: How to read it.
+        onto: DICOM SEG and RTSTRUCT: the grid of the image that they belong to; other files keep their own grid.
+        names: DICOM SEG and RTSTRUCT: which structures to take, and the value of each.
+
     Raises:
-        InputError: `E-LABEL-FRACTION`, `E-LABEL-RANGE`, or as `read_volume`.
-        GeometryError: As `read_volume`.
+        InputError: `E-LABEL-FRACTION`, `E-LABEL-RANGE`, or as `read_volume` and `read_dicom_labels`.
+        GeometryError: As `read_volume` and `read_dicom_labels`.
     """
     path = Path(path)
+    found = named_structures(path, onto, names)
+    if found is not None:
+        return found
     decoded = decode(path, ReadOptions(reading))
     shape = (decoded.array.shape[0], decoded.array.shape[1], decoded.array.shape[2])
     geometry = settle_geometry(decoded.affine, shape, path)
@@ -137,23 +152,17 @@ def read_labels(path: Path | str, reading: Reading = AS_IT_IS) -> LabelMap:
     return LabelMap(values.labels(decoded.array, path), geometry, path, flags)
 
 
-@containable
-def read_unchecked(path: Path | str, reading: Reading = AS_IT_IS, *, channels: int = 1) -> Volume:
-    """One file as it stands: neither its values nor the angles and edges of its grid are checked.
+def named_structures(path: Path, onto: Geometry | None, names: dict[str, int] | None) -> LabelMap | None:
+    """The mask of a file of named structures; None for a file of voxels."""
+    require_path(path)
+    if path.is_file():
+        with require_file(path).open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+        if _DICOM.begins(head):
+            from medseg.io.dicom_labels import read_dicom_labels
 
-    Raises:
-        InputError: The file is missing or damaged, or not an image.
-        GeometryError: Its header contradicts itself, says too little, or holds no grid at all.
-    """
-    path = Path(path)
-    decoded = decode(path, ReadOptions(reading, channels))
-    array = decoded.array if decoded.array.ndim == 4 else decoded.array[np.newaxis]
-    shape = (array.shape[1], array.shape[2], array.shape[3])
-    try:
-        geometry = Geometry(shape, decoded.affine)
-    except ValueError:
-        geometry = settle_geometry(decoded.affine, shape, path)  # knows what to call it
-    return Volume(array, geometry, path, decoded.warnings, decoded.unit)
+            return read_dicom_labels(path, onto=onto, names=names)
+    return None
 
 
 def write_volume(volume: Volume, path: Path | str) -> None:
