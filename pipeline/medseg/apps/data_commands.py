@@ -24,10 +24,16 @@ def import_(
     absent_is_unlabelled: Annotated[
         bool, typer.Option(help="A label without voxels in a case was not annotated there: never taught as background.")
     ] = False,
+    assume_orientation: o.AssumeOrientation = None,
+    prefer: o.Prefer = None,
+    series: o.Series = None,
+    phase: o.Phase = None,
+    fix_geometry: o.FixGeometry = None,
+    suv: o.Suv = None,
     dry_run: o.DryRun = False,
     json: o.Json = False,
 ) -> None:
-    """Make a manifest from a dataset laid out in another way.
+    """Make a manifest from a dataset laid out in another way; it keeps how the images are to be read.
 
     Example: `medseg import Task04_Hippocampus --out hippocampus.json`
     """
@@ -43,6 +49,14 @@ def import_(
         images=images,
         masks=masks,
         absent_is_unlabelled=absent_is_unlabelled,
+        reading=show.reading(
+            assume_orientation=assume_orientation,
+            prefer=prefer,
+            series=series,
+            phase=phase,
+            fix_geometry=fix_geometry,
+            suv=suv,
+        ),
         dry_run=dry_run,
         progress=TERMINAL.progress,
     )
@@ -58,6 +72,9 @@ def check(
     link: Annotated[bool, typer.Option("--link", help="With --fix: link sound files instead of copying them.")] = False,
     assume_orientation: o.AssumeOrientation = None,
     prefer: o.Prefer = None,
+    series: o.Series = None,
+    phase: o.Phase = None,
+    fix_geometry: o.FixGeometry = None,
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Write the findings there too, as .json or .csv.")
     ] = None,
@@ -76,11 +93,12 @@ def check(
 
     Example: `medseg check --manifest hippocampus.json --fix hippocampus-repaired`
     """
-    from medseg.core.reading import Containment, Reading
+    from medseg.core.reading import Containment
     from medseg.workflows.workspace import Workspace
 
-    given = {"assume_orientation": assume_orientation, "prefer": prefer}
-    reading = Reading.parse({name: value for name, value in given.items() if value is not None})
+    reading = show.reading(
+        assume_orientation=assume_orientation, prefer=prefer, series=series, phase=phase, fix_geometry=fix_geometry
+    )
     place, limits = Workspace(workspace), Containment(contain=contain)
     if fix is not None:
         show.refuse_together("--fix", "--report", report_file, "With --fix the findings are in FOLDER/changes.json.")
@@ -114,6 +132,10 @@ def preprocess(
     ] = None,
     assume_orientation: o.AssumeOrientation = None,
     prefer: o.Prefer = None,
+    series: o.Series = None,
+    phase: o.Phase = None,
+    fix_geometry: o.FixGeometry = None,
+    suv: o.Suv = None,
     config: o.Config = None,
     set_: o.Assignments = None,
     dry_run: o.DryRun = False,
@@ -139,6 +161,10 @@ def preprocess(
         window=window,
         assume_orientation=assume_orientation,
         prefer=prefer,
+        series=series,
+        phase=phase,
+        fix_geometry=fix_geometry,
+        suv=suv,
     ).preprocess
     place = Workspace(workspace)
     if dry_run:

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from medseg.core.document import Document
+from medseg.core.reading import AS_IT_IS, Reading
 from medseg.core.terminology import Term
 
 Split = Literal["train", "val", "test"]
@@ -68,6 +69,7 @@ class Dataset(Document):
     heads: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="classification head to its class names"
     )
+    reading: Reading = Field(default=AS_IT_IS, description="how the images are read where their files do not decide")
     generator: Generator | None = None
     cases: tuple[Case, ...] = ()
 

@@ -66,6 +66,7 @@ def heal(
         InputError: E-NOT-WRITABLE or E-DISK-FULL.
     """
     dataset = workspace.dataset(manifest, progress=progress)
+    reading = reading.over(dataset.reading)
     _require_own_folder(out, dataset)
     findings = check_dataset(dataset, reading, progress=progress).findings
     refused = {case.id: reasons for case in dataset.cases if (reasons := reasons_against(case, findings))}

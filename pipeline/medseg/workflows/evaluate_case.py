@@ -46,7 +46,7 @@ def evaluate_case(
         GeometryError: E-GRID-MISMATCH.
     """
     found = _findings(predictions, case.id)
-    volume = read_volumes(case.images, channels=len(dataset.channels))
+    volume = read_volumes(case.images, dataset.reading, channels=len(dataset.channels))
     reference = read_reference(case, dataset, onto=volume.geometry)
     masks = None if reference is None else _compare(case, dataset, predictions, volume, reference, settings)
     report = CaseReport(
