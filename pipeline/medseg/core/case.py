@@ -22,7 +22,9 @@ class Case(Document):
 
     id: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     patient: str = Field(default="", description="groups cases that must not be split; defaults to the case's id")
-    images: tuple[Path, ...] = Field(min_length=1, description="one file per channel, or one file with all channels")
+    images: tuple[Path, ...] = Field(
+        description="one file per channel, or one file with all channels; none only where masks alone are compared"
+    )
     label: Path | None = Field(default=None, description="reference segmentation on the image's grid")
     labelled: tuple[str, ...] | None = Field(
         default=None, description="labels that were annotated in this case; absent: all of the dataset's"
@@ -61,6 +63,7 @@ class Dataset(Document):
     )
     labels: dict[str, int] = Field(default_factory=dict)
     ignore_value: int | None = Field(default=None, description="mask value of voxels that teach and score nothing")
+    lesion_labels: tuple[str, ...] = Field(default=(), description="labels made of separate lesions, scored one by one")
     heads: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="classification head to its class names"
     )
@@ -84,6 +87,9 @@ class Dataset(Document):
             raise ValueError(message)
         if len(set(self.labels.values())) < len(self.labels):
             message = f"two labels share one value: {self.labels}"
+            raise ValueError(message)
+        if unknown := set(self.lesion_labels) - set(self.labels):
+            message = f"lesion_labels must name labels, got {', '.join(sorted(unknown))}"
             raise ValueError(message)
         for head, names in self.heads.items():
             if len(names) < 2 or len(set(names)) < len(names):

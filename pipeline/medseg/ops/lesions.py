@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +15,9 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from medseg.core.detection import Criterion, LesionDetection, LesionMatch, LesionSummary
 from medseg.core.errors import GeometryError, UsageError
-from medseg.core.findings import LesionDetection, LesionMatch, LesionSummary
 from medseg.core.geometry import Geometry
-
-Criterion = Literal["iou", "overlap"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +92,7 @@ def detect_lesions(
         label=label,
         criterion=criterion,
         threshold=threshold,
+        min_volume_ml=min_volume_ml,
         num_reference=len(referred.sizes),
         num_predicted=len(predicted.sizes),
         num_matched=len(matched),
@@ -146,17 +144,18 @@ def _matches(
     pairs += [(None, second, 0) for second in range(len(referred.sizes)) if second not in hit]
     pairs += [(first, None, 0) for first in range(len(predicted.sizes)) if first not in found]
     voxel_ml = float(np.prod(geometry.spacing_mm)) / 1000
+    head_foot = geometry.canonical_axes()[0][2]
     matches = []
     for first, second, common in pairs:
         size = 0 if first is None else int(predicted.sizes[first])
         reference_size = 0 if second is None else int(referred.sizes[second])
-        right, anterior, superior = geometry.to_world(
-            predicted.centres[first] if second is None else referred.centres[second]
-        ).tolist()
+        centre = predicted.centres[first] if second is None else referred.centres[second]
+        right, anterior, superior = geometry.to_world(centre).tolist()
         matches.append(
             LesionMatch(
                 status="invented" if second is None else "missed" if first is None else "matched",
                 centre_mm=(right, anterior, superior),
+                slice_number=int(np.floor(centre[head_foot] + 0.5)) + 1,
                 volume_ml=size * voxel_ml,
                 reference_volume_ml=reference_size * voxel_ml,
                 dice=2 * common / (size + reference_size),

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 
-from medseg.core.findings import CaseReport, ClassAnswer, ClassSummary, CohortReport, LabelMetrics
+from medseg.core.findings import CaseReport, ClassSummary, CohortReport, LabelMetrics
 from medseg.report.case import PRESENCE_WORDS
 from medseg.report.html import data_uri, render
 from medseg.report.plots import (
@@ -57,7 +57,7 @@ def render_cohort(report: CohortReport, *, case_pages: Mapping[str, str]) -> str
             "show_patients": any(case.patient not in ("", case.case) for case in report.cases),
             "strips": _strips(report) if report.labels else [],
             "scatter": dice_by_volume([summary.label for summary in report.labels], report.cases),
-            "heads": [_head(summary, report) for summary in report.classes],
+            "heads": [_Head(one, roc_curves(one), reliability(one)) for one in report.classes],
             "unit_x": UNIT_X,
             "unit_y": UNIT_Y,
             "csv": data_uri(cohort_csv(report).encode(), "text/csv;charset=utf-8"),
@@ -138,13 +138,3 @@ def _strips(report: CohortReport) -> list[Strips]:
         )
         for title, name in (("Dice", "dice"), ("HD95", "hd95_mm"), ("NSD", "nsd"))
     ]
-
-
-def _head(summary: ClassSummary, report: CohortReport) -> _Head:
-    known: list[ClassAnswer] = [
-        answer
-        for case in report.cases
-        for answer in case.classes
-        if answer.head == summary.head and answer.reference in summary.classes
-    ]
-    return _Head(summary, roc_curves(summary.classes, known), reliability(summary.classes, known) if known else None)
