@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from medseg.core.geometry import Geometry
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.check import check_dataset
 from medseg.data.importers import import_dataset
-from medseg.data.inspection import side_pairs
 from medseg.io.volumes import write_labels, write_volume
 
 REAL_DATA = Path(os.environ.get("MEDSEG_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -111,6 +111,14 @@ def test_a_disk_that_fails_is_a_finding(cohort, monkeypatch):
     assert {code for _, code, _ in _codes(cohort.report())} == {"E-READ"}
 
 
+def test_flags_of_image_and_mask_are_notes(cohort):
+    label = cohort.cases[2].label
+    label.write_bytes(gzip.compress(gzip.decompress(label.read_bytes()) + b"left over"))
+    report = cohort.report()
+    assert _codes(report) == [("note", "W-TRAILING", "case_2")]
+    assert str(label) in report.findings[0].message
+
+
 def test_mask_on_another_grid(cohort):
     moved = cohort.labels(_oblique(spacing_mm=(1.5, 1.5, 3.1)))
     write_labels(moved, cohort.cases[0].label)
@@ -160,18 +168,6 @@ def test_swapped_sides_are_seen_in_world_space(cohort):
     report = cohort.report()
     assert _codes(report) == [("warning", "W-LEFT-RIGHT", "mirrored")]
     assert "11 mm" in report.findings[0].message or "10 mm" in report.findings[0].message
-
-
-@pytest.mark.parametrize(
-    ("names", "pairs"),
-    [
-        (["right_parotid", "left_parotid"], [("left_parotid", "right_parotid")]),
-        (["Kidney-L", "Kidney-R", "liver"], [("Kidney-L", "Kidney-R")]),
-        (["left_atrium", "right_kidney", "l", "cleft_right"], []),
-    ],
-)
-def test_pairs_by_name(names, pairs):
-    assert side_pairs(names) == pairs
 
 
 def test_the_same_voxels_twice(cohort):

@@ -24,7 +24,8 @@ from pydicom.uid import (
 )
 
 from medseg.core.errors import InputError
-from medseg.io.dicom import list_series, read_series
+from medseg.core.reading import Reading
+from medseg.io.dicom_series import list_series
 from medseg.io.volumes import read_volume
 
 
@@ -265,10 +266,10 @@ def test_several_series_are_listed_and_chosen(slices):
     with pytest.raises(InputError, match=r"1: CT 'thorax', 16 file\(s\) of 32x40.*--series") as caught:
         read_volume(folder)
     assert caught.value.code == "E-SERIES"
-    assert read_series(folder, series="2").geometry.spacing_mm[2] == pytest.approx(5)
-    assert read_volume(folder, series="1.2.3.4").geometry.shape[2] == 8
+    assert read_volume(folder, Reading(series="2")).geometry.spacing_mm[2] == pytest.approx(5)
+    assert read_volume(folder, Reading(series="1.2.3.4")).geometry.shape[2] == 8
     with pytest.raises(InputError) as unknown:
-        read_series(folder, series="3")
+        read_volume(folder, Reading(series="3"))
     assert unknown.value.code == "E-SERIES"
 
 

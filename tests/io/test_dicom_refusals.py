@@ -11,9 +11,10 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLosslessSV1, RLELossless, generate_uid
+from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless, generate_uid
 
 from medseg.core.errors import InputError
+from medseg.core.reading import Reading
 from medseg.io.volumes import read_volume
 
 TILT = np.tan(np.deg2rad(15))
@@ -167,12 +168,6 @@ def renamed(slices):
     return (slices.series(num_slices=1) / "s_000.dcm").rename(slices.folder / "x.nii.gz")
 
 
-def packed(index, data):
-    data.compress(RLELossless)
-    if index == 6:
-        data.file_meta.TransferSyntaxUID = JPEGLosslessSV1
-
-
 def damaged_rle(index, data):
     data.compress(RLELossless)
     if index == 6:
@@ -222,7 +217,6 @@ REFUSED = {
     "D-sizes": ("E-SERIES-SIZE", lambda s: s.series(other_size)),
     "D-nan": ("E-GEOM-NONFINITE", lambda s: s.series(setting(ImageOrientationPatient=["nan", 0, 0, 0, 1, 0]))),
     "D-short-place": ("E-DICOM", lambda s: s.series(setting(ImagePositionPatient=[1, 2]))),
-    "D-codec": ("E-CODEC", lambda s: s.series(packed)),
     "D-rle": ("E-DICOM", lambda s: s.series(damaged_rle)),
     "D-frames": ("E-NO-ORIENTATION", frames_without_places),
     "D-described": ("E-SIZE-MISMATCH", frames_half_described),
@@ -259,7 +253,7 @@ def test_missing_places_are_listed(slices):
 
 
 def test_gaps_are_filled_on_request(slices):
-    volume = read_volume(slices.series(without(5)), fix_geometry=True)
+    volume = read_volume(slices.series(without(5)), Reading(fix_geometry=True))
     expected = slices.volume().astype(np.float32)
     expected[:, :, 5] = (expected[:, :, 4] + expected[:, :, 6]) / 2
     np.testing.assert_allclose(volume.array[0], expected, atol=1e-3)
@@ -269,7 +263,7 @@ def test_gaps_are_filled_on_request(slices):
 
 def test_gantry_tilt_is_straightened_on_request(slices):
     """The marker's true place follows from its own slice's position; linear shifting may cost half a voxel."""
-    volume = read_volume(slices.series(tilted), fix_geometry=True)
+    volume = read_volume(slices.series(tilted), Reading(fix_geometry=True))
     index = np.unravel_index(int(volume.array[0].argmax()), volume.geometry.shape)
     truth = slices.marker_ras - [0, 8 * 2.5 * TILT, 0]
     assert np.abs(volume.geometry.to_world(index) - truth).max() <= 0.5 * 0.8 + 1e-6
@@ -280,11 +274,11 @@ def test_gantry_tilt_is_straightened_on_request(slices):
 
 def test_an_even_series_is_the_same_with_repair(slices):
     folder = slices.series()
-    plain, repaired = read_volume(folder), read_volume(folder, fix_geometry=True)
+    plain, repaired = read_volume(folder), read_volume(folder, Reading(fix_geometry=True))
     np.testing.assert_array_equal(plain.array, repaired.array)
     assert plain.geometry.deviation_mm(repaired.geometry) < 1e-9
     assert repaired.warnings == ()
 
 
 def test_repair_leaves_a_single_slice(slices):
-    assert read_volume(slices.series(num_slices=1), fix_geometry=True).geometry.shape == (32, 40, 1)
+    assert read_volume(slices.series(num_slices=1), Reading(fix_geometry=True)).geometry.shape == (32, 40, 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import medseg.io
 
 PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
-MADE_UP_AT_RUN_TIME = {"W-GEOM-SFORM", "W-GEOM-QFORM"}
+MADE_UP_AT_RUN_TIME: set[str] = set()
 
 
 def test_every_code_of_the_io_layer_is_on_the_page():

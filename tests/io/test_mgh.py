@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from medseg.core.errors import InputError
+from medseg.core.reading import Reading
 from medseg.io.volumes import read_volume
 
 
@@ -52,7 +53,7 @@ def test_refused(recipes, code, changes, cut):
 
 def test_orientation_is_assumed_only_when_asked(recipes):
     path = recipes.save(mgh(recipes, np.int16, (28, "h", 0)), "x.mgh")
-    assert read_volume(path, assume_orientation=True).warnings == ("W-ORIENTATION-ASSUMED",)
+    assert read_volume(path, Reading(assume_orientation=True)).warnings == ("W-ORIENTATION-ASSUMED",)
 
 
 def test_oblique_axes_in_another_order(recipes):

@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg.core.errors import InputError
+from medseg.core.errors import GeometryError, InputError
+from medseg.core.reading import Reading
 from medseg.io.volumes import read_volume
 
 AFFINE = np.array([[-0.8, 0, 0, 30], [0, -0.8, 0, 20], [0, 0, 2.5, -50], [0, 0, 0, 1.0]])
@@ -132,7 +133,7 @@ def test_valid_or_repairable_is_read(recipes, row):
 
 def test_prefer_decides_a_conflict(recipes):
     path = recipes.save(recipes.two_transforms(AFFINE, recipes.turned_qform(), codes=(1, 2)))
-    from_qform, from_sform = read_volume(path, prefer="qform"), read_volume(path, prefer="sform")
+    from_qform, from_sform = read_volume(path, Reading(prefer="qform")), read_volume(path, Reading(prefer="sform"))
     np.testing.assert_allclose(recipes.marker_of(from_qform), [14, 12, -12.5], atol=0.01)
     np.testing.assert_allclose(recipes.marker_of(from_sform), [-14, 12, -12.5], atol=0.01)
     assert from_qform.warnings == ("W-GEOM-QFORM",)
@@ -143,7 +144,7 @@ def test_prefer_decides_a_conflict(recipes):
     "make", [lambda r: r.analyze(), lambda r: r.save(r.nifti(codes=(0, 0)))], ids=["analyze", "nifti"]
 )
 def test_orientation_is_assumed_only_when_asked(recipes, make):
-    volume = read_volume(make(recipes), assume_orientation=True)
+    volume = read_volume(make(recipes), Reading(assume_orientation=True))
     assert volume.geometry.axis_codes == "RAS"
     assert "W-ORIENTATION-ASSUMED" in volume.warnings
     np.testing.assert_array_equal(volume.array[0], recipes.volume())
@@ -176,3 +177,15 @@ def test_a_large_slice_turned_a_little_more_than_half_is_no_conflict(recipes, an
     array[0, 0] = 1
     volume = read_volume(recipes.save(recipes.nifti(array, affine), "x.nii"))
     np.testing.assert_allclose(volume.geometry.affine, affine, atol=1e-6)
+
+
+def test_a_preference_without_a_conflict_changes_and_flags_nothing(recipes):
+    path = recipes.save(recipes.nifti())
+    assert all(read_volume(path, Reading(prefer=name)).warnings == () for name in ("sform", "qform"))
+
+
+def test_preferring_an_absent_qform_does_not_silence_a_wrong_pixdim(recipes):
+    path = recipes.save(recipes.patched((("pixdim", 12), "f", 1.0), ("qform_code", "h", 0)))
+    with pytest.raises(GeometryError, match="E-GEOM-CONFLICT"):
+        read_volume(path, Reading(prefer="qform"))
+    assert read_volume(path, Reading(prefer="sform")).warnings == ("W-GEOM-SFORM",)

@@ -11,6 +11,7 @@ import pytest
 from SimpleITK import GetImageFromArray, WriteImage
 
 from medseg.core.errors import InputError
+from medseg.core.reading import Reading
 from medseg.io.volumes import read_labels, read_volume
 
 NRRD = {
@@ -191,7 +192,7 @@ def test_orientation_is_assumed_only_when_asked(recipes, name):
         path = nrrd(recipes, drop=("space", "space directions", "space origin"), spacings="0.8 0.8 2.5")
     else:
         path = meta(recipes, drop=("TransformMatrix",))
-    volume = read_volume(path, assume_orientation=True)
+    volume = read_volume(path, Reading(assume_orientation=True))
     assert volume.geometry.axis_codes == "RAS"
     assert volume.geometry.spacing_mm == (0.8, 0.8, 2.5)
     assert volume.warnings == ("W-ORIENTATION-ASSUMED",)

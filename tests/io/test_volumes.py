@@ -209,6 +209,23 @@ def test_labels_that_are_none_are_refused(recipes, code, value, dtype):
     assert caught.value.code == code
 
 
+def test_flags_of_a_mask_are_kept(recipes):
+    mask = read_labels(recipes.save(bytes(recipes.nifti(block(1, np.uint8))) + b"left over"))
+    assert mask.warnings == ("W-TRAILING",)
+
+
+@pytest.mark.parametrize("left_in_bite", [0, 1, 2])
+def test_a_member_may_begin_anywhere_in_the_file(recipes, left_in_bite):
+    """Gzip with a name as long as it takes for the second member to begin at the end of what is read at once."""
+    data = bytes(recipes.nifti())
+    first, second = (gzip.compress(part, 1) for part in (data[:900], data[900:]))
+    name = b"n" * ((1 << 18) - left_in_bite - len(first) - 1)
+    path = recipes.raw_gzip(first[:3] + b"\x08" + first[4:10] + name + b"\0" + first[10:] + second)
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.array[0], recipes.volume())
+    assert volume.warnings == ()
+
+
 def test_suffixes_name_every_format():
     assert {".nii.gz", ".nrrd", ".mha", ".mgz", ".dcm", ".zip"} <= set(SUFFIXES)
 

@@ -1,50 +1,7 @@
 from __future__ import annotations
 
-import pytest
-
 from medseg.core.plan import CaseFingerprint, ChannelStatistics, Fingerprint
-from medseg.planning.sides import left_right_pairs, mirror_axes
-
-
-@pytest.mark.parametrize(
-    ("left", "right"),
-    [
-        ("left_kidney", "right_kidney"),
-        ("kidney_left", "kidney_right"),
-        ("Kidney-L", "Kidney-R"),
-        ("lung lt", "lung rt"),
-        ("Left Lung", "right lung"),
-        ("femur.l", "femur.r"),
-        ("ctx-lh-insula", "ctx-rh-insula"),
-        ("rib_left_1", "rib_right_1"),
-        ("nerve of L1, left", "nerve of L1, right"),
-        ("L", "R"),
-    ],
-)
-def test_pairs_in_many_spellings(left, right):
-    assert left_right_pairs([right, "other", left]) == ((left, right),)
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        ("liver", "river"),
-        ("left_kidney", "kidney"),
-        ("left_kidney", "right_lung"),
-        ("vertebra_L1", "vertebra_R2"),
-        ("leftover", "rightover"),
-        ("cleft", "cright"),
-        ("tumour",),
-        (),
-    ],
-)
-def test_what_is_no_pair(names):
-    assert left_right_pairs(names) == ()
-
-
-def test_several_pairs():
-    names = ("kidney_l", "kidney_r", "lung_left", "spleen", "lung_right")
-    assert left_right_pairs(names) == (("kidney_l", "kidney_r"), ("lung_left", "lung_right"))
+from medseg.planning.sides import mirror_axes
 
 
 def _fingerprint(sides):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import numpy as np
@@ -247,6 +248,12 @@ def test_every_test_case_has_a_page_and_the_cohort_a_table(evaluated, dataset):
     assert len((folder / "cohort.csv").read_text().splitlines()) == 1 + 2 * len(tested)
 
 
+def test_a_report_names_the_reference_it_was_scored_against(evaluated, dataset):
+    references = {case.id: case.label for case in dataset.cases}
+    for case in evaluated.report.cases:
+        assert case.reference_sha256 == sha256_of(references[case.case])
+
+
 def test_the_references_themselves_score_perfectly(workspace, cohort, dataset, tmp_path):
     for case in dataset.cases:
         write_labels(read_labels(case.label), tmp_path / "masks" / f"{case.id}.nii.gz")
@@ -256,6 +263,17 @@ def test_the_references_themselves_score_perfectly(workspace, cohort, dataset, t
     assert result.report.mean_dice.mean == 1
     assert all(row.hd_mm.mean == 0 and row.nsd.mean == 1 for row in result.report.labels)
     assert result.report.classes == ()
+
+
+def test_flags_of_the_masks_are_in_the_report(workspace, dataset, tmp_path):
+    case = dataset.cases[0]
+    write_manifest(dataset.model_copy(update={"cases": (case,)}), tmp_path / "manifest.json")
+    packed = gzip.decompress(case.label.read_bytes()) + b"left over"
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / f"{case.id}.nii.gz").write_bytes(gzip.compress(packed))
+    settings, manifest = EvaluateSettings(pictures=False), tmp_path / "manifest.json"
+    result = evaluate(workspace, tmp_path / "masks", tmp_path / "out", settings, manifest=manifest)
+    assert result.report.cases[0].flags == ("W-TRAILING: while reading the prediction",)
 
 
 def test_a_constant_answer_scores_badly(workspace, cohort, dataset, tmp_path):

@@ -81,6 +81,8 @@ def preprocess(
     window: Annotated[
         str | None, typer.Option(help="CT window: soft_tissue, lung, bone, brain ... or low,high.")
     ] = None,
+    assume_orientation: o.AssumeOrientation = None,
+    prefer: o.Prefer = None,
     config: o.Config = None,
     set_: o.Assignments = None,
     dry_run: o.DryRun = False,
@@ -98,7 +100,14 @@ def preprocess(
     from medseg.workflows.workspace import Workspace
 
     settings = show.resolve(
-        load_settings(config, set_ or ()), "preprocess", manifest=manifest, plan=plan, target=target, window=window
+        load_settings(config, set_ or ()),
+        "preprocess",
+        manifest=manifest,
+        plan=plan,
+        target=target,
+        window=window,
+        assume_orientation=assume_orientation,
+        prefer=prefer,
     ).preprocess
     place = Workspace(workspace)
     if dry_run:

@@ -78,9 +78,8 @@ def infer(
     save_probabilities: Annotated[
         bool | None, typer.Option("--save-probabilities", help="Also write the class probabilities of every voxel.")
     ] = None,
-    assume_orientation: Annotated[
-        bool | None, typer.Option("--assume-orientation", help="Accept files that do not state their orientation.")
-    ] = None,
+    assume_orientation: o.AssumeOrientation = None,
+    prefer: o.Prefer = None,
     series: Annotated[str | None, typer.Option(help="Which series of a DICOM folder.")] = None,
     device: o.Device = None,
     amp: o.Amp = None,
@@ -103,6 +102,7 @@ def infer(
         tta=tta,
         save_probabilities=save_probabilities,
         assume_orientation=assume_orientation,
+        prefer=prefer,
         series=series,
         device=device,
         amp=amp,

@@ -22,6 +22,12 @@ Assignments = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON to standard output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it costs; change nothing.")]
+AssumeOrientation = Annotated[
+    bool | None, typer.Option("--assume-orientation", help="Accept files that do not state their orientation.")
+]
+Prefer = Annotated[
+    str | None, typer.Option("--prefer", help="Which NIfTI transform to believe where two contradict: sform or qform.")
+]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Amp = Annotated[bool | None, typer.Option("--amp/--no-amp", help="Mixed precision where the device gains from it.")]
 DEFAULT_WORKSPACE = Path("medseg-work")

@@ -99,6 +99,7 @@ class CaseReport(Document):
     case: str
     patient: str
     grid: GridSummary
+    reference_sha256: str | None = Field(default=None, description="of the reference's file; None without one")
     volumes_ml: dict[str, float]
     metrics: tuple[LabelMetrics, ...] = Field(default=(), description="labels annotated in this case's reference")
     unlabelled: tuple[str, ...] = Field(default=(), description="labels not annotated in the reference: not scored")

@@ -11,13 +11,18 @@ from medseg.core.findings import GridSummary, Provenance
 from medseg.core.geometry import Vector
 
 Side = Literal["left", "right", "midline"]
+SideBasis = Literal["name", "organ", "paired labels", "image"]
+Comparison = Literal["below", "within", "above", "at the limit"]
 
 
 class Caliper(Document):
     """A straight line across a structure, as a reader would draw it."""
 
     length_mm: float = Field(ge=0)
-    uncertainty_mm: float = Field(ge=0, description="half width of the range that the voxel size leaves open")
+    uncertainty_mm: float = Field(
+        ge=0,
+        description="half width of the range that the voxel size leaves open: sum over the voxel's edges of |u . e|",
+    )
     ends_mm: tuple[Vector, Vector] = Field(description="RAS+")
 
 
@@ -33,23 +38,41 @@ class Intensity(Document):
     total_lesion_glycolysis: float | None = Field(default=None, description="SUV mean times volume in ml")
 
 
+class NormalRange(Document):
+    """A volume beside what is customary; a statement about size, not about health."""
+
+    low_ml: float
+    high_ml: float
+    comparison: Comparison = Field(description="`at the limit` when the uncertainty reaches across a limit")
+    population: str
+    source: str
+
+
 class Measurement(Document):
-    """One structure: a whole organ, or one lesion."""
+    """One structure: a whole organ, or one lesion. Definitions and formulas in docs/clinical.md."""
 
     id: str = Field(description="label and number, largest first; the same for the same lesion once it is followed up")
     label: str
     kind: Literal["organ", "lesion"]
     volume_ml: float
-    volume_uncertainty_ml: float
+    volume_uncertainty_ml: float = Field(description="the border moved by half a voxel, as for the calipers")
     centre_mm: Vector = Field(description="RAS+, centre of gravity")
+    is_cut_off: bool = Field(default=False, description="reaches the border of the image: the true size is larger")
     long_axis: Caliper | None = Field(description="longest diameter in an axial plane; None for a whole organ")
     short_axis: Caliper | None = Field(description="longest diameter across the long axis, in the same plane")
     feret: Caliper | None = Field(description="longest diameter in space")
-    slice_number: int | None = Field(default=None, description="slice of the long axis as a viewer counts, from 1")
+    slice_number: int | None = Field(
+        default=None, description="slice of the long axis, counted from 1 along the file's own slice axis"
+    )
+    instance_number: int | None = Field(default=None, description="that slice's DICOM InstanceNumber, where known")
     intensity: Intensity | None = None
     organ: str | None = Field(default=None, description="label that holds or touches most of the lesion")
-    side: Side | None = None
-    touching: tuple[str, ...] = Field(default=(), description="other labels that share a voxel face with it")
+    side: Side | None = Field(default=None, description="None when nothing tells where the midline runs")
+    side_basis: SideBasis | None = Field(default=None, description="what tells the side")
+    touching: tuple[str, ...] = Field(
+        default=(), description="other labels that share a voxel face with it, the largest contact first"
+    )
+    normal_range: NormalRange | None = None
     tracking_uid: str | None = Field(default=None, description="DICOM UID that follows the lesion over time")
 
 
@@ -60,5 +83,7 @@ class CaseMeasurements(Document):
     case: str
     grid: GridSummary
     measurements: tuple[Measurement, ...]
+    absent: tuple[str, ...] = Field(default=(), description="labels without a single voxel in the mask")
+    lesions: tuple[str, ...] = Field(default=(), description="labels that were measured as lesions")
     flags: tuple[str, ...] = ()
     provenance: Provenance

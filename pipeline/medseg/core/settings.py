@@ -16,6 +16,7 @@ from medseg.core.detection import Criterion
 from medseg.core.document import Document
 from medseg.core.errors import UsageError
 from medseg.core.geometry import Shape, Vector
+from medseg.core.reading import Reading
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
@@ -24,7 +25,7 @@ Positive = Annotated[float, Field(gt=0)]
 Percentile = Annotated[float, Field(gt=0, le=100)]
 
 
-class PreprocessSettings(Document):
+class PreprocessSettings(Reading):
     """`medseg preprocess`."""
 
     manifest: Path | None = Field(default=None, description="dataset; the embedded phantom cohort when absent")
@@ -93,7 +94,7 @@ class TrainSettings(Document):
         return None if self.budget is None else seconds(self.budget)
 
 
-class InferSettings(Document):
+class InferSettings(Reading):
     """`medseg infer`."""
 
     overlap: float = Field(default=0.5, ge=0, le=0.9, description="share of a window that its neighbour repeats")
@@ -101,8 +102,6 @@ class InferSettings(Document):
     device: str = "auto"
     amp: bool = True
     save_probabilities: bool = False
-    assume_orientation: bool = Field(default=False, description="accept files that do not say where the patient lies")
-    series: str | None = Field(default=None, description="which series of a DICOM folder")
 
 
 class EvaluateSettings(Document):

@@ -25,12 +25,14 @@ class Volume:
         geometry: Grid of the last three axes.
         source: The file or folder it was read from.
         warnings: `W-...` flags raised while reading; they travel into the report.
+        unit: What one step of a value is (`HU`, `SUVbw`, `BQML`), where the file says so.
     """
 
     array: NDArray[Any]
     geometry: Geometry
     source: Path | None = None
     warnings: tuple[str, ...] = ()
+    unit: str | None = None
 
     def __post_init__(self) -> None:
         if self.array.ndim != 4 or self.array.shape[1:] != self.geometry.shape:
@@ -44,11 +46,19 @@ class Volume:
 
 @dataclass(frozen=True, eq=False)
 class LabelMap:
-    """A segmentation: (I, J, K) non-negative integers, 0 is background."""
+    """A segmentation: (I, J, K) non-negative integers, 0 is background.
+
+    Attributes:
+        array: (I, J, K).
+        geometry: Its grid.
+        source: The file it was read from.
+        warnings: `W-...` flags raised while reading; they travel into the report.
+    """
 
     array: NDArray[Any]
     geometry: Geometry
     source: Path | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.array.shape != self.geometry.shape:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from medseg.core.case import Case, Dataset
 from medseg.core.errors import InputError
+from medseg.core.reading import AS_IT_IS, Reading
 from medseg.core.volume import LabelMap, Volume
 from medseg.io.volumes import read_labels
 
@@ -30,7 +31,7 @@ def unknown_values(counts: dict[int, int], dataset: Dataset) -> str:
     return f"values that no label has: {', '.join(strange[:8])}; known: {dataset.labels}" if strange else ""
 
 
-def read_reference(case: Case, dataset: Dataset) -> LabelMap | None:
+def read_reference(case: Case, dataset: Dataset, reading: Reading = AS_IT_IS) -> LabelMap | None:
     """Read a case's mask; None when it has none.
 
     Raises:
@@ -38,7 +39,7 @@ def read_reference(case: Case, dataset: Dataset) -> LabelMap | None:
     """
     if case.label is None:
         return None
-    labels = read_labels(case.label)
+    labels = read_labels(case.label, reading)
     if strange := unknown_values(values_in(labels), dataset):
         raise InputError(strange, code="E-LABEL-UNKNOWN", file=case.label, remedy=NAME_THEM)
     return labels

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from medseg.core.case import Case, Dataset
 from medseg.core.document import Document
 from medseg.core.errors import MedsegError, case_context
 from medseg.core.geometry import Vector
+from medseg.core.sides import left_right_pairs
 from medseg.core.volume import LabelMap, Volume, require_same_grid
 from medseg.data.contents import NAME_THEM, centroid_mm, content_hash, holds_air, unknown_values, values_in
 from medseg.io.volumes import read_labels, read_volumes
 
 Severity = Literal["error", "warning", "note"]
 
-_SIDES = {"left": "right", "l": "r", "lt": "rt"}
 _OFFSET_HU = 1024
 
 
@@ -65,6 +65,7 @@ def inspect_case(case: Case, dataset: Dataset) -> Seen:
             if case.label is not None:
                 labels = read_labels(case.label)
                 require_same_grid(volume, labels)
+                _look_at_flags(seen, labels, case.label)
                 _look_at_labels(seen, labels, dataset)
     except MedsegError as error:
         message = f"{error.file}: {error.message}" if error.file else error.message
@@ -76,8 +77,7 @@ def inspect_case(case: Case, dataset: Dataset) -> Seen:
 
 
 def _look_at_image(seen: Seen, volume: Volume, dataset: Dataset) -> None:
-    for flag in volume.warnings:
-        seen.add("note", flag, f"remark while reading {volume.source or seen.case.images[0]}", "See docs/errors.md.")
+    _look_at_flags(seen, volume, seen.case.images[0])
     for name, channel in zip(dataset.channels, volume.array, strict=True):
         if name != "CT" or holds_air(channel):
             continue
@@ -90,6 +90,11 @@ def _look_at_image(seen: Seen, volume: Volume, dataset: Dataset) -> None:
             + (f", as if {_OFFSET_HU} had been added" if is_offset else ""),
             "Models made for HU will not fit it; train on it as it is, or convert it to HU.",
         )
+
+
+def _look_at_flags(seen: Seen, read: Volume | LabelMap, path: Path) -> None:
+    for flag in read.warnings:
+        seen.add("note", flag, f"remark while reading {read.source or path}", "See docs/errors.md.")
 
 
 def _look_at_labels(seen: Seen, labels: LabelMap, dataset: Dataset) -> None:
@@ -115,7 +120,7 @@ def _look_at_labels(seen: Seen, labels: LabelMap, dataset: Dataset) -> None:
 
 
 def _look_at_sides(seen: Seen, labels: LabelMap, dataset: Dataset, counts: dict[int, int]) -> None:
-    for left, right in side_pairs(dataset.labels):
+    for left, right in left_right_pairs(dataset.labels):
         values = dataset.labels[left], dataset.labels[right]
         if not all(value in counts for value in values):
             continue
@@ -127,14 +132,3 @@ def _look_at_sides(seen: Seen, labels: LabelMap, dataset: Dataset, counts: dict[
                 f"{left!r} lies {left_mm - right_mm:.0f} mm to the right of {right!r}",
                 "The image is mirrored, or the labels are swapped.",
             )
-
-
-def side_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs (left, right) among label names such as `left_kidney` / `right_kidney` or `hippocampus_L` / `_R`."""
-    by_words = {tuple(name.lower().replace("-", "_").replace(" ", "_").split("_")): name for name in names}
-    pairs = []
-    for words, name in by_words.items():
-        twin = tuple(_SIDES.get(word, word) for word in words)
-        if twin != words and twin in by_words:
-            pairs.append((name, by_words[twin]))
-    return pairs

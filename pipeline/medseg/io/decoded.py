@@ -4,36 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medseg.core.errors import GeometryError, InputError
 from medseg.core.geometry import Affine, Geometry, Shape
+from medseg.core.reading import AS_IT_IS, Reading
 
 _SPACING_RANGE_MM = (0.01, 50.0)
 _ROUNDING_MM = 0.1
 _EXACT = 1e-6
-ASSUME = "If the axes are known to be right, read it with orientation assumed; otherwise convert from the original."
+ASSUME = "If its axes are known to run R, A, S, read it with --assume-orientation; else convert it from the original."
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How to go on where a file alone does not decide.
+    """What a format's reader is asked for.
 
     Attributes:
-        assume_orientation: Read a file without orientation as if its axes ran R, A, S from the origin.
-        prefer: Which of two contradicting NIfTI transforms to believe.
-        series: DICOM: SeriesInstanceUID, or its number in the list of series.
-        fix_geometry: DICOM: resample gaps and gantry tilt onto a straight grid.
         channels: How many channels a file holds; more than one must be asked for.
     """
 
-    assume_orientation: bool = False
-    prefer: Literal["sform", "qform"] | None = None
-    series: str | None = None
-    fix_geometry: bool = False
+    reading: Reading = AS_IT_IS
     channels: int = 1
 
 
@@ -44,11 +38,13 @@ class Decoded:
     Attributes:
         array: (I, J, K) or (C, I, J, K), in the file's own number type when it needs no scaling.
         affine: Voxel index to RAS+ mm, as the file has it.
+        unit: As of `Volume`.
     """
 
     array: NDArray[Any]
     affine: Affine
     warnings: tuple[str, ...] = field(default=())
+    unit: str | None = None
 
 
 def require_dims(sizes: ArrayLike, path: Path) -> Shape:
@@ -79,8 +75,7 @@ def require_dims(sizes: ArrayLike, path: Path) -> Shape:
 def settle_geometry(affine: ArrayLike, shape: Shape, path: Path) -> Geometry:
     """Refuse a grid that cannot be; straighten what is only rounding.
 
-    Axes within 0.1 mm (at every corner) of a right-angled grid are replaced by the nearest such grid: the rotation of
-    the polar decomposition, about the volume's centre, which keeps the spacing.
+    Axes within 0.1 mm (at every corner) of a right-angled grid are replaced by the nearest such grid.
 
     Raises:
         GeometryError: `E-GEOM-NONFINITE`, `E-GEOM-SINGULAR`, `E-SPACING` or `E-GEOM-SHEAR`.
@@ -97,16 +92,10 @@ def settle_geometry(affine: ArrayLike, shape: Shape, path: Path) -> Geometry:
         message = f"its voxel axes do not span space: {_words(matrix)}"
         raise GeometryError(message, code="E-GEOM-SINGULAR", file=path, remedy="Convert it again from the original.")
     require_spacing(spacing, path)
-    left, _, right = np.linalg.svd(matrix[:3, :3] / spacing)
-    rotation = left @ right
     given = Geometry(shape, matrix)
-    if np.abs(rotation - matrix[:3, :3] / spacing).max() < _EXACT:
+    result = given.straightened()
+    if np.abs(result.direction - given.direction).max() < _EXACT:
         return given
-    centre = (np.asarray(shape) - 1) / 2
-    straight = np.eye(4)
-    straight[:3, :3] = rotation * spacing
-    straight[:3, 3] = given.to_world(centre) - straight[:3, :3] @ centre
-    result = Geometry(shape, straight)
     moved_mm = result.deviation_mm(given)
     if moved_mm >= _ROUNDING_MM:
         raise GeometryError(

@@ -1,135 +1,29 @@
-"""DICOM series to volumes: group, choose, sort along the normal, and refuse a stack with a fault that moves voxels."""
+"""A DICOM series becomes a volume: its slices in order, in the modality's units, on a straight, even grid."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.core.errors import InputError
 from medseg.core.geometry import lps_to_ras
-from medseg.core.volume import Volume
 from medseg.io.decoded import Decoded, ReadOptions
-from medseg.io.dicom_files import DicomFile, find_dicom
 from medseg.io.dicom_pixels import decode_planes
-from medseg.io.dicom_planes import planes_of
-from medseg.io.dicom_stack import affine_lps, one_pile, require_even, straighten
-from medseg.io.values import as_volume
-
-# Segmentations, surfaces, parametric maps, dose, structure sets, plans: pictures of something else than the patient.
-_NOT_IMAGES = ("1.2.840.10008.5.1.4.1.1.66", "1.2.840.10008.5.1.4.1.1.481", "1.2.840.10008.5.1.4.1.1.30")
-
-
-@dataclass(frozen=True)
-class SeriesSummary:
-    """One series as a person chooses it.
-
-    Attributes:
-        number: 1 for the first in the list; accepted by `series=` like the UID.
-        is_localizer: A scout view, chosen only when asked for.
-    """
-
-    number: int
-    uid: str
-    modality: str
-    description: str
-    num_files: int
-    rows: int
-    columns: int
-    is_localizer: bool
-
-    def describe(self) -> str:
-        kind = ", localizer" if self.is_localizer else ""
-        size = f"{self.num_files} file(s) of {self.columns}x{self.rows}"
-        return f"{self.number}: {self.modality} '{self.description}', {size}{kind}, {self.uid}"
-
-
-def list_series(path: Path | str) -> tuple[SeriesSummary, ...]:
-    """What a folder, zip or file holds, largest series first.
-
-    Raises:
-        InputError: As `find_dicom`.
-    """
-    files, _ = find_dicom(Path(path))
-    return tuple(summary for summary, _ in _grouped(files))
-
-
-def read_series(path: Path | str, *, series: str | None = None, fix_geometry: bool = False) -> Volume:
-    """Read one series.
-
-    Args:
-        path: A folder (subfolders and other files may be there), a zip, or a file.
-        series: SeriesInstanceUID, or number in `list_series`.
-        fix_geometry: Resample missing slices and gantry tilt onto a straight, even grid.
-
-    Raises:
-        InputError: `E-SERIES`, `E-SERIES-DUP`, `E-SERIES-4D`, `E-SERIES-SIZE`, and as the modules that it calls.
-        GeometryError: `E-SERIES-GAP`, `E-SERIES-SPACING`, `E-SERIES-IOP`, `E-GEOM-SHEAR`, and as above.
-    """
-    path = Path(path)
-    return as_volume(decode_series(path, ReadOptions(series=series, fix_geometry=fix_geometry)), path)
+from medseg.io.dicom_series import chosen_planes
+from medseg.io.dicom_stack import affine_lps, require_even, straighten
 
 
 def decode_series(path: Path, options: ReadOptions) -> Decoded:
-    """Find, choose, order and decode; the checks of values and of the grid come after."""
-    files, _ = find_dicom(path)
-    chosen = _choose(_grouped(files), path, options.series)
-    images = [file for file in chosen if not _is_localizer(file)] or chosen
-    remarks = ("W-LOCALIZER",) if len(images) < len(chosen) else ()
-    uids = {str(file.header.get("SOPInstanceUID")) for file in images}
-    planes, repeats = one_pile([plane for file in images for plane in planes_of(file)], path)
-    remarks = (*remarks, *repeats, *(("W-UID",) if len(uids) < len(images) and not repeats else ()))
-    if not options.fix_geometry and len(planes) > 1:
+    """Find, choose, order and decode; the checks of values and of the grid come after.
+
+    Raises:
+        InputError: As `chosen_planes` and `decode_planes`.
+        GeometryError: `E-SERIES-GAP`, `E-SERIES-SPACING`, and as `chosen_planes`.
+    """
+    planes, remarks = chosen_planes(path, options.reading)
+    if not options.reading.fix_geometry and len(planes) > 1:
         require_even(planes, path)
     values, decoding = decode_planes(planes)
-    if options.fix_geometry:
+    if options.reading.fix_geometry:
         values, affine, repairs = straighten(values, planes, path)
     else:
         affine, repairs = affine_lps(planes, path)
     return Decoded(values.transpose(2, 1, 0), lps_to_ras(affine), (*remarks, *decoding, *repairs))
-
-
-def _grouped(files: Sequence[DicomFile]) -> list[tuple[SeriesSummary, list[DicomFile]]]:
-    """Images by series, localizers last, then the largest first; objects that are no images are left out."""
-    groups: dict[str, list[DicomFile]] = {}
-    for file in files:
-        if "Rows" in file.header and not str(file.header.get("SOPClassUID", "")).startswith(_NOT_IMAGES):
-            groups.setdefault(str(file.header.get("SeriesInstanceUID", "")), []).append(file)
-    by_size = sorted(groups.items(), key=lambda item: (all(map(_is_localizer, item[1])), -len(item[1]), item[0]))
-    return [(_summary(number, uid, group), group) for number, (uid, group) in enumerate(by_size, start=1)]
-
-
-def _summary(number: int, uid: str, group: list[DicomFile]) -> SeriesSummary:
-    header = group[0].header
-    return SeriesSummary(
-        number,
-        uid,
-        str(header.get("Modality", "")),
-        str(header.get("SeriesDescription", "")),
-        len(group),
-        group[0].rows,
-        group[0].columns,
-        all(map(_is_localizer, group)),
-    )
-
-
-def _is_localizer(file: DicomFile) -> bool:
-    return "LOCALIZER" in str(file.header.get("ImageType", "")).upper()
-
-
-def _choose(groups: list[tuple[SeriesSummary, list[DicomFile]]], path: Path, series: str | None) -> list[DicomFile]:
-    if not groups:
-        message = "its DICOM objects hold no images of a patient"
-        raise InputError(message, code="E-NO-DICOM", file=path, remedy="Give the folder that holds the images.")
-    listing = "; ".join(summary.describe() for summary, _ in groups)
-    if series is not None:
-        found = [group for summary, group in groups if series in {summary.uid, str(summary.number)}]
-        if not found:
-            message = f"no series {series!r} here, only {listing}"
-            raise InputError(message, code="E-SERIES", file=path, remedy="Choose one of them by number or UID.")
-        return found[0]
-    images = [group for summary, group in groups if not summary.is_localizer] or [groups[0][1]]
-    if len(images) > 1:
-        message = f"{len(groups)} series are here: {listing}"
-        raise InputError(message, code="E-SERIES", file=path, remedy="Choose one with --series NUMBER or --series UID.")
-    return images[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableSequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,22 @@ from medseg.io.dicom_files import DicomFile, untrusted, whole_number
 
 _ENCAPSULATED_RATIO = 10_000
 _AGAIN = "Export the series again."
+_MARKS = {
+    "TemporalPositionIdentifier": "FrameContentSequence",
+    "TemporalPositionIndex": "FrameContentSequence",
+    "EchoTime": "MREchoSequence",
+    "EffectiveEchoTime": "MREchoSequence",
+    "EchoNumbers": "MREchoSequence",
+    "NominalCardiacTriggerDelayTime": "CardiacSynchronizationSequence",
+    "TriggerTime": "CardiacSynchronizationSequence",
+    "NominalPercentageOfCardiacPhase": "CardiacSynchronizationSequence",
+    "DiffusionBValue": "MRDiffusionSequence",
+    "InversionTime": "MRTimingAndRelatedParametersSequence",
+    "ImageType": "CTImageFrameTypeSequence",
+    "AcquisitionNumber": "FrameContentSequence",
+    "AcquisitionTime": "FrameContentSequence",
+    "StackID": "FrameContentSequence",
+}
 _CONVERT = "Export one real number per pixel (original CT, MR or PET images)."
 
 
@@ -26,7 +43,7 @@ class Plane:
         position: Centre of the first pixel, LPS mm.
         orientation: (2, 3) direction of a row and of a column, LPS.
         spacing_mm: Between rows, between columns (the order of PixelSpacing).
-        phase: What tells repeated positions apart: temporal position, acquisition, echo.
+        marks: What may tell planes in one place apart: temporal position, echo, diffusion weighting, by attribute.
     """
 
     file: DicomFile
@@ -37,7 +54,7 @@ class Plane:
     thickness_mm: float | None
     slope: float
     intercept: float
-    phase: str
+    marks: dict[str, str]
 
     @property
     def path(self) -> Path:
@@ -135,7 +152,7 @@ def _plane(file: DicomFile, index: int, groups: list[Any]) -> Plane:
         thickness[0] if thickness else None,
         slope[0] if slope else 1.0,
         intercept[0] if intercept else 0.0,
-        _phase(file.header, groups[0]),
+        _marks(groups),
     )
 
 
@@ -176,11 +193,13 @@ def _bad_number(file: DicomFile, name: str, found: str) -> InputError:
     return InputError(message, code="E-DICOM", file=file.path, remedy=_AGAIN)
 
 
-def _phase(header: Any, group: Any) -> str:
-    content = _first(group, "FrameContentSequence")
-    words = []
-    for name in ("TemporalPositionIdentifier", "TemporalPositionIndex", "AcquisitionNumber", "EchoTime", "TriggerTime"):
-        holder = content if content is not None and name in content else header
-        if holder.get(name) is not None:
-            words.append(f"{name} {holder.get(name)}")
-    return ", ".join(words)
+def _marks(groups: list[Any]) -> dict[str, str]:
+    """Attributes in the order in which they are asked to tell phases apart, from the frame or the data set."""
+    marks = {}
+    for name, sequence in _MARKS.items():
+        holders = [_first(group, sequence) for group in groups[:-1]] + groups[-1:]
+        value = next((holder.get(name) for holder in holders if holder is not None and name in holder), None)
+        text = "\\".join(map(str, value)) if isinstance(value, MutableSequence) else str(value or "")
+        if text:
+            marks[name] = text
+    return marks

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from medseg.core.errors import GeometryError, InputError
 from medseg.core.geometry import Affine
+from medseg.io.dicom_phases import choose_phase, find_phases, refuse_phase
 from medseg.io.dicom_pixels import decode_planes
 from medseg.io.dicom_planes import Plane
 
@@ -24,37 +25,44 @@ _EXPORT = "Export the series again, complete and by itself."
 _REPAIR = "Export the series again, or ask for geometry repair (resamples onto an even grid)."
 
 
-def one_pile(planes: Sequence[Plane], path: Path) -> tuple[list[Plane], tuple[str, ...]]:
-    """Planes of one size and orientation, sorted along their normal, each place once.
+def one_pile(planes: Sequence[Plane], path: Path, phase: str | None = None) -> tuple[list[Plane], tuple[str, ...]]:
+    """Planes of one size, orientation and phase, sorted along their normal, each place once.
 
     Raises:
-        InputError: `E-SERIES-SIZE`, `E-SERIES-4D` or `E-SERIES-DUP`.
-        GeometryError: `E-SERIES-IOP`.
+        InputError: `E-SERIES-SIZE`, `E-SERIES-4D`, `E-PHASE` or `E-SERIES-DUP`.
+        GeometryError: `E-SERIES-IOP`, `E-SERIES-SPACING`.
     """
     _require_alike(planes, path)
-    normal = planes[0].normal
-    ordered = sorted(planes, key=lambda plane: float(plane.position @ normal))
-    places: list[list[Plane]] = []
-    for plane in ordered:
-        if places and np.linalg.norm(plane.position - places[-1][0].position) < _SAME_PLACE_MM:
-            places[-1].append(plane)
-        else:
-            places.append([plane])
+    places = sort_places(planes)
+    if is_repeated(places) and (phases := find_phases(places)):
+        places = sort_places(choose_phase(phases, phase, path))
+    else:
+        refuse_phase(phase, path)
     repeated = [place for place in places if len(place) > 1]
-    if not repeated:
-        return ordered, ()
-    phases = sorted({plane.phase for plane in planes})
-    if len(repeated) == len(places) > 1 and len(phases) > 1:
-        message = f"{len(places)} places were imaged {len(phases)} times: {'; '.join(phases[:8])}"
-        remedy = "Put the files of one phase into a folder of their own."
-        raise InputError(message, code="E-SERIES-4D", file=path, remedy=remedy)
     for place in repeated:
         pixels, _ = decode_planes(place)
         if not all(np.array_equal(pixels[0], other) for other in pixels[1:]):
             names = ", ".join(plane.path.name for plane in place)
             message = f"{names} lie in one place and show different pixels"
             raise InputError(message, code="E-SERIES-DUP", file=path, remedy=_EXPORT)
-    return [place[0] for place in places], ("W-DUPLICATE",)
+    return [place[0] for place in places], ("W-DUPLICATE",) if repeated else ()
+
+
+def sort_places(planes: Sequence[Plane]) -> list[list[Plane]]:
+    """Planes by place, in the order of the places along the normal."""
+    normal = planes[0].normal
+    places: list[list[Plane]] = []
+    for plane in sorted(planes, key=lambda plane: float(plane.position @ normal)):
+        if places and np.linalg.norm(plane.position - places[-1][0].position) < _SAME_PLACE_MM:
+            places[-1].append(plane)
+        else:
+            places.append([plane])
+    return places
+
+
+def is_repeated(places: Sequence[Sequence[Plane]]) -> bool:
+    """Whether whole volumes share their places, rather than a slice or two."""
+    return len(places) > 1 and sum(len(place) > 1 for place in places) > len(places) / 2
 
 
 def _require_alike(planes: Sequence[Plane], path: Path) -> None:

@@ -132,7 +132,7 @@ def _affine(fields: dict[str, str], path: Path, options: ReadOptions) -> tuple[A
     spacing = np.array(_numbers(fields, "elementspacing", path, fields.get("elementsize", "1 1 1")))
     matrix = next((fields[name] for name in ("transformmatrix", "rotation", "orientation") if name in fields), None)
     if matrix is None:
-        if not options.assume_orientation:
+        if not options.reading.assume_orientation:
             raise GeometryError(
                 "its header says nothing about orientation (no TransformMatrix)",
                 code="E-NO-ORIENTATION",

@@ -47,7 +47,7 @@ def _affine(head: bytes, path: Path, options: ReadOptions) -> tuple[Affine, tupl
     centre = np.frombuffer(head, ">f4", 3, 78).astype(np.float64)
     warnings: tuple[str, ...] = ()
     if not int(np.frombuffer(head, ">i2", 1, 28)[0]):
-        if not options.assume_orientation:
+        if not options.reading.assume_orientation:
             message = "its header says nothing about orientation (goodRASFlag is 0)"
             raise GeometryError(message, code="E-NO-ORIENTATION", file=path, remedy=ASSUME)
         spacing, cosines, centre = np.ones(3), np.eye(3), np.zeros(3)

@@ -14,7 +14,7 @@ from medseg.io.decoded import ASSUME, ReadOptions
 _MILLIMETRES_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _HALF_A_VOXEL = 0.5
 _QUATERNION_ROUNDING = 2.5e-7
-_CONVERT = "Convert it again from the original, or say which to believe (prefer sform or qform)."
+_CONVERT = "Convert it again from the original, or say which to believe with --prefer sform or qform."
 
 
 def choose_affine(fields: Any, shape: Shape, path: Path, options: ReadOptions) -> tuple[Affine, tuple[str, ...]]:
@@ -27,20 +27,20 @@ def choose_affine(fields: Any, shape: Shape, path: Path, options: ReadOptions) -
     remarks = () if factor == 1 else ("W-UNITS",)
     edges = np.asarray(fields["pixdim"][1:4], dtype=np.float64) * factor
     has_sform, has_qform = int(fields["sform_code"]) > 0, int(fields["qform_code"]) > 0
-    if options.prefer and has_sform and has_qform:
-        has_sform, has_qform = options.prefer == "sform", options.prefer == "qform"
-        remarks = (*remarks, f"W-GEOM-{options.prefer.upper()}")
+    prefer = options.reading.prefer
     if has_sform:
-        sform = _sform(fields, factor, path)
-        if has_qform:
-            _require_agreement(fields, sform, _trusted_qform(fields, edges, factor, path), shape=shape, path=path)
-        elif options.prefer is None:
-            _require_spacing_agreement(sform, edges, shape, path)
-        return sform, remarks
+        try:
+            return _confirmed_sform(fields, edges, factor, shape=shape, path=path), remarks
+        except GeometryError:
+            if prefer == "sform":
+                return _sform(fields, factor, path), (*remarks, "W-GEOM-SFORM")
+            if prefer is None or not has_qform:
+                raise
+            remarks = (*remarks, "W-GEOM-QFORM")
     if has_qform:
         _require_positive(edges, path)
         return _qform(fields, edges, factor, path), remarks
-    if not options.assume_orientation:
+    if not options.reading.assume_orientation:
         raise GeometryError(
             "its header says nothing about orientation (sform and qform codes are 0)",
             code="E-NO-ORIENTATION",
@@ -49,6 +49,16 @@ def choose_affine(fields: Any, shape: Shape, path: Path, options: ReadOptions) -
         )
     _require_positive(edges, path)
     return np.diag([*edges, 1.0]), (*remarks, "W-ORIENTATION-ASSUMED")
+
+
+def _confirmed_sform(fields: Any, edges: Any, factor: float, *, shape: Shape, path: Path) -> Affine:
+    """The sform, where the qform says the same or, without one, pixdim does."""
+    sform = _sform(fields, factor, path)
+    if int(fields["qform_code"]) > 0:
+        _require_agreement(fields, sform, _trusted_qform(fields, edges, factor, path), shape=shape, path=path)
+    else:
+        _require_spacing_agreement(sform, edges, shape, path)
+    return sform
 
 
 def _sform(fields: Any, factor: float, path: Path) -> Affine:

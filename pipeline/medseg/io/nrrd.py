@@ -170,7 +170,7 @@ def _affine(fields: dict[str, str], path: Path, options: ReadOptions) -> tuple[A
 
 
 def _assumed(fields: dict[str, str], path: Path, options: ReadOptions) -> tuple[Affine, tuple[str, ...]]:
-    if not options.assume_orientation:
+    if not options.reading.assume_orientation:
         raise GeometryError(
             "its header says nothing about orientation (no space with space directions)",
             code="E-NO-ORIENTATION",

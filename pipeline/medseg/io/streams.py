@@ -175,9 +175,12 @@ def _inflate_members(file: IO[bytes], path: Path) -> Iterator[bytes]:
     data = file.read(_BITE)
     while data[:2] == GZIP_MAGIC:
         data = yield from _inflate_one(file, path, data, 31)
-        data = data or file.read(_BITE)
-        while data and not data.strip(b"\0"):
-            data = file.read(_BITE)
+        while len(data) < len(GZIP_MAGIC) or not data.strip(b"\0"):
+            more = file.read(_BITE)
+            # half a magic may stand at the end of a bite
+            data = data.lstrip(b"\0") + more
+            if not more:
+                break
     while data:
         yield data
         data = file.read(_BITE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def as_volume(decoded: Decoded, path: Path) -> Volume:
     array = decoded.array if decoded.array.ndim == 4 else decoded.array[np.newaxis]
     geometry = settle_geometry(decoded.affine, (array.shape[1], array.shape[2], array.shape[3]), path)
     array, remarks = intensities(array, path)
-    return Volume(array, geometry, path, (*decoded.warnings, *remarks))
+    return Volume(array, geometry, path, (*decoded.warnings, *remarks), decoded.unit)
 
 
 def intensities(array: NDArray[Any], path: Path) -> tuple[NDArray[Any], tuple[str, ...]]:
@@ -38,19 +39,26 @@ def intensities(array: NDArray[Any], path: Path) -> tuple[NDArray[Any], tuple[st
     Raises:
         InputError: `E-NONFINITE`, `E-INTENSITY` or `E-CONSTANT`.
     """
-    for index, channel in enumerate(array):
-        low, high = channel.min(), channel.max()
-        _require_finite(channel, low, high, path)
-        if max(abs(float(low)), abs(float(high))) > _LARGEST:
-            message = f"values must lie within ±{_LARGEST:g}, found {float(low):g} to {float(high):g}"
-            raise InputError(message, code="E-INTENSITY", file=path, remedy=_CONVERT)
-        if low == high and channel.size > 1:
-            message = f"every voxel{f' of channel {index}' if len(array) > 1 else ''} has the value {low}"
-            raise InputError(message, code="E-CONSTANT", file=path, remedy="Check that this is the right file.")
+    for fault in intensity_faults(array, path):
+        raise fault
     small = ("W-SMALL",) if min(array.shape[1:]) < _SMALL else ()
     if array.dtype.kind in "iu" and array.dtype.itemsize <= 2:
         return array, small
     return array.astype(np.float32, copy=False), small
+
+
+def intensity_faults(array: NDArray[Any], path: Path) -> Iterator[InputError]:
+    """What is wrong with the values of one image (C, I, J, K), channel by channel."""
+    for index, channel in enumerate(array):
+        low, high = channel.min(), channel.max()
+        if not (np.isfinite(low) and np.isfinite(high)):
+            yield _not_finite(channel, path)
+        elif max(abs(float(low)), abs(float(high))) > _LARGEST:
+            message = f"values must lie within ±{_LARGEST:g}, found {float(low):g} to {float(high):g}"
+            yield InputError(message, code="E-INTENSITY", file=path, remedy=_CONVERT)
+        elif low == high and channel.size > 1:
+            message = f"every voxel{f' of channel {index}' if len(array) > 1 else ''} has the value {low}"
+            yield InputError(message, code="E-CONSTANT", file=path, remedy="Check that this is the right file.")
 
 
 def labels(array: NDArray[Any], path: Path) -> NDArray[Any]:
@@ -59,28 +67,33 @@ def labels(array: NDArray[Any], path: Path) -> NDArray[Any]:
     Raises:
         InputError: `E-NONFINITE`, `E-LABEL-RANGE` or `E-LABEL-FRACTION`.
     """
+    for fault in label_faults(array, path):
+        raise fault
+    kind = np.uint8 if round(float(array.max())) <= np.iinfo(np.uint8).max else np.uint16
+    return (array if array.dtype.kind in "iu" else np.rint(array)).astype(kind, copy=False)
+
+
+def label_faults(array: NDArray[Any], path: Path) -> Iterator[InputError]:
+    """What is wrong with the values of one mask (I, J, K)."""
     low, high = array.min(), array.max()
-    _require_finite(array, low, high, path)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        yield _not_finite(array, path)
+        return
     if low < -_INTEGER_TOLERANCE or high > _LARGEST_LABEL + _INTEGER_TOLERANCE:
         message = f"labels must be 0 to {_LARGEST_LABEL}, found {low} to {high}"
         remedy = "Renumber the labels from 1; 0 is background."
-        raise InputError(message, code="E-LABEL-RANGE", file=path, remedy=remedy)
-    kind = np.uint8 if round(float(high)) <= np.iinfo(np.uint8).max else np.uint16
+        yield InputError(message, code="E-LABEL-RANGE", file=path, remedy=remedy)
     if array.dtype.kind in "iu":
-        return array.astype(kind, copy=False)
-    whole = np.rint(array)
-    apart = np.abs(array - whole)
+        return
+    apart = np.abs(array - np.rint(array))
     if apart.max() > _INTEGER_TOLERANCE:
         message = f"labels must be whole numbers, found {array.flat[int(apart.argmax())]:g}"
         remedy = "Resample masks with nearest neighbour, not linearly."
-        raise InputError(message, code="E-LABEL-FRACTION", file=path, remedy=remedy)
-    return np.asarray(whole, dtype=kind)
+        yield InputError(message, code="E-LABEL-FRACTION", file=path, remedy=remedy)
 
 
-def _require_finite(array: NDArray[Any], low: Any, high: Any, path: Path) -> None:
-    """The extremes tell: a NaN or an infinity anywhere shows in them."""
-    if not (np.isfinite(low) and np.isfinite(high)):
-        count = array.size - int(np.count_nonzero(np.isfinite(array)))
-        message = f"{count} of {array.size} voxels are NaN or infinite"
-        remedy = "Replace them by the background value, or convert it again from the original."
-        raise InputError(message, code="E-NONFINITE", file=path, remedy=remedy)
+def _not_finite(array: NDArray[Any], path: Path) -> InputError:
+    count = array.size - int(np.count_nonzero(np.isfinite(array)))
+    message = f"{count} of {array.size} voxels are NaN or infinite"
+    remedy = "Replace them by the background value, or convert it again from the original."
+    return InputError(message, code="E-NONFINITE", file=path, remedy=remedy)

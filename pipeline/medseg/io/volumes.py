@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from medseg.core.errors import InputError
+from medseg.core.reading import AS_IT_IS, Reading
 from medseg.core.volume import LabelMap, Volume, require_same_grid
 from medseg.io import values
 from medseg.io.decoded import Decoded, ReadOptions, settle_geometry
@@ -67,67 +68,57 @@ _OTHERS = {
 }
 
 
-def read_volume(
-    path: Path | str,
-    *,
-    assume_orientation: bool = False,
-    prefer: Literal["sform", "qform"] | None = None,
-    series: str | None = None,
-    fix_geometry: bool = False,
-    channels: int = 1,
-) -> Volume:
+def read_volume(path: Path | str, reading: Reading = AS_IT_IS, *, channels: int = 1) -> Volume:
     """Read one image: NIfTI, NRRD, MetaImage, MGH, a DICOM file, folder or zip, told apart by content.
 
     Args:
         path: A file, or a folder that holds a DICOM series.
-        assume_orientation: Read a file without orientation as if its axes ran R, A, S.
-        prefer: Which NIfTI transform to believe when the two contradict each other.
-        series: Which DICOM series: its SeriesInstanceUID or its number in the list.
-        fix_geometry: Resample DICOM gaps and gantry tilt onto a straight grid.
+        reading: What to settle where the file does not decide, and what to repair.
         channels: How many channels the file must hold, as a fourth axis.
 
     Raises:
         InputError: The file is missing, damaged, or not an image; docs/errors.md lists the codes.
         GeometryError: Its place in the patient cannot be trusted.
     """
-    options = ReadOptions(assume_orientation, prefer, series, fix_geometry, channels)
     path = Path(path)
-    volume = values.as_volume(_decode(path, options), path)
+    volume = values.as_volume(decode(path, ReadOptions(reading, channels)), path)
     if volume.num_channels != channels:
-        raise _wrong_channels(path, volume.num_channels, channels)
+        raise wrong_channels(path, volume.num_channels, channels)
     return volume
 
 
-def read_volumes(
-    paths: Sequence[Path], *, channels: int | None = None, assume_orientation: bool = False, series: str | None = None
-) -> Volume:
+def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels: int | None = None) -> Volume:
     """Read a case: one file per channel stacked in the order given, or one file with all of them.
 
     Args:
         paths: Images on one grid.
+        reading: As in `read_volume`.
         channels: How many channels the case must have; None takes one per file.
-        assume_orientation: As in `read_volume`.
-        series: As in `read_volume`.
 
     Raises:
         InputError: As `read_volume`.
         GeometryError: `E-GRID-MISMATCH`, or as `read_volume`.
     """
     if len(paths) == 1:
-        return read_volume(paths[0], channels=channels or 1, assume_orientation=assume_orientation, series=series)
-    volumes = [read_volume(path, assume_orientation=assume_orientation, series=series) for path in paths]
+        return read_volume(paths[0], reading, channels=channels or 1)
+    volumes = [read_volume(path, reading) for path in paths]
     if channels not in {None, len(volumes)}:
-        raise _wrong_channels(paths[0], len(volumes), channels or 1)
+        raise wrong_channels(paths[0], len(volumes), channels or 1)
     first = volumes[0]
     for volume in volumes[1:]:
         require_same_grid(first, volume)
     warnings = tuple(dict.fromkeys(flag for volume in volumes for flag in volume.warnings))
-    return Volume(np.concatenate([volume.array for volume in volumes]), first.geometry, first.source, warnings)
+    units = {volume.unit for volume in volumes}
+    return Volume(
+        np.concatenate([volume.array for volume in volumes]),
+        first.geometry,
+        first.source,
+        warnings,
+        units.pop() if len(units) == 1 else None,
+    )
 
 
-def read_labels(
-    path: Path | str, *, assume_orientation: bool = False, prefer: Literal["sform", "qform"] | None = None
-) -> LabelMap:
+def read_labels(path: Path | str, reading: Reading = AS_IT_IS) -> LabelMap:
     """Read one mask: whole numbers 0 to 65535, as uint8 where they fit and uint16 otherwise.
 
     Raises:
@@ -135,9 +126,10 @@ def read_labels(
         GeometryError: As `read_volume`.
     """
     path = Path(path)
-    decoded = _decode(path, ReadOptions(assume_orientation, prefer))
+    decoded = decode(path, ReadOptions(reading))
     shape = (decoded.array.shape[0], decoded.array.shape[1], decoded.array.shape[2])
-    return LabelMap(values.labels(decoded.array, path), settle_geometry(decoded.affine, shape, path), path)
+    geometry = settle_geometry(decoded.affine, shape, path)
+    return LabelMap(values.labels(decoded.array, path), geometry, path, decoded.warnings)
 
 
 def write_volume(volume: Volume, path: Path | str) -> None:
@@ -167,10 +159,16 @@ def write_labels(label_map: LabelMap, path: Path | str, *, names: dict[str, int]
 
 
 def _reader(channels: int) -> Callable[[Path], Decoded]:
-    return lambda path: _decode(path, ReadOptions(channels=channels))
+    return lambda path: decode(path, ReadOptions(channels=channels))
 
 
-def _decode(path: Path, options: ReadOptions) -> Decoded:
+def decode(path: Path, options: ReadOptions) -> Decoded:
+    """Voxels and grid as a file has them; whether they can be is not looked at yet.
+
+    Raises:
+        InputError: As `read_volume`, but for values and the grid.
+        GeometryError: Its header contradicts itself or says too little.
+    """
     require_path(path)
     lower = path.name.lower()
     if path.is_dir() and not lower.endswith(SUFFIXES):
@@ -238,7 +236,7 @@ def _not_an_image(head: bytes, path: Path) -> InputError:
     return InputError(message, code="E-NOT-IMAGE", file=path, remedy=remedy)
 
 
-def _wrong_channels(path: Path, found: int, expected: int) -> InputError:
+def wrong_channels(path: Path, found: int, expected: int) -> InputError:
     return InputError(
         f"expected {expected} channel(s), found {found}",
         code="E-CHANNELS",

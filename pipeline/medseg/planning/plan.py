@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from medseg.core.plan import ClassificationPlan, Decision, NetworkPlan, Normalisation, Plan
-from medseg.planning.sides import left_right_pairs, mirror_axes
+from medseg.core.sides import left_right_pairs
+from medseg.planning.sides import mirror_axes
 
 if TYPE_CHECKING:
     from medseg.core.case import Dataset

@@ -1,8 +1,7 @@
-"""Left and right: which labels are pairs, and whether a mirrored patient is still a plausible one."""
+"""Left and right: whether a mirrored patient is still a plausible one."""
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,22 +11,7 @@ if TYPE_CHECKING:
 
     from medseg.core.plan import Fingerprint
 
-_OTHER = {"left": "right", "lt": "rt", "lh": "rh", "l": "r"}
-_LEFT = re.compile(rf"(?<![a-z])({'|'.join(_OTHER)})(?![a-z])", re.IGNORECASE)
 _ENOUGH = 5
-
-
-def left_right_pairs(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Labels that differ only in their side: `left_kidney`/`right_kidney`, `Kidney-L`/`Kidney-R`, `kidney lt`/`rt`."""
-    known = {name.lower(): name for name in names}
-    pairs = []
-    for name in names:
-        for match in _LEFT.finditer(name):
-            other = _OTHER[match.group().lower()]
-            twin = known.get((name[: match.start()] + other + name[match.end() :]).lower())
-            if twin is not None:
-                pairs.append((name, twin))
-    return tuple(pairs)
 
 
 def mirror_axes(fingerprint: Fingerprint, pairs: Sequence[tuple[str, str]]) -> tuple[tuple[int, ...], str]:

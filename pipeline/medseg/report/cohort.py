@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
@@ -22,6 +20,7 @@ from medseg.report.plots import (
     reliability,
     roc_curves,
 )
+from medseg.report.spreadsheet import csv_text
 
 _MAX_LABEL_COLUMNS = 4
 _METRIC_FIELDS = tuple(name for name in LabelMetrics.model_fields if name not in ("label", "presence"))
@@ -67,26 +66,19 @@ def render_cohort(report: CohortReport, *, case_pages: Mapping[str, str]) -> str
 
 
 def cohort_csv(report: CohortReport) -> str:
-    """One row per case and label; a row without label for a case without any, and for one that failed.
-
-    Texts that a spreadsheet would run as a formula get a leading apostrophe.
-    """
+    """One row per case and label; a row without label for a case without any, and for one that failed."""
     heads = [(summary.head, summary.classes) for summary in report.classes]
     answers = [
         name
         for head, classes in heads
         for name in (head, f"{head} reference", *(f"{head} p({one})" for one in classes))
     ]
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\r\n")
-    writer.writerow([_safe(cell) for cell in ("case", "patient", "label", "presence", *_METRIC_FIELDS, *answers)])
+    rows: list[tuple[str | float, ...]] = [("case", "patient", "label", "presence", *_METRIC_FIELDS, *answers)]
     for case in report.cases:
         classes = [cell for head, names in heads for cell in _answer_cells(case, head, names)]
-        for cells in _label_cells(case):
-            writer.writerow([_safe(cell) for cell in (case.case, case.patient, *cells, *classes)])
-    for failure in report.failures:
-        writer.writerow([_safe(failure.case), "", "", _safe(f"failed: {failure.code}")])
-    return stream.getvalue()
+        rows += [(case.case, case.patient, *cells, *classes) for cells in _label_cells(case)]
+    rows += [(failure.case, "", "", f"failed: {failure.code}") for failure in report.failures]
+    return csv_text(rows)
 
 
 def _label_cells(case: CaseReport) -> Iterator[tuple[str | float, ...]]:
@@ -107,13 +99,6 @@ def _answer_cells(case: CaseReport, head: str, classes: tuple[str, ...]) -> list
     if answer is None:
         return [""] * (2 + len(classes))
     return [answer.answer, answer.reference or "", *(answer.probabilities.get(name, "") for name in classes)]
-
-
-def _safe(cell: str | float) -> str | float:
-    """The cell as it may stand in a spreadsheet; numbers stay numbers."""
-    if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
-        return f"'{cell}"
-    return cell
 
 
 def _row(case: CaseReport) -> dict[str, object]:

@@ -78,12 +78,8 @@ def infer(volume: Path | str | Volume | Sequence[Path | str], *, bundle: Path | 
     predictor = Predictor(read_bundle(Path(bundle)), chosen)
     if not isinstance(volume, Volume):
         paths = [volume] if isinstance(volume, str | Path) else list(volume)
-        volume = read_volumes(
-            [Path(path) for path in paths],
-            channels=len(predictor.bundle.plan.channels),
-            assume_orientation=chosen.assume_orientation,
-            series=chosen.series,
-        )
+        channels = len(predictor.bundle.plan.channels)
+        volume = read_volumes([Path(path) for path in paths], chosen, channels=channels)
     return predictor.predict(volume)
 
 

@@ -12,7 +12,7 @@ from medseg.core.findings import CasePrediction, CaseReport, ClassAnswer
 from medseg.core.volume import LabelMap, Volume, require_same_grid
 from medseg.data.contents import read_reference
 from medseg.io.documents import read_document
-from medseg.io.files import write_text
+from medseg.io.files import sha256_of, write_text
 from medseg.io.volumes import SUFFIXES, read_labels, read_volumes
 from medseg.ops.metrics import LabelComparison, compare_labels
 from medseg.report.case import render_case
@@ -53,11 +53,12 @@ def evaluate_case(
         case=case.id,
         patient=case.group,
         grid=grid_summary(volume),
+        reference_sha256=None if case.label is None else sha256_of(case.label),
         volumes_ml=_volumes(masks, dataset, found),
         metrics=() if masks is None else tuple(one.metrics for one in masks.compared),
         unlabelled=tuple(name for name in dataset.label_names if not _is_labelled(case, name)),
         classes=_answers(case, found, dataset),
-        flags=() if found is None else found.flags,
+        flags=(*(volume.warnings if found is None else found.flags), *_mask_flags(masks)),
         attributes=case.attributes,
         provenance=make_provenance(dataset.name, settings) if found is None else found.provenance,
     )
@@ -120,6 +121,11 @@ def _page(
         else {one.metrics.label: one.distances for one in masks.compared if one.distances is not None}
     )
     return render_case(report, pictures, distances=distances, cohort_page="../index.html")
+
+
+def _mask_flags(masks: _Masks | None) -> list[str]:
+    read = {} if masks is None else {"prediction": masks.prediction, "reference": masks.reference}
+    return [f"{flag}: while reading the {name}" for name, mask in read.items() for flag in mask.warnings]
 
 
 def _is_labelled(case: Case, name: str) -> bool:

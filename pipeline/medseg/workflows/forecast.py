@@ -125,7 +125,7 @@ def forecast_infer(
     predictor = Predictor(model, settings)
     windows, largest, source = 0, 0, 0
     for case in progress(cases, "reading cases", len(cases)):
-        geometry = read_volumes(case.images, channels=len(plan.channels)).geometry
+        geometry = read_volumes(case.images, settings, channels=len(plan.channels)).geometry
         shape = network_shape(geometry.canonical(), plan.spacing_mm)
         windows += count_windows(shape, plan.patch_size, settings.overlap) if plan.labels else 1
         largest, source = max(largest, int(np.prod(shape))), max(source, int(np.prod(geometry.shape)))

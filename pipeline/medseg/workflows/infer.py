@@ -89,12 +89,7 @@ def infer(
 
 def _predict_one(case: InferCase, predictor: Predictor, out: Path, provenance: Provenance) -> CasePrediction:
     plan, settings = predictor.bundle.plan, predictor.settings
-    volume = read_volumes(
-        case.images,
-        channels=len(plan.channels),
-        assume_orientation=settings.assume_orientation,
-        series=settings.series,
-    )
+    volume = read_volumes(case.images, settings, channels=len(plan.channels))
     answer = predictor.predict(volume)
     mask = out / f"{case.id}.nii.gz"
     if answer.labels is not None:

@@ -45,7 +45,7 @@ def plan_dataset(
     taught = [case for case in dataset.cases if case.split != "test"]
 
     def measure(case: Case) -> CaseMeasurement:
-        volume, labels = _read(case, dataset)
+        volume, labels = _read(case, dataset, settings)
         return measure_case(case, dataset, volume, labels=labels)
 
     measurements, failures = _each(taught, measure, progress, "measuring cases")
@@ -77,7 +77,7 @@ def preprocess(workspace: Workspace, settings: PreprocessSettings, *, progress: 
     fingerprint, plan, _ = plan_dataset(dataset, settings, progress=progress)
 
     def prepare(case: Case) -> StoredCase:
-        volume, labels = _read(case, dataset)
+        volume, labels = _read(case, dataset, settings)
         prepared = to_network(volume, plan, labels=labels, ignore=dataset.ignore_value)
         return store_case(workspace.store, case, prepared, dataset)
 
@@ -93,9 +93,9 @@ def preprocess(workspace: Workspace, settings: PreprocessSettings, *, progress: 
     return close_store(workspace.store, plan, dataset, cases=tuple(stored), failures=tuple(failures))
 
 
-def _read(case: Case, dataset: Dataset) -> tuple[Volume, LabelMap | None]:
-    volume = read_volumes(case.images, channels=len(dataset.channels))
-    return volume, read_reference(case, dataset)
+def _read(case: Case, dataset: Dataset, settings: PreprocessSettings) -> tuple[Volume, LabelMap | None]:
+    volume = read_volumes(case.images, settings, channels=len(dataset.channels))
+    return volume, read_reference(case, dataset, settings)
 
 
 def _each(

@@ -1,0 +1,133 @@
+"""The original slices of a series, as they were made, and the way of a mask back onto their pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.core.geometry import Affine, lps_to_ras
+from medseg.core.reading import Reading
+from medseg.core.volume import LabelMap
+from medseg.io.dicom_planes import Plane
+from medseg.io.dicom_series import chosen_planes
+
+_UNMOVED = 1e-3  # voxels
+
+
+@dataclass(frozen=True, eq=False)
+class SourceSlice:
+    """One original slice: where it lies and what it is called.
+
+    Attributes:
+        frame_number: In its instance, 1 for the first; 1 in a file of one frame.
+        position_mm: (3,) LPS mm, the centre of its first pixel.
+        orientation: (2, 3) LPS unit vectors: along a row (columns grow), along a column (rows grow).
+        pixel_spacing_mm: Between rows, between columns, the order of PixelSpacing.
+    """
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    frame_number: int
+    position_mm: NDArray[np.float64]
+    orientation: NDArray[np.float64]
+    pixel_spacing_mm: tuple[float, float]
+    rows: int
+    columns: int
+
+    @property
+    def to_lps(self) -> Affine:
+        """(4, 4) pixel (column, row, 0, 1) to LPS mm: the equation of PS3.3 C.7.6.2.1.1."""
+        affine = np.eye(4)
+        affine[:3, 0] = self.orientation[0] * self.pixel_spacing_mm[1]
+        affine[:3, 1] = self.orientation[1] * self.pixel_spacing_mm[0]
+        affine[:3, 2] = np.cross(self.orientation[0], self.orientation[1])
+        affine[:3, 3] = self.position_mm
+        return affine
+
+
+@dataclass(frozen=True, eq=False)
+class SourceSlices:
+    """The slices of one volume of one series, sorted along their normal; tilted, uneven or with gaps as they are.
+
+    Attributes:
+        slices: In order; every one has the same rows and columns.
+        header: Data set of the first slice without its pixels: patient, study, frame of reference, equipment.
+    """
+
+    slices: tuple[SourceSlice, ...]
+    header: Any
+
+
+def source_slices(path: Path | str, *, series: str | None = None, phase: str | None = None) -> SourceSlices:
+    """Describe the original slices of the series that `read_volume` would read, without decoding their pixels.
+
+    Nothing is asked of their distances: what `fix_geometry` would have to repair is given as it is.
+
+    Args:
+        path: A folder, zip or file with DICOM objects.
+        series: Which series, as in `Reading`.
+        phase: Which phase of it, as in `Reading`.
+
+    Raises:
+        InputError: As `chosen_planes`.
+        GeometryError: As `chosen_planes`.
+    """
+    planes, _ = chosen_planes(Path(path), Reading(series=series, phase=phase))
+    return SourceSlices(tuple(map(_slice_of, planes)), planes[0].file.header)
+
+
+def labels_on_slices(label_map: LabelMap, slices: SourceSlices) -> NDArray[Any]:
+    """Look up the label at every original pixel's place in the patient: nearest voxel, 0 outside the mask's grid.
+
+    Where the mask lies on the slices' own grid this is a permutation of its voxels; a mask on a straightened or filled
+    grid is sampled at the places of the original pixels. One slice is worked on at a time.
+
+    Args:
+        label_map: On any grid.
+        slices: Where to look.
+
+    Returns:
+        (K, rows, columns) of the mask's number type, in the order of `slices`.
+    """
+    rows, columns = slices.slices[0].rows, slices.slices[0].columns
+    labels = np.zeros((len(slices.slices), rows, columns), label_map.array.dtype)
+    to_index = np.linalg.inv(label_map.geometry.affine)
+    for found, piece in zip(labels, slices.slices, strict=True):
+        _look_up(label_map.array, to_index @ lps_to_ras(piece.to_lps), found)
+    return labels
+
+
+def _look_up(array: NDArray[Any], pixel_to_index: Affine, found: NDArray[Any]) -> None:
+    """Fill `found` (rows, columns) with the voxels nearest to (column, row) under `pixel_to_index`."""
+    rows, columns = found.shape
+    down, across = np.arange(rows)[:, np.newaxis], np.arange(columns)[np.newaxis]
+    nearest, inside = [], np.ones((1, 1), dtype=bool)
+    for size, (by_column, by_row, _, start) in zip(array.shape, pixel_to_index[:3], strict=True):
+        # an index that one pixel axis does not move stays a row or a column of numbers: broadcasting does the rest
+        index = np.full((1, 1), start)
+        if abs(by_row) * rows > _UNMOVED:
+            index = index + by_row * down
+        if abs(by_column) * columns > _UNMOVED:
+            index = index + by_column * across
+        whole = np.floor(index + 0.5).astype(np.int64)
+        inside = inside & (whole >= 0) & (whole < size)
+        nearest.append(np.clip(whole, 0, size - 1))
+    found[...] = np.where(inside, array[nearest[0], nearest[1], nearest[2]], 0)
+
+
+def _slice_of(plane: Plane) -> SourceSlice:
+    header = plane.file.header
+    return SourceSlice(
+        str(header.get("SOPInstanceUID", "")),
+        str(header.get("SOPClassUID", "")),
+        plane.frame + 1,
+        plane.position,
+        plane.orientation,
+        plane.spacing_mm,
+        plane.file.rows,
+        plane.file.columns,
+    )
