@@ -8,13 +8,17 @@ import os
 import re
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from medseg.report import pictures as pictures_module
 from medseg.report.case import render_case
 from medseg.report.cohort import render_cohort
-from medseg.report.pictures import case_pictures
+from medseg.workflows.config import named_windows
+
+case_pictures = partial(pictures_module.case_pictures, presets=named_windows())
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 AXE = os.environ.get("MEDSEG_AXE_JS", "")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import re
+from functools import partial
 from itertools import permutations, product
 
 import numpy as np
@@ -11,7 +12,11 @@ from PIL import Image
 from medseg.core.errors import GeometryError
 from medseg.core.geometry import Geometry
 from medseg.core.volume import LabelMap, Volume
-from medseg.report.pictures import Picture, case_pictures
+from medseg.report import pictures as pictures_module
+from medseg.report.pictures import Picture
+from medseg.workflows.config import named_windows
+
+case_pictures = partial(pictures_module.case_pictures, presets=named_windows())
 
 ORIENTATIONS = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import medseg
-from medseg.apps import data_commands, model_commands, show
+from medseg.apps import data_commands, evaluate_command, model_commands, show
 from medseg.apps.terminal import TERMINAL
 from medseg.core.errors import MedsegError
 
@@ -54,7 +54,7 @@ for _command in (
     data_commands.preprocess,
     model_commands.train,
     model_commands.infer,
-    model_commands.evaluate,
+    evaluate_command.evaluate,
     model_commands.demo,
 ):
     app.command()(_command)

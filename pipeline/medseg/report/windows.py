@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# Level and width as customary at CT consoles, written as the limits they give.
-CT_WINDOWS_HU = {
-    "soft tissue": (-160.0, 240.0),
-    "lung": (-1350.0, 150.0),
-    "bone": (-500.0, 1300.0),
-    "brain": (0.0, 80.0),
-}
+# The windows that a page offers, by their names among the presets; each costs a picture.
+_SHOWN = ("soft_tissue", "lung", "bone", "brain")
 _MAX_SAMPLES = 1_000_000
 _AIR_HU = -500.0
 _LONG_SIDE_PX = 400
@@ -51,7 +47,13 @@ class Window:
         return stream.getvalue()
 
 
-def windows_for(image: NDArray[Any], inside: NDArray[Any], *, modality: str | None) -> list[Window]:
+def windows_for(
+    image: NDArray[Any],
+    inside: NDArray[Any],
+    *,
+    presets: Mapping[str, tuple[float, float]],
+    modality: str | None,
+) -> list[Window]:
     """The windows worth showing, the best first.
 
     CT: soft tissue, unless the median inside the structures lies outside it (lung below, bone above), then the other
@@ -60,6 +62,7 @@ def windows_for(image: NDArray[Any], inside: NDArray[Any], *, modality: str | No
     Args:
         image: (I, J, K), any unit; taken as CT in HU when `modality` says so, or says nothing and the image holds air.
         inside: (N,) values inside the structures of interest; may be empty.
+        presets: Name to limits in HU: `soft_tissue`, `lung`, `bone` and `brain` are shown.
         modality: `CT`, `MRI`, `PET`, `US`, or None when unknown.
     """
     sample = _sample(image)
@@ -68,10 +71,10 @@ def windows_for(image: NDArray[Any], inside: NDArray[Any], *, modality: str | No
         return [Window("0.5th to 99.5th percentile", low, high)]
     found = _sample(inside)
     median = float(np.median(found)) if found.size else 0.0
-    soft_low, soft_high = CT_WINDOWS_HU["soft tissue"]
-    best = "lung" if median < soft_low else "bone" if median > soft_high else "soft tissue"
-    names = sorted(CT_WINDOWS_HU, key=lambda name: name != best)
-    return [Window(name, *CT_WINDOWS_HU[name], "HU") for name in names]
+    soft_low, soft_high = presets["soft_tissue"]
+    best = "lung" if median < soft_low else "bone" if median > soft_high else "soft_tissue"
+    names = sorted(_SHOWN, key=lambda name: name != best)
+    return [Window(name.replace("_", " "), *presets[name], "HU") for name in names]
 
 
 def _sample(values: NDArray[Any]) -> NDArray[Any]:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medseg.core.document import suggest
 from medseg.core.errors import InputError, UsageError
+from medseg.core.volume import LabelMap
+from medseg.data.contents import values_in
 
 BACKGROUND = "background"
 _ENTRY = re.compile(r"(?P<name>[^=]+)=(?:(?P<reference>\d+):)?(?P<predicted>\d+(?:\+\d+)*|\*)")
-_SHAPE = "Write NAME=PREDICTED or NAME=REFERENCE:PREDICTED, as liver=5, liver=1:5 or lung=3:10+11; background=* for all others."
+_SHAPE = "Write NAME=PREDICTED or NAME=REFERENCE:PREDICTED, as liver=5 or lung=3:10+11; background=* for all others."
 _LARGEST = 65535
 
 
@@ -34,38 +33,37 @@ class Relabelling:
     values: dict[int, int]
     rest_is_background: bool = False
 
-    def applied(self, mask: NDArray[Any], *, file: Path | None) -> NDArray[Any]:
-        """(I, J, K) as predicted to the values of the references.
+    def applied(self, mask: LabelMap) -> LabelMap:
+        """A predicted mask with the values of the references.
 
         Raises:
             InputError: `E-LABEL-UNKNOWN`, a value that no label claims.
         """
-        present = np.zeros(_LARGEST + 1, dtype=np.bool_)
-        for slab in mask:
-            present[slab.ravel()] = True
-        found = np.flatnonzero(present).tolist()
+        found = values_in(mask)
         unknown = [value for value in found if value and value not in self.values]
         if unknown and not self.rest_is_background:
             shown = ", ".join(map(str, unknown[:8])) + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else "")
             raise InputError(
                 f"the prediction holds values that no label claims: {shown}; known: {self._described()}",
                 code="E-LABEL-UNKNOWN",
-                file=file,
+                file=mask.source,
                 remedy="Say what they are with --map NAME=VALUE, or leave them out with --map 'background=*'.",
             )
         if all(self.values.get(value, 0) == value for value in found):
             return mask
-        table = np.zeros(_LARGEST + 1, dtype=np.uint8 if max(self.values.values(), default=0) < 256 else np.uint16)
-        for value, meant in self.values.items():
-            table[value] = meant
-        return table[mask]
+        table = np.zeros(max(found) + 1, dtype=np.uint8 if max(self.values.values(), default=0) < 256 else np.uint16)
+        for value in found:
+            table[value] = self.values.get(value, 0)
+        return replace(mask, array=table[mask.array])
 
     def _described(self) -> str:
         names = {value: name for name, value in self.labels.items()} | {0: BACKGROUND}
         return ", ".join(f"{value} {names[meant]}" for value, meant in self.values.items() if meant in names) or "none"
 
 
-def parse_label_map(entries: Sequence[str], labels: Mapping[str, int], *, ignore_value: int | None = None) -> Relabelling:
+def parse_label_map(
+    entries: Sequence[str], labels: Mapping[str, int], *, ignore_value: int | None = None
+) -> Relabelling:
     """Read `--map`.
 
     `NAME=P`: what the predictions call P (or any of `P+Q+R`) is NAME. `NAME=R:P` says as well that it is R in the

@@ -73,7 +73,9 @@ def _alone(function: Callable[[Item], Result], item: Item, on_death: Callable[[I
 
 
 def _pool(processes: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts)
+    return ProcessPoolExecutor(
+        processes, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts
+    )
 
 
 def _leave_interrupts() -> None:
