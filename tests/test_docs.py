@@ -40,7 +40,7 @@ def test_every_code_in_the_source_is_documented_and_every_documented_code_exists
 def test_commands_and_options_in_the_documentation_exist(page):
     known = commands()
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    for line in re.findall(r"medseg ((?:import|check|preprocess|train|infer|evaluate|demo)\b[^\n`|]*)", text):
+    for line in re.findall(rf"medseg ((?:{'|'.join(known)})\b[^\n`|]*)", text):
         name, *words = line.split()
         for word in words:
             if word.startswith("#"):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from medseg.apps import cli
 
@@ -30,7 +31,7 @@ def run(monkeypatch, capsys):
     return call
 
 
-@pytest.mark.parametrize("command", ["", "import", "check", "preprocess", "train", "infer", "evaluate", "demo"])
+@pytest.mark.parametrize("command", ["", *typer.main.get_command(cli.app).commands])
 def test_help_teaches_with_an_example(run, command):
     code, out, _ = run(*([command] if command else []), "--help")
     assert code == 0
@@ -109,6 +110,25 @@ def test_import_dry_run_writes_nothing(run, cohort, tmp_path):
     assert code == 0
     assert "not written" in out
     assert not Path("manifest.json").exists()
+
+
+def test_two_evaluations_are_compared(run, inferred, cohort, tmp_path):
+    for name in ("one", "two"):
+        code, _, _ = run(
+            "evaluate", "-p", inferred.out, "-m", cohort, "--split", "test", "-o", tmp_path / name, "--no-pictures"
+        )
+        assert code == 0
+    sides = (tmp_path / "one", tmp_path / "two")
+    code, out, _ = run("compare", *sides, "--out", tmp_path / "compared", "--names", "old,new", "--dry-run")
+    assert code == 0
+    assert not (tmp_path / "compared").exists()
+    code, out, _ = run("compare", *sides, "--out", tmp_path / "compared", "--names", "old,new")
+    assert code == 0
+    assert "comparison.html" in out
+    assert "Nothing can be concluded" in out
+    code, out, _ = run("compare", *sides, "--out", tmp_path / "compared", "--json")
+    assert json.loads(out)["schema_version"] == 1
+    assert run("compare", *sides, "--names", "same,same")[0] == 2
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from medseg.core.comparison import ComparisonReport, Contrast, PairedCase, PairedScore, Side
 from medseg.core.findings import (
     CaseFailure,
     CaseReport,
@@ -20,6 +21,8 @@ from medseg.core.findings import (
     LabelMetrics,
     LabelSummary,
     Provenance,
+    ReliabilityBin,
+    RocCurve,
 )
 from medseg.core.geometry import Geometry
 from medseg.core.volume import LabelMap, Volume
@@ -172,6 +175,15 @@ def make_cohort(make_case: Callable[..., CaseReport]) -> Callable[..., CohortRep
             f1={"benign": 0.8571, "malignant": 0.8001},
             confusion=((3, 0), (1, 2)),
             collapsed=False,
+            roc=(
+                RocCurve(
+                    name="malignant",
+                    false_positive_rate=(0.0, 0.0, 0.0, 1 / 3, 1 / 3, 2 / 3, 1.0),
+                    true_positive_rate=(0.0, 1 / 3, 2 / 3, 2 / 3, 1.0, 1.0, 1.0),
+                    thresholds=(None, 0.9, 0.8, 0.4, 0.3, 0.2, 0.1),
+                ),
+            ),
+            reliability=(ReliabilityBin(confidence=0.82, accuracy=5 / 6, num_cases=6),),
         )
         values: dict[str, object] = {
             "name": "phantom",
@@ -184,6 +196,89 @@ def make_cohort(make_case: Callable[..., CaseReport]) -> Callable[..., CohortRep
             "provenance": provenance(),
         }
         return CohortReport.model_validate(values | changes)
+
+    return make
+
+
+def contrast(subject: str, metric: str, **changes: object) -> Contrast:
+    values: dict[str, object] = {
+        "kind": "label",
+        "subject": subject,
+        "metric": metric,
+        "unit": "mm" if metric.endswith("_mm") else "",
+        "better": "lower" if metric.endswith("_mm") else "higher",
+        "first": 0.8123,
+        "second": 0.8345,
+        "difference": 0.0222,
+        "low": 0.0111,
+        "high": 0.0333,
+        "test": "wilcoxon",
+        "p": 0.0123,
+        "p_holm": 0.0246,
+        "num_tests": 2,
+        "num_cases": 8,
+        "num_patients": 8,
+        "num_better": 6,
+        "num_worse": 2,
+        "verdict": "second_better",
+        "detectable_difference": 0.0198,
+        "patients_needed": 31,
+        "sentence": f"new is better than old in {metric} of {subject}.",
+    }
+    return Contrast.model_validate(values | changes)
+
+
+@pytest.fixture
+def make_comparison() -> Callable[..., ComparisonReport]:
+    def make(num_cases: int = 8, **changes: object) -> ComparisonReport:
+        cases = []
+        for n in range(num_cases):
+            before, after = 0.7 + 0.03 * (n % 8), 0.7 + 0.03 * (n % 8) + 0.01 * (n % 3 - 1)
+            lost = n == 3
+            lesion = PairedScore(
+                kind="label",
+                subject="lesion",
+                values={"dice": (before, 0.0 if lost else after), "hd95_mm": (5 * before, 90.0 if lost else 4 * after)},
+                presence=("both", "missed" if lost else "both"),
+            )
+            organ = PairedScore(
+                kind="label",
+                subject="organ",
+                values={"dice": (before, after), "hd95_mm": (5 * before, 5 * after)},
+                presence=("both", "both"),
+            )
+            head = PairedScore(
+                kind="head",
+                subject="type",
+                values={"accuracy": (1.0, float(n % 2)), "brier": (0.1, 0.2), "probability": (0.7, 0.6)},
+            )
+            cases.append(
+                PairedCase(
+                    case=f"case_{n:03d}",
+                    patient=f"p{n}",
+                    first_page=f"../old/cases/case_{n:03d}.html",
+                    second_page=f"../new/cases/case_{n:03d}.html",
+                    scores=(organ, lesion, head),
+                )
+            )
+        values: dict[str, object] = {
+            "name": "phantom",
+            "first": Side(name="old", page="../old/index.html", provenance=provenance()),
+            "second": Side(name="new", only_here=("case_901", "label vessel"), provenance=provenance()),
+            "headline": ("new is better than old in Dice of organ: higher by 0.022.", "The rest is noise."),
+            "contrasts": (
+                contrast("organ", "dice"),
+                contrast("organ", "hd95_mm", difference=-1.234, low=-2.345, high=-0.123, p=0.0001, p_holm=0.0002),
+                contrast("lesion", "dice", verdict="not_distinguishable", low=-0.01, patients_needed=123456),
+                contrast("lesion", "hd95_mm", verdict="undecided", low=None, high=None, patients_needed=None),
+                contrast("type", "brier", kind="head", better="lower", num_tests=1),
+                contrast("type", "auroc", kind="head", test="delong", num_better=None, num_worse=None),
+            ),
+            "cases": tuple(cases),
+            "notes": ("Measured by different versions of medseg: 1, 2.",),
+            "provenance": provenance(),
+        }
+        return ComparisonReport.model_validate(values | changes)
 
     return make
 

@@ -51,7 +51,8 @@ def test_left_anterior_superior_lies_where_radiologists_look(order: tuple[int, .
         prediction=LabelMap(mask, geometry),
         reference=None,
         labels={"spot": 1},
-        window=(0, 100),
+        presets=dict.fromkeys(("soft_tissue", "lung", "bone", "brain"), (0.0, 100.0)),
+        modality="CT",
     )
     assert axial.edges == "RLAP"
     x, y = brightest(axial)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import medseg
-from medseg.apps import data_commands, evaluate_command, model_commands, show
+from medseg.apps import data_commands, evaluate_command, model_commands, report_commands, show
 from medseg.apps.terminal import TERMINAL
 from medseg.core.errors import MedsegError
 
@@ -55,6 +55,7 @@ for _command in (
     model_commands.train,
     model_commands.infer,
     evaluate_command.evaluate,
+    report_commands.compare,
     model_commands.demo,
 ):
     app.command()(_command)

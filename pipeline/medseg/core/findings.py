@@ -257,5 +257,8 @@ class CohortReport(Document):
     lesions: tuple[LesionSummary, ...] = ()
     multilabel: MultiLabelSummary | None = None
     subgroups: tuple[SubgroupSummary, ...] = ()
+    unanswered: dict[str, int] = Field(
+        default_factory=dict, description="classification head to cases with a reference class and no answer"
+    )
     not_grouped: dict[str, str] = Field(default_factory=dict, description="attributes without a table, and why")
     provenance: Provenance

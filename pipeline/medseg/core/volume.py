@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from medseg.core.geometry import Geometry
 
+SUV = "SUVbw"
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from medseg.core.geometry import lps_to_ras
+from medseg.core.volume import SUV
 from medseg.io.decoded import Decoded, ReadOptions
 from medseg.io.dicom_pixels import decode_planes
+from medseg.io.dicom_planes import Plane
 from medseg.io.dicom_series import chosen_planes
 from medseg.io.dicom_stack import affine_lps, require_even, straighten
+from medseg.io.dicom_suv import to_suv
 
 
 def decode_series(path: Path, options: ReadOptions) -> Decoded:
     """Find, choose, order and decode; the checks of values and of the grid come after.
 
     Raises:
-        InputError: As `chosen_planes` and `decode_planes`.
+        InputError: As `chosen_planes`, `decode_planes` and `to_suv`.
         GeometryError: `E-SERIES-GAP`, `E-SERIES-SPACING`, and as `chosen_planes`.
     """
     planes, remarks = chosen_planes(path, options.reading)
     if not options.reading.fix_geometry and len(planes) > 1:
         require_even(planes, path)
     values, decoding = decode_planes(planes)
+    unit = _unit(planes)
+    if options.reading.suv and planes[0].modality == "PT":
+        values, unit = to_suv(values, planes), SUV
     if options.reading.fix_geometry:
         values, affine, repairs = straighten(values, planes, path)
     else:
         affine, repairs = affine_lps(planes, path)
-    return Decoded(values.transpose(2, 1, 0), lps_to_ras(affine), (*remarks, *decoding, *repairs))
+    return Decoded(values.transpose(2, 1, 0), lps_to_ras(affine), (*remarks, *decoding, *repairs), unit)
+
+
+def _unit(planes: Sequence[Plane]) -> str | None:
+    """What the header says of the rescaled values."""
+    header = planes[0].file.header
+    if planes[0].modality == "PT":
+        return str(header.get("Units") or "") or None
+    if planes[0].modality == "CT" and all(plane.rescale for plane in planes):
+        return "HU" if header.get("RescaleType", "HU") == "HU" else None
+    return None

@@ -2,88 +2,83 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.core.errors import InputError
-from medseg.io.dicom_files import untrusted
+from medseg.io.dicom_codecs import decode_frame
+from medseg.io.dicom_headers import untrusted
 from medseg.io.dicom_planes import Plane
 
 _AIR_HU = -1024
-_CURES = {
-    "1.2.840.10008.1.2.4.50": "pillow",
-    "1.2.840.10008.1.2.4.80": "pyjpegls",
-    "1.2.840.10008.1.2.4.81": "pyjpegls",
-    "1.2.840.10008.1.2.4.90": "pillow",
-    "1.2.840.10008.1.2.4.91": "pillow",
-    "1.2.840.10008.1.2.4.201": "pylibjpeg pylibjpeg-openjpeg",
-    "1.2.840.10008.1.2.4.202": "pylibjpeg pylibjpeg-openjpeg",
-    "1.2.840.10008.1.2.4.203": "pylibjpeg pylibjpeg-openjpeg",
-}
+# Their stored values are measurements: which end of the scale is drawn white does not change them.
+_MEASURED = {"PT", "NM"}
 
 
 def decode_planes(planes: Sequence[Plane]) -> tuple[NDArray[Any], tuple[str, ...]]:
     """(K, rows, columns) in the order given, each plane rescaled with its own slope and intercept.
 
-    Whole numbers within 16 bits come as int16, all else as float32. Padding pixels of a CT become air.
+    Whole numbers within 16 bits come as int16, all else as float32. Grey scales drawn inverted (MONOCHROME1) are turned
+    round, so that bright is bright, except where the numbers are measurements (PET, nuclear medicine). Padding pixels
+    become air in a CT and the smallest value of their slice elsewhere.
 
     Raises:
-        InputError: `E-CODEC`, `E-SHORT-DATA` or `E-DICOM`, naming the slice.
+        InputError: `E-CODEC` or `E-DICOM`, naming the slice.
     """
-    is_whole = all(plane.slope == 1 and plane.intercept % 1 == 0 for plane in planes)
-    header = planes[0].file.header
+    scales = [plane.rescale or (1.0, 0.0) for plane in planes]
+    is_whole = all(slope == 1 and intercept % 1 == 0 for slope, intercept in scales)
+    is_whole = is_whole and not any("ModalityLUTSequence" in plane.file.header for plane in planes)
     values = np.empty((len(planes), planes[0].file.rows, planes[0].file.columns), np.int32 if is_whole else np.float32)
-    remarks: set[str] = set()
+    remarks = {"W-RESCALE"} if planes[0].modality == "CT" and any(plane.rescale is None for plane in planes) else set()
     order = sorted(range(len(planes)), key=lambda index: (str(planes[index].path), planes[index].frame))
     data, opened = None, None
     for index in order:
         plane = planes[index]
         if opened is not plane.file:
             data, opened = plane.file.load(), plane.file
-        stored = _decode(data, plane, remarks)
-        scaled = stored.astype(values.dtype) if is_whole else stored.astype(np.float64) * plane.slope
-        values[index] = scaled + (int(plane.intercept) if is_whole else plane.intercept)
-        padding = _padding(data, stored)
-        if padding is not None and header.get("Modality") == "CT" and padding.any():
-            values[index][padding & (values[index] < _AIR_HU)] = _AIR_HU
-            remarks.add("W-PADDING")
+        values[index] = _plane_values(data, plane, scales[index], remarks)
     if is_whole and values.min() >= np.iinfo(np.int16).min and values.max() <= np.iinfo(np.int16).max:
         values = values.astype(np.int16)
     return values, tuple(sorted(remarks))
 
 
-def _decode(data: Any, plane: Plane, remarks: set[str]) -> NDArray[Any]:
-    from pydicom.pixels import get_decoder, pixel_array
-    from pydicom.uid import ImplicitVRLittleEndian
-
-    with untrusted(plane.path, "its pixels"):
-        syntax = data.file_meta.get("TransferSyntaxUID") or ImplicitVRLittleEndian
-        data.file_meta.TransferSyntaxUID = syntax
-        if syntax.is_encapsulated and not get_decoder(syntax).is_available:
-            raise InputError(
-                f"its pixels are packed as {syntax.name}, which nothing installed can unpack",
-                code="E-CODEC",
-                file=plane.path,
-                remedy=f"Run: pip install {_CURES.get(str(syntax), 'python-gdcm')}",
-            )
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            stored: NDArray[Any] = _low_bits(pixel_array(data, index=plane.frame, raw=True), data)
-    if caught:
+def _plane_values(data: Any, plane: Plane, scale: tuple[float, float], remarks: set[str]) -> NDArray[Any]:
+    stored, is_odd = decode_frame(data, plane)
+    if is_odd:
         remarks.add("W-DECODE")
-    return stored
+    padding = _padding(data, stored)
+    if data.get("PhotometricInterpretation") == "MONOCHROME1":
+        remarks.add("W-PHOTOMETRIC")
+        if plane.modality not in _MEASURED:
+            stored = _turned_round(stored, data)
+    values = _rescaled(data, plane, stored, scale)
+    if padding is not None and padding.any() and not padding.all():
+        border = _AIR_HU if plane.modality == "CT" else values[~padding].min()
+        # what already looks like background stays: zero under a signal, air's own value
+        strange = padding & (values < min(border, 0)) | (padding & (values > max(border, 0)))
+        if strange.any():
+            remarks.add("W-PADDING")
+            values[strange] = border
+    return values
 
 
-def _low_bits(stored: NDArray[Any], data: Any) -> NDArray[Any]:
-    """Only BitsStored of the bits are the value: old scanners keep overlays in those above."""
-    unused = stored.dtype.itemsize * 8 - int(data.get("BitsStored", stored.dtype.itemsize * 8))
-    if unused <= 0 or stored.dtype.kind not in "iu":
-        return stored
-    return (stored << unused) >> unused
+def _rescaled(data: Any, plane: Plane, stored: NDArray[Any], scale: tuple[float, float]) -> NDArray[Any]:
+    if "ModalityLUTSequence" not in data:
+        return stored * scale[0] + scale[1]
+    from pydicom.pixels import apply_modality_lut
+
+    with untrusted(plane.path, "its modality lookup table"):
+        return np.asarray(apply_modality_lut(stored, data), dtype=np.float64)
+
+
+def _turned_round(stored: NDArray[Any], data: Any) -> NDArray[Any]:
+    """The largest value that the stored bits can have becomes the smallest."""
+    bits = int(data.get("BitsStored", stored.dtype.itemsize * 8))
+    # low + high of the range: 2^n - 1 for unsigned numbers, -1 for signed ones
+    ends = -1 if int(data.get("PixelRepresentation", 0)) else (1 << bits) - 1
+    return np.asarray(ends - stored.astype(np.int64))
 
 
 def _padding(data: Any, stored: NDArray[Any]) -> NDArray[np.bool_] | None:

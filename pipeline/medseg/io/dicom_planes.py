@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableSequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,14 @@ from numpy.typing import NDArray
 
 from medseg.core.errors import GeometryError, InputError
 from medseg.io.decoded import require_spacing
-from medseg.io.dicom_files import DicomFile, untrusted, whole_number
+from medseg.io.dicom_files import DicomFile
+from medseg.io.dicom_frames import number_of_frames, numbers
+from medseg.io.dicom_headers import first_item, texts, untrusted
 
-_ENCAPSULATED_RATIO = 10_000
+# Which data sets to ask for an attribute, given the functional group that has it in a multi-frame file
+_Holders = Callable[[str], list[Any]]
+_SLICE_VECTOR = 0x00540080
+_LEAST_STEP_MM = 0.01
 _AGAIN = "Export the series again."
 _MARKS = {
     "TemporalPositionIdentifier": "FrameContentSequence",
@@ -32,7 +37,6 @@ _MARKS = {
     "AcquisitionTime": "FrameContentSequence",
     "StackID": "FrameContentSequence",
 }
-_CONVERT = "Export one real number per pixel (original CT, MR or PET images)."
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +47,7 @@ class Plane:
         position: Centre of the first pixel, LPS mm.
         orientation: (2, 3) direction of a row and of a column, LPS.
         spacing_mm: Between rows, between columns (the order of PixelSpacing).
+        rescale: Slope and intercept from stored to output values; None when the header has neither.
         marks: What may tell planes in one place apart: temporal position, echo, diffusion weighting, by attribute.
     """
 
@@ -52,13 +57,16 @@ class Plane:
     orientation: NDArray[np.float64]
     spacing_mm: tuple[float, float]
     thickness_mm: float | None
-    slope: float
-    intercept: float
+    rescale: tuple[float, float] | None
     marks: dict[str, str]
 
     @property
     def path(self) -> Path:
         return self.file.path
+
+    @property
+    def modality(self) -> str:
+        return str(self.file.header.get("Modality", ""))
 
     @property
     def normal(self) -> NDArray[np.float64]:
@@ -69,80 +77,73 @@ def planes_of(file: DicomFile) -> list[Plane]:
     """Every frame of one file.
 
     Raises:
-        InputError: `E-NO-PIXELS`, `E-RGB`, `E-PHOTOMETRIC`, `E-DIMS`, `E-SIZE-MISMATCH`, `E-SHORT-DATA`, `E-DICOM`.
+        InputError: As `number_of_frames`, and `E-SIZE-MISMATCH`, `E-DICOM`.
         GeometryError: `E-NO-ORIENTATION`, `E-GEOM-SINGULAR`, `E-GEOM-NONFINITE` or `E-SPACING`.
     """
-    count = _number_of_frames(file)
+    count = number_of_frames(file)
     with untrusted(file.path, "where its frames lie"):
         header = file.header
-        shared = _first(header, "SharedFunctionalGroupsSequence")
+        shared = first_item(header, "SharedFunctionalGroupsSequence")
         per_frame = header.get("PerFrameFunctionalGroupsSequence")
-        if per_frame is None and shared is None and count == 1:
-            return [_plane(file, 0, [header])]
+        if per_frame is None and shared is None and count == 1 and "ImagePositionPatient" in header:
+            return [_plane(file, 0, lambda _: [header])]
         if per_frame is None and shared is None:
-            message = f"its {count} frames have no positions of their own"
-            raise GeometryError(message, code="E-NO-ORIENTATION", file=file.path, remedy=_AGAIN)
+            return _stacked(file, count)
         found = 0 if per_frame is None else len(per_frame)
         if found != count:
             message = f"{count} frames are declared, {found} are described"
             raise InputError(message, code="E-SIZE-MISMATCH", file=file.path, remedy=_AGAIN)
-        return [_plane(file, index, [group, shared, header]) for index, group in enumerate(per_frame)]
+        return [_plane(file, index, _nested(group, shared, header)) for index, group in enumerate(per_frame)]
 
 
-def _number_of_frames(file: DicomFile) -> int:
-    """Check what the header claims against the bytes there are, before any pixel is decoded."""
-    header, path = file.header, file.path
-    if file.pixel_bytes is None:
-        raise InputError("it has no pixels", code="E-NO-PIXELS", file=path, remedy=_AGAIN)
-    samples = whole_number(header, "SamplesPerPixel", 1, path)
-    photometric = str(header.get("PhotometricInterpretation", ""))
-    if samples != 1 or photometric.startswith(("RGB", "YBR", "PALETTE")):
-        message = f"expected one number per pixel, found {photometric or samples}"
-        raise InputError(message, code="E-RGB", file=path, remedy=_CONVERT)
-    if photometric == "MONOCHROME1":
-        message = "its grey scale is inverted (MONOCHROME1), so its numbers are not what the modality measures"
-        raise InputError(message, code="E-PHOTOMETRIC", file=path, remedy=_CONVERT)
-    rows, columns, frames = file.rows, file.columns, whole_number(header, "NumberOfFrames", 1, path)
-    bits = whole_number(header, "BitsAllocated", 0, path)
-    if min(rows, columns, frames, bits) < 1:
-        message = f"{rows} rows, {columns} columns, {frames} frames and {bits} bits cannot be"
-        raise InputError(message, code="E-DIMS", file=path, remedy=_AGAIN)
-    _refuse_claim(file, rows * columns * frames * max(bits, 8) // 8)
-    return frames
+def _nested(group: Any, shared: Any, header: Any) -> _Holders:
+    """The frame's own functional group before the shared one before the data set."""
+    return lambda sequence: [first_item(group, sequence), first_item(shared, sequence), header]
 
 
-def _refuse_claim(file: DicomFile, claimed: int) -> None:
-    is_packed = file.pixel_bytes == -1
-    if is_packed and claimed <= _ENCAPSULATED_RATIO * file.size:
-        return
-    found = file.size if is_packed else min(file.pixel_bytes or 0, file.size)
-    if not is_packed and claimed <= found:
-        return
-    code = "E-SIZE-MISMATCH" if is_packed or claimed > 100 * file.size else "E-SHORT-DATA"
-    message = f"rows x columns x frames need {claimed} bytes of pixels, the file has {found}"
-    raise InputError(message, code=code, file=file.path, remedy="Copy or export this slice again.")
+def _stacked(file: DicomFile, count: int) -> list[Plane]:
+    """Frames of a reconstructed nuclear medicine volume: the first one's place and a signed distance (PS3.3 C.8.4.15).
+
+    Only frames that are slices and nothing else have a place: no time slots, energy windows or angles.
+    """
+    header = file.header
+    detector = first_item(header, "DetectorInformationSequence")
+    pointer = header.get("FrameIncrementPointer")
+    if detector is None or pointer != _SLICE_VECTOR:
+        if count > 1:
+            message = f"its {count} frames have no positions of their own"
+            raise GeometryError(message, code="E-NO-ORIENTATION", file=file.path, remedy=_AGAIN)
+        return [_plane(file, 0, lambda _: [header])]
+    order = np.atleast_1d(header.get("SliceVector", ())).astype(int).tolist()
+    step = numbers(file, [header], "SpacingBetweenSlices", 1)
+    if step is None or abs(step[0]) < _LEAST_STEP_MM or sorted(order) != list(range(1, count + 1)):
+        message = (
+            f"its {count} frames are not one stack: SpacingBetweenSlices is {step}, SliceVector counts {len(order)}"
+        )
+        raise GeometryError(message, code="E-NO-ORIENTATION", file=file.path, remedy=_AGAIN)
+    first = _plane(file, 0, lambda _: [detector, header])
+    return [
+        replace(first, frame=index, position=first.position + first.normal * step[0] * (number - 1))
+        for index, number in enumerate(order)
+    ]
 
 
-def _first(data: Any, name: str) -> Any:
-    sequence = data.get(name) if data is not None else None
-    return sequence[0] if sequence else None
-
-
-def _plane(file: DicomFile, index: int, groups: list[Any]) -> Plane:
-    position = _numbers(file, groups, ("PlanePositionSequence", "ImagePositionPatient"), 3)
-    orientation = _numbers(file, groups, ("PlaneOrientationSequence", "ImageOrientationPatient"), 6)
+def _plane(file: DicomFile, index: int, holders: _Holders) -> Plane:
+    position = numbers(file, holders("PlanePositionSequence"), "ImagePositionPatient", 3)
+    orientation = numbers(file, holders("PlaneOrientationSequence"), "ImageOrientationPatient", 6)
     if position is None or orientation is None:
         name = "ImagePositionPatient" if position is None else "ImageOrientationPatient"
         message = f"it does not say where it lies in the patient ({name} is missing)"
         raise GeometryError(message, code="E-NO-ORIENTATION", file=file.path, remedy=_AGAIN)
-    spacing = _numbers(file, groups, ("PixelMeasuresSequence", "PixelSpacing"), 2)
+    measures = holders("PixelMeasuresSequence")
+    spacing = numbers(file, measures, "PixelSpacing", 2)
     if spacing is None:
         raise GeometryError("PixelSpacing is missing", code="E-SPACING", file=file.path, remedy=_AGAIN)
     require_spacing(spacing, file.path)
-    thickness = _numbers(file, groups, ("PixelMeasuresSequence", "SliceThickness"), 1)
-    rescale = "PixelValueTransformationSequence"
-    slope = _numbers(file, groups, (rescale, "RescaleSlope"), 1)
-    intercept = _numbers(file, groups, (rescale, "RescaleIntercept"), 1)
+    thickness = numbers(file, measures, "SliceThickness", 1)
+    scale = holders("PixelValueTransformationSequence")
+    slope = numbers(file, scale, "RescaleSlope", 1)
+    intercept = numbers(file, scale, "RescaleIntercept", 1)
     return Plane(
         file,
         index,
@@ -150,9 +151,8 @@ def _plane(file: DicomFile, index: int, groups: list[Any]) -> Plane:
         _unit_axes(orientation, file.path),
         (spacing[0], spacing[1]),
         thickness[0] if thickness else None,
-        slope[0] if slope else 1.0,
-        intercept[0] if intercept else 0.0,
-        _marks(groups),
+        (slope[0] if slope else 1.0, intercept[0] if intercept else 0.0) if slope or intercept else None,
+        _marks(holders),
     )
 
 
@@ -168,38 +168,11 @@ def _unit_axes(orientation: list[float], path: Path) -> NDArray[np.float64]:
     return np.asarray(axes / lengths[:, np.newaxis])
 
 
-def _numbers(file: DicomFile, groups: list[Any], names: tuple[str, str], count: int) -> list[float] | None:
-    """A decimal attribute: in the frame's functional group, in the shared one, or in the data set itself."""
-    sequence, name = names
-    for group in groups:
-        holder = _first(group, sequence) if group is not file.header else group
-        if holder is None or name not in holder:
-            continue
-        try:
-            value = holder[name].value
-            numbers = [float(part) for part in ([value] if count == 1 else value or [])]
-        except (ValueError, TypeError, OverflowError) as error:
-            raise _bad_number(file, name, str(error)) from None
-        if numbers and len(numbers) != count:
-            raise _bad_number(file, name, f"{len(numbers)} numbers, expected {count}")
-        return numbers or None
-    return None
-
-
-def _bad_number(file: DicomFile, name: str, found: str) -> InputError:
-    message = f"{name} cannot be read: {found}"
-    if name == "PixelSpacing":
-        return GeometryError(message, code="E-SPACING", file=file.path, remedy=_AGAIN)
-    return InputError(message, code="E-DICOM", file=file.path, remedy=_AGAIN)
-
-
-def _marks(groups: list[Any]) -> dict[str, str]:
-    """Attributes in the order in which they are asked to tell phases apart, from the frame or the data set."""
+def _marks(holders: _Holders) -> dict[str, str]:
+    """Attributes in the order in which they are asked to tell phases apart."""
     marks = {}
     for name, sequence in _MARKS.items():
-        holders = [_first(group, sequence) for group in groups[:-1]] + groups[-1:]
-        value = next((holder.get(name) for holder in holders if holder is not None and name in holder), None)
-        text = "\\".join(map(str, value)) if isinstance(value, MutableSequence) else str(value or "")
-        if text:
+        holder: Any = next((one for one in holders(sequence) if one is not None and name in one), {})
+        if text := "\\".join(texts(holder, name)):
             marks[name] = text
     return marks

@@ -11,7 +11,7 @@ import numpy as np
 
 from medseg.core.errors import InputError
 from medseg.core.reading import AS_IT_IS, Reading
-from medseg.core.volume import LabelMap, Volume, require_same_grid
+from medseg.core.volume import SUV, LabelMap, Volume, require_same_grid
 from medseg.io import values
 from medseg.io.decoded import Decoded, ReadOptions, settle_geometry
 from medseg.io.files import require_file, require_path
@@ -80,10 +80,8 @@ def read_volume(path: Path | str, reading: Reading = AS_IT_IS, *, channels: int 
         InputError: The file is missing, damaged, or not an image; docs/errors.md lists the codes.
         GeometryError: Its place in the patient cannot be trusted.
     """
-    path = Path(path)
-    volume = values.as_volume(decode(path, ReadOptions(reading, channels)), path)
-    if volume.num_channels != channels:
-        raise wrong_channels(path, volume.num_channels, channels)
+    volume = _read_one(Path(path), reading, channels)
+    _require_suv([volume], reading)
     return volume
 
 
@@ -101,9 +99,10 @@ def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels
     """
     if len(paths) == 1:
         return read_volume(paths[0], reading, channels=channels or 1)
-    volumes = [read_volume(path, reading) for path in paths]
+    volumes = [_read_one(path, reading, 1) for path in paths]
     if channels not in {None, len(volumes)}:
         raise wrong_channels(paths[0], len(volumes), channels or 1)
+    _require_suv(volumes, reading)
     first = volumes[0]
     for volume in volumes[1:]:
         require_same_grid(first, volume)
@@ -243,3 +242,18 @@ def wrong_channels(path: Path, found: int, expected: int) -> InputError:
         file=path,
         remedy="Give one file per channel in the order of the dataset, or one file with all of them.",
     )
+
+
+def _read_one(path: Path, reading: Reading, channels: int) -> Volume:
+    volume = values.as_volume(decode(path, ReadOptions(reading, channels)), path)
+    if volume.num_channels != channels:
+        raise wrong_channels(path, volume.num_channels, channels)
+    return volume
+
+
+def _require_suv(volumes: Sequence[Volume], reading: Reading) -> None:
+    """Where SUV is asked for, one of a case's images must have it; a CT beside a PET stays as it is."""
+    if reading.suv and all(volume.unit != SUV for volume in volumes):
+        message = "SUV was asked for, but it is no DICOM PET series"
+        remedy = "Leave --suv out, or give the DICOM series: other formats do not say dose, weight and times."
+        raise InputError(message, code="E-SUV", file=volumes[0].source, remedy=remedy)

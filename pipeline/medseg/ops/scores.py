@@ -103,6 +103,21 @@ def auroc(probabilities: NDArray[np.floating[Any]], reference: NDArray[np.intege
     Returns:
         None when only one class occurs.
     """
+    found = auroc_influence(probabilities, reference)
+    if found is None:
+        return None
+    value, influence = found
+    deviation = float(np.linalg.norm(influence))
+    if not np.isfinite(deviation):
+        return Interval(value, None, None)
+    margin = float(ndtri(0.975)) * deviation
+    return Interval(value, max(0.0, value - margin), min(1.0, value + margin))
+
+
+def auroc_influence(
+    probabilities: NDArray[np.floating[Any]], reference: NDArray[np.integer[Any]]
+) -> tuple[float, NDArray[np.float64]] | None:
+    """The area of `auroc`, and each case's influence on it: (n,), not finite when a side has one case only."""
     columns = _scorable(probabilities.shape[1], reference)
     if not columns:
         return None
@@ -114,12 +129,7 @@ def auroc(probabilities: NDArray[np.floating[Any]], reference: NDArray[np.intege
         spread[positive], spread[~positive] = influence
         areas.append(area)
         influences.append(spread)
-    value = float(np.mean(areas))
-    deviation = float(np.linalg.norm(np.mean(influences, axis=0)))
-    if not np.isfinite(deviation):
-        return Interval(value, None, None)
-    margin = float(ndtri(0.975)) * deviation
-    return Interval(value, max(0.0, value - margin), min(1.0, value + margin))
+    return float(np.mean(areas)), np.asarray(np.mean(influences, axis=0), dtype=np.float64)
 
 
 def auprc(probabilities: NDArray[np.floating[Any]], reference: NDArray[np.integer[Any]]) -> float | None:

@@ -40,6 +40,7 @@ def cohort_report(
             summary for head in dataset.heads for summary in _class_summary(head, dataset.heads[head], reports)
         ),
         multilabel=_multilabel(dataset, reports),
+        unanswered=_unanswered(dataset, reports),
         lesions=_lesions(reports),
         subgroups=subgroups,
         not_grouped=not_grouped,
@@ -90,6 +91,19 @@ def _multilabel(dataset: Dataset, reports: Sequence[CaseReport]) -> MultiLabelSu
             [[one[head].reference == name for head, name in zip(heads, positive, strict=True)] for one in complete]
         ),
     )
+
+
+def _unanswered(dataset: Dataset, reports: Sequence[CaseReport]) -> dict[str, int]:
+    answered = {report.case: {answer.head for answer in report.classes} for report in reports}
+    return {
+        head: missing
+        for head in dataset.heads
+        if (
+            missing := sum(
+                head in case.classes and case.id in answered and head not in answered[case.id] for case in dataset.cases
+            )
+        )
+    }
 
 
 def _badness(report: CaseReport) -> tuple[float, str]:

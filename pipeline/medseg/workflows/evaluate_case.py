@@ -205,20 +205,14 @@ def _answers(case: Case, found: CasePrediction | None, dataset: Dataset) -> tupl
     return tuple(answer.model_copy(update={"reference": case.classes.get(answer.head)}) for answer in found.classes)
 
 
-def _flags(
-    case: Case, report_flags: list[str], found: CasePrediction | None, compared: ScoredMasks | None
-) -> list[str]:
+def _flags(case: Case, noticed: list[str], found: CasePrediction | None, compared: ScoredMasks | None) -> list[str]:
     """What was noticed on the way: by the prediction, the readers, and here."""
     read = {} if compared is None else {"prediction": compared.prediction, "reference": compared.reference}
-    answered = {answer.head for answer in found.classes} if found is not None else set()
+    answered = {answer.head for answer in found.classes} if found is not None else set(case.classes)
     return [
-        *(report_flags if found is None else dict.fromkeys([*found.flags, *report_flags])),
+        *(noticed if found is None else dict.fromkeys([*found.flags, *noticed])),
         *(f"{flag}: while reading the {name}" for name, mask in read.items() for flag in mask.warnings),
-        *(
-            f"W-NO-ANSWER: no prediction for {head}, which the reference has"
-            for head in case.classes
-            if head not in answered
-        ),
+        *(f"W-NO-ANSWER: the prediction says nothing of {head}" for head in case.classes if head not in answered),
     ]
 
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_LONGEST_END_S = 10.0  # between the closing of a dying process's pipe and its exit code
 
 
 def each_in_processes(
@@ -62,12 +63,15 @@ def each_in_processes(
 
 
 def _alone(function: Callable[[Item], Result], item: Item, on_death: Callable[[Item, str], Result]) -> Result:
+    others = set(multiprocessing.active_children())
     with _pool(1) as pool:
         future = pool.submit(function, item)
-        workers = multiprocessing.active_children()
+        workers = set(multiprocessing.active_children()) - others
         try:
             return future.result()
         except BrokenProcessPool:
+            for worker in workers:
+                worker.join(_LONGEST_END_S)
             codes = [worker.exitcode for worker in workers if worker.exitcode]
             return on_death(item, _ending(codes[0] if codes else None))
 
