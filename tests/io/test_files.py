@@ -160,9 +160,14 @@ def test_a_staged_folder_replaces_namesakes_together_and_leaves_the_rest(tmp_pat
 
 def test_a_staged_folder_that_fails_leaves_what_was_there(tmp_path):
     write_text(tmp_path / "index.html", "old")
-    with pytest.raises(KeyError), staged_folder(tmp_path) as staging:
-        write_text(staging / "index.html", "new")
-        raise KeyError
+
+    def fail() -> None:
+        with staged_folder(tmp_path) as staging:
+            write_text(staging / "index.html", "new")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert entries(tmp_path) == ["index.html"]
     assert (tmp_path / "index.html").read_text() == "old"
     write_text(tmp_path / "file", "no folder")
