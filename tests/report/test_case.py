@@ -4,18 +4,14 @@ import base64
 import hashlib
 import html
 import re
-from functools import partial
 
 import numpy as np
 import pytest
 
 from medseg.core.findings import ClassAnswer
 from medseg.ops.surfaces import DirectedDistances, SurfaceDistances
-from medseg.report import pictures as pictures_module
 from medseg.report.case import histograms, render_case
-from medseg.workflows.config import named_windows
-
-case_pictures = partial(pictures_module.case_pictures, presets=named_windows())
+from medseg.report.pictures import case_pictures
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(2)>{{ 7*7 }}"""
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import re
-from functools import partial
 from itertools import permutations, product
 
 import numpy as np
@@ -12,11 +11,7 @@ from PIL import Image
 from medseg.core.errors import GeometryError
 from medseg.core.geometry import Geometry
 from medseg.core.volume import LabelMap, Volume
-from medseg.report import pictures as pictures_module
-from medseg.report.pictures import Picture
-from medseg.workflows.config import named_windows
-
-case_pictures = partial(pictures_module.case_pictures, presets=named_windows())
+from medseg.report.pictures import Picture, case_pictures
 
 ORIENTATIONS = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 
@@ -51,8 +46,7 @@ def test_left_anterior_superior_lies_where_radiologists_look(order: tuple[int, .
         prediction=LabelMap(mask, geometry),
         reference=None,
         labels={"spot": 1},
-        presets=dict.fromkeys(("soft_tissue", "lung", "bone", "brain"), (0.0, 100.0)),
-        modality="CT",
+        window=(0, 100),
     )
     assert axial.edges == "RLAP"
     x, y = brightest(axial)

@@ -1,18 +1,13 @@
 from __future__ import annotations
 
 import io
-from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from medseg.report import windows as windows_module
-from medseg.report.windows import Window
-from medseg.workflows.config import named_windows
-
-PRESETS = named_windows()
-windows_for = partial(windows_module.windows_for, presets=PRESETS)
+from medseg.io.packaged import named_windows
+from medseg.report.windows import Window, windows_for
 
 AIR_AND_TISSUE = np.r_[np.full(500, -1000.0), np.full(500, 60.0)].reshape(10, 10, 10)
 NOTHING = np.zeros(0)
@@ -22,7 +17,7 @@ NOTHING = np.zeros(0)
 def test_ct_window_follows_the_structures(inside: float, name: str) -> None:
     windows = windows_for(AIR_AND_TISSUE, np.full(50, inside), modality="ct")
     assert windows[0].name == name
-    assert (windows[0].low, windows[0].high) == PRESETS[name.replace(" ", "_")]
+    assert (windows[0].low, windows[0].high) == named_windows()[name.replace(" ", "_")]
     assert sorted(window.name for window in windows) == ["bone", "brain", "lung", "soft tissue"]
 
 

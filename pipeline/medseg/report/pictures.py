@@ -6,7 +6,7 @@ Outlines and error regions stay vectors, so they are crisp at every zoom and on 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -129,7 +129,7 @@ def case_pictures(
     prediction: LabelMap | None,
     reference: LabelMap | None,
     labels: dict[str, int],
-    presets: Mapping[str, tuple[float, float]],
+    window: tuple[float, float] | None = None,
     modality: str | None = None,
     annotated: Collection[str] | None = None,
 ) -> tuple[Picture, ...]:
@@ -143,7 +143,7 @@ def case_pictures(
         prediction: On the grid of `image`.
         reference: On the grid of `image`. Where it holds a value that is not in `labels` nothing counts as an error.
         labels: Name to value in both masks; other values are not drawn.
-        presets: CT windows by name, in HU, see `windows_for`.
+        window: Grey values shown as black and white; chosen from the data when None.
         modality: `CT`, `MRI`, ...; guessed from the values when None.
         annotated: Labels the reference was annotated for; the others cannot be errors. None: all.
 
@@ -157,11 +157,11 @@ def case_pictures(
     found = [mask for mask in (scene.prediction, scene.reference) if mask is not None]
     box = foreground_box(found, labels.values())
     if box is None:
-        windows = windows_for(scene.image, scene.image[:0, 0, 0], presets=presets, modality=modality)
+        windows = _windows(scene, scene.image[:0, 0, 0], window, modality)
         return _pictures(scene, tuple((size - 1) // 2 for size in scene.image.shape), windows=windows)
     masks = scene.masks(box)
     inside = scene.image[box][np.logical_or.reduce([mask != 0 for mask in masks])]
-    windows = windows_for(scene.image, inside, presets=presets, modality=modality)
+    windows = _windows(scene, inside, window, modality)
     pictures = _pictures(scene, _moved(telling_slices(masks), box), windows=windows)
     if scene.prediction is not None and scene.reference is not None:
         most = differing_slices(*scene.scored(scene.prediction[box], scene.reference[box]))
@@ -188,6 +188,12 @@ def _scene(
         prediction=None if prediction is None else canonical_view(prediction.array, image.geometry),
         reference=None if reference is None else canonical_view(reference.array, image.geometry),
     )
+
+
+def _windows(
+    scene: _Scene, inside: NDArray[Any], window: tuple[float, float] | None, modality: str | None
+) -> list[Window]:
+    return [Window("chosen", *window)] if window else windows_for(scene.image, inside, modality=modality)
 
 
 def _moved(slices: tuple[int, int, int], box: Box) -> tuple[int, ...]:

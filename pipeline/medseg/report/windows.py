@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from medseg.io.packaged import named_windows
 
 # The windows that a page offers, by their names among the presets; each costs a picture.
 _SHOWN = ("soft_tissue", "lung", "bone", "brain")
@@ -47,13 +48,7 @@ class Window:
         return stream.getvalue()
 
 
-def windows_for(
-    image: NDArray[Any],
-    inside: NDArray[Any],
-    *,
-    presets: Mapping[str, tuple[float, float]],
-    modality: str | None,
-) -> list[Window]:
+def windows_for(image: NDArray[Any], inside: NDArray[Any], *, modality: str | None) -> list[Window]:
     """The windows worth showing, the best first.
 
     CT: soft tissue, unless the median inside the structures lies outside it (lung below, bone above), then the other
@@ -62,7 +57,6 @@ def windows_for(
     Args:
         image: (I, J, K), any unit; taken as CT in HU when `modality` says so, or says nothing and the image holds air.
         inside: (N,) values inside the structures of interest; may be empty.
-        presets: Name to limits in HU: `soft_tissue`, `lung`, `bone` and `brain` are shown.
         modality: `CT`, `MRI`, `PET`, `US`, or None when unknown.
     """
     sample = _sample(image)
@@ -71,6 +65,7 @@ def windows_for(
         return [Window("0.5th to 99.5th percentile", low, high)]
     found = _sample(inside)
     median = float(np.median(found)) if found.size else 0.0
+    presets = named_windows()
     soft_low, soft_high = presets["soft_tissue"]
     best = "lung" if median < soft_low else "bone" if median > soft_high else "soft_tissue"
     names = sorted(_SHOWN, key=lambda name: name != best)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from medseg.core.errors import InputError
 from medseg.core.findings import CaseFailure, CaseReport, CohortReport
 from medseg.core.progress import Progress, silent
+from medseg.io.contained import contained
 from medseg.io.files import require_writable, staged_folder, write_text
 from medseg.report.cohort import cohort_csv, render_cohort
 from medseg.workflows.cohort_report import cohort_report
@@ -73,6 +74,7 @@ def evaluate(
             items,
             processes=inputs.processes(settings.jobs),
             on_death=_died,
+            around=partial(contained, settings),
         )
         done = list(progress(outcomes, "evaluating", len(items)))
         reports = [outcome for outcome in done if isinstance(outcome, CaseReport)]

@@ -14,7 +14,6 @@ from medseg.io.files import sha256_of, write_text
 from medseg.io.volumes import read_labels, read_volumes
 from medseg.report.case import render_case
 from medseg.report.pictures import case_pictures
-from medseg.workflows.config import named_windows
 from medseg.workflows.provenance import make_provenance
 from medseg.workflows.score_masks import Rules, ScoredMasks, is_labelled, score_masks
 
@@ -169,7 +168,6 @@ def _page(report: CaseReport, case: Case, dataset: Dataset, image: Volume | None
             prediction=None if masks is None else masks.prediction,
             reference=None if masks is None else masks.reference,
             labels=dataset.labels,
-            presets=named_windows(),
             modality=dataset.channels[0],
             annotated=case.labelled,
         )

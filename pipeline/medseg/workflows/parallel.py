@@ -7,10 +7,12 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_open = ExitStack()  # of a worker; it ends with the process
 _LONGEST_END_S = 10.0  # between the closing of a dying process's pipe and its exit code
 
 
@@ -20,6 +22,7 @@ def each_in_processes(
     *,
     processes: int,
     on_death: Callable[[Item, str], Result],
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[Result]:
     """`function` of every item, in order; in this process when one is enough.
 
@@ -33,14 +36,16 @@ def each_in_processes(
         items: What to work on.
         processes: How many at a time.
         on_death: The result of an item whose process died, from the item and how the process ended.
+        around: Makes what each process, or this one, has open while it works.
     """
     if processes <= 1:
-        yield from map(function, items)
+        with around():
+            yield from map(function, items)
         return
     waiting = list(items)
     while waiting:
         done, suspects = 0, 0
-        pool = _pool(processes)
+        pool = _pool(processes, around)
         try:
             futures = [pool.submit(function, item) for item in waiting]
             for future in futures:
@@ -54,7 +59,7 @@ def each_in_processes(
             if _answered(future):
                 yield future.result()
             elif suspects:
-                yield _alone(function, item, on_death)
+                yield _alone(function, item, on_death, around)
                 suspects -= 1
             else:
                 break
@@ -62,9 +67,14 @@ def each_in_processes(
         waiting = waiting[done:]
 
 
-def _alone(function: Callable[[Item], Result], item: Item, on_death: Callable[[Item, str], Result]) -> Result:
+def _alone(
+    function: Callable[[Item], Result],
+    item: Item,
+    on_death: Callable[[Item, str], Result],
+    around: Callable[[], AbstractContextManager[None]],
+) -> Result:
     others = set(multiprocessing.active_children())
-    with _pool(1) as pool:
+    with _pool(1, around) as pool:
         future = pool.submit(function, item)
         workers = set(multiprocessing.active_children()) - others
         try:
@@ -76,15 +86,15 @@ def _alone(function: Callable[[Item], Result], item: Item, on_death: Callable[[I
             return on_death(item, _ending(codes[0] if codes else None))
 
 
-def _pool(processes: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(
-        processes, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts
-    )
+def _pool(processes: int, around: Callable[[], AbstractContextManager[None]]) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(processes, mp_context=context, initializer=_prepare, initargs=(around,))
 
 
-def _leave_interrupts() -> None:
+def _prepare(around: Callable[[], AbstractContextManager[None]]) -> None:
     """Ctrl-C reaches every process of a terminal; only the first one shall answer it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _open.enter_context(around())
 
 
 def _answered(future: Future[Result]) -> bool:
