@@ -8,6 +8,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from medseg.core.document import Document
+from medseg.core.reading import AS_IT_IS, Reading
+from medseg.core.terminology import Term
 
 Split = Literal["train", "val", "test"]
 
@@ -62,11 +64,15 @@ class Dataset(Document):
         default=("CT",), min_length=1, description="modality per channel: CT, MRI, PET, US"
     )
     labels: dict[str, int] = Field(default_factory=dict)
+    terms: dict[str, Term] = Field(
+        default_factory=dict, description="SNOMED codes and colours of labels that configs/terminology.yaml lacks"
+    )
     ignore_value: int | None = Field(default=None, description="mask value of voxels that teach and score nothing")
     lesion_labels: tuple[str, ...] = Field(default=(), description="labels made of separate lesions, scored one by one")
     heads: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="classification head to its class names"
     )
+    reading: Reading = Field(default=AS_IT_IS, description="how the images are read where their files do not decide")
     generator: Generator | None = None
     cases: tuple[Case, ...] = ()
 
@@ -88,12 +94,17 @@ class Dataset(Document):
         if len(set(self.labels.values())) < len(self.labels):
             message = f"two labels share one value: {self.labels}"
             raise ValueError(message)
-        if unknown := set(self.lesion_labels) - set(self.labels):
-            message = f"lesion_labels must name labels, got {', '.join(sorted(unknown))}"
-            raise ValueError(message)
         for head, names in self.heads.items():
             if len(names) < 2 or len(set(names)) < len(names):
                 message = f"classification head {head!r} needs at least two different class names, got {list(names)}"
+                raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _about_labels(self) -> Dataset:
+        for field, names in (("terms", self.terms), ("lesion_labels", self.lesion_labels)):
+            if unknown := set(names) - set(self.labels):
+                message = f"{field} are given for {', '.join(sorted(unknown))}, which are no labels"
                 raise ValueError(message)
         return self
 

@@ -14,6 +14,7 @@ from medseg.io.files import sha256_of, write_text
 from medseg.io.volumes import read_labels, read_volumes
 from medseg.report.case import render_case
 from medseg.report.pictures import case_pictures
+from medseg.workflows.evaluate_inputs import DICOM_SUFFIXES
 from medseg.workflows.provenance import make_provenance
 from medseg.workflows.score_masks import Rules, ScoredMasks, is_labelled, score_masks
 
@@ -93,10 +94,12 @@ def evaluate_case(case: Case, masks: tuple[Path, ...], scoring: Scoring) -> Case
     dataset = scoring.dataset
     found = _findings(scoring.predictions, case.id)
     classes = _answers(case, found, dataset)
-    image, flags = _image(case, scoring)
+    image, flags = _image(case, masks, scoring)
     compared = None
     if case.label is not None:
-        prediction = scoring.relabelling.applied(read_labels(_only(masks, case, scoring)))
+        onto = None if image is None else image.geometry
+        found_mask = read_labels(_only(masks, case, scoring), onto=onto, names=dataset.labels)
+        prediction = scoring.relabelling.applied(found_mask)
         compared, image, moved = score_masks(prediction, case, image, scoring.rules)
         flags += moved
     scored = make_provenance(dataset.name, scoring.settings)
@@ -137,13 +140,15 @@ def _only(masks: tuple[Path, ...], case: Case, scoring: Scoring) -> Path:
     return masks[0]
 
 
-def _image(case: Case, scoring: Scoring) -> tuple[Volume | None, list[str]]:
-    """What the pictures need; absent when they are not wanted or there is no image."""
-    if not case.images or not (scoring.settings.pictures or case.label is None):
+def _image(case: Case, masks: tuple[Path, ...], scoring: Scoring) -> tuple[Volume | None, list[str]]:
+    """What the pictures need, and DICOM masks, which say where they lie by it; absent when there is none."""
+    files = [path for path in (*masks, case.label) if path is not None]
+    on_image = not files or any(path.suffix.lower() in DICOM_SUFFIXES for path in files)
+    if not case.images or not (scoring.settings.pictures or on_image):
         return None, []
     if not any(path.exists() for path in case.images):
         return None, [NO_IMAGE]
-    volume = read_volumes(case.images, channels=len(scoring.dataset.channels))
+    volume = read_volumes(case.images, scoring.dataset.reading, channels=len(scoring.dataset.channels))
     return volume, list(volume.warnings)
 
 

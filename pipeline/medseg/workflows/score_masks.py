@@ -66,7 +66,8 @@ def score_masks(
         InputError: E-LABEL-UNKNOWN, or as the readers.
         GeometryError: E-GRID-MISMATCH.
     """
-    reference = read_reference(case, rules.dataset)
+    onto = prediction.geometry if image is None else image.geometry
+    reference = read_reference(case, rules.dataset, onto=onto)
     if reference is None:
         message = "the case has no reference mask"
         raise InputError(message, code="E-NO-REFERENCE", case=case.id)
