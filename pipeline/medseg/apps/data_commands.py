@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medseg.apps import options as o
-from medseg.apps import show
+from medseg.apps import show, show_check
 from medseg.apps.terminal import TERMINAL
 
 
@@ -101,13 +101,15 @@ def check(
     )
     place, limits = Workspace(workspace), Containment(contain=contain)
     if fix is not None:
-        show.refuse_together("--fix", "--report", report_file, "With --fix the findings are in FOLDER/changes.json.")
+        show_check.refuse_together(
+            "--fix", "--report", report_file, "With --fix the findings are in FOLDER/changes.json."
+        )
         from medseg.io.contained import contained
         from medseg.workflows.doctor import heal
 
         with contained(limits):
             healed = heal(place, manifest, fix, reading, link=link, dry_run=dry_run, progress=TERMINAL.progress)
-        show.healed(TERMINAL, healed, as_json=json)
+        show_check.healed(TERMINAL, healed, as_json=json)
         return
     if dry_run:
         from medseg.workflows.forecast import forecast_check
@@ -117,7 +119,7 @@ def check(
     from medseg.workflows.check import check as run
 
     report = run(place, manifest, reading, report_file=report_file, containment=limits, progress=TERMINAL.progress)
-    show.checked(TERMINAL, report, as_json=json)
+    show_check.checked(TERMINAL, report, as_json=json)
     if report.num_errors:
         raise typer.Exit(3)
 
