@@ -16,12 +16,18 @@ from medseg.core.volume import LabelMap, Volume
 from medseg.io.volumes import read_labels
 
 AIR_HU = -200
+_PIECE = 65536
 NAME_THEM = "Add them to 'labels' of the manifest, or correct the mask."
 
 
 def values_in(labels: LabelMap) -> dict[int, int]:
     """How many voxels hold each value, background included."""
-    counts = np.bincount(np.ravel(labels.array, order="K"))
+    voxels = np.ravel(labels.array, order="K")
+    counts = np.zeros(np.iinfo(np.uint16).max + 1, dtype=np.int64)
+    # In pieces that stay in the cache: numpy counts a copy of eight bytes a voxel, 12 times slower for a whole scan.
+    for start in range(0, voxels.size, _PIECE):
+        part = np.bincount(voxels[start : start + _PIECE])
+        counts[: part.size] += part
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
