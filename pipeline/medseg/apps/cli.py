@@ -15,6 +15,7 @@ import medseg
 from medseg.apps import (
     bundle_commands,
     data_commands,
+    evaluate_command,
     measure_commands,
     model_commands,
     report_commands,
@@ -64,7 +65,7 @@ for _command in (
     data_commands.preprocess,
     model_commands.train,
     model_commands.infer,
-    model_commands.evaluate,
+    evaluate_command.evaluate,
     bundle_commands.ensemble,
     report_commands.compare,
     report_commands.report,
