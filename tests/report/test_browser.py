@@ -35,13 +35,13 @@ def chromium(profile: Path, *arguments: str) -> str:
 
 
 @pytest.fixture
-def pages(make_case, make_cohort, make_measurements, scan, tmp_path) -> dict[str, Path]:
+def pages(make_case, make_cohort, make_measurements, make_staging, scan, tmp_path) -> dict[str, Path]:
     image, prediction, reference, labels = scan
     pictures = case_pictures(image, prediction=prediction, reference=reference, labels=labels)
     measured = make_measurements()
     drawn = draw_lesions(measured.measurements, reference, labels=labels, image=image, unit="HU")
     contents = {
-        "measurements": render_measurements(measured, drawn),
+        "measurements": render_measurements(measured, drawn, staging=make_staging()),
         "case": render_case(make_case(), pictures, cohort_page="cohort.html"),
         "cohort": render_cohort(make_cohort(), case_pages={"case_001": "case.html"}),
     }
