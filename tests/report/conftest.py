@@ -21,6 +21,8 @@ from medseg.core.findings import (
     LabelMetrics,
     LabelSummary,
     Provenance,
+    ReliabilityBin,
+    RocCurve,
 )
 from medseg.core.geometry import Geometry
 from medseg.core.measurements import Caliper, CaseMeasurements, Intensity, Measurement, NormalRange
@@ -175,6 +177,15 @@ def make_cohort(make_case: Callable[..., CaseReport]) -> Callable[..., CohortRep
             f1={"benign": 0.8571, "malignant": 0.8001},
             confusion=((3, 0), (1, 2)),
             collapsed=False,
+            roc=(
+                RocCurve(
+                    name="malignant",
+                    false_positive_rate=(0.0, 0.0, 0.0, 1 / 3, 1 / 3, 2 / 3, 1.0),
+                    true_positive_rate=(0.0, 1 / 3, 2 / 3, 2 / 3, 1.0, 1.0, 1.0),
+                    thresholds=(None, 0.9, 0.8, 0.4, 0.3, 0.2, 0.1),
+                ),
+            ),
+            reliability=(ReliabilityBin(confidence=0.82, accuracy=5 / 6, num_cases=6),),
         )
         values: dict[str, object] = {
             "name": "phantom",
