@@ -47,6 +47,7 @@ def render_measurements(
             "has_image": any(one.intensity for one in report.measurements),
             "ranged": [one for one in report.measurements if one.normal_range],
         },
+        script="zoom.js",
     )
 
 
