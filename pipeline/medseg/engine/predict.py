@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medseg.core.errors import ModelError
+from medseg.core.errors import ModelError, ResourceError
 from medseg.core.prediction import Prediction
 from medseg.core.volume import LabelMap
 from medseg.data.patches import crop, view_start
 from medseg.engine.backends import Backends, Segment
-from medseg.engine.case_run import CaseRun
+from medseg.engine.case_run import CaseRun, Thrift, mirrored
 from medseg.engine.devices import amp_dtype, autocast, pick_device, place
 from medseg.nn.build import build_network
 from medseg.ops.prepare import label_values, to_network
@@ -29,6 +31,14 @@ if TYPE_CHECKING:
     from medseg.io.bundle import Bundle
     from medseg.nn.network import Network
     from medseg.ops.prepare import Prepared
+
+_THRIFT_WORDS = {
+    Thrift.ONE_WINDOW: "one window at a time, because the memory did not hold more",
+    Thrift.STITCH_ON_CPU: "windows were blended on the CPU, because the device's memory did not hold the case",
+    Thrift.CPU: "the case was run on the CPU, because the device's memory did not hold it",
+}
+
+logger = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -46,6 +56,7 @@ class Predictor:
         self._dtype = amp_dtype(self.device, enabled=settings.amp)
         self._networks = [place(_load(bundle, weights), self.device).eval() for weights in bundle.weights]
         key = " ".join(sorted(bundle.manifest.sha256.values()))
+        self._rungs = tuple(Thrift) if self.device.type != "cpu" else (Thrift.NONE, Thrift.ONE_WINDOW)
         self._backends = Backends(self._networks, settings.backend, dtype=self._dtype, key=key)
 
     def predict(self, volume: Volume) -> Prediction:
@@ -57,6 +68,7 @@ class Predictor:
         Raises:
             ModelError: E-CHANNELS when the model expects another number of channels; E-NUMERIC when the network's
                 answer is not finite.
+            ResourceError: E-MEMORY when not even the CPU's memory holds the case.
         """
         plan, start = self.bundle.plan, time.perf_counter()
         if volume.num_channels != len(plan.channels):
@@ -70,8 +82,29 @@ class Predictor:
         prepared = to_network(volume, plan)
         watch = _Watch(start)
         watch.lap("prepare")
-        labels, probabilities = None, None
-        run, led = self._start(prepared)
+        for thrift in self._rungs:
+            try:
+                answer = self._answer(prepared, thrift, watch)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_about_memory(error):
+                    raise
+                logger.warning("out of memory on %s; going on with %s", self.device, thrift.name)
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                continue
+            flags = () if thrift is Thrift.NONE else (f"W-MEMORY: {_THRIFT_WORDS[thrift]}",)
+            return replace(answer, flags=flags)
+        shape = "x".join(map(str, prepared.geometry.shape))
+        raise ResourceError(
+            f"the memory does not hold a case of {shape} voxels on the network grid",
+            code="E-MEMORY",
+            file=volume.source,
+            remedy="Crop the volume to the region of interest, or use a machine with more memory.",
+        )
+
+    def _answer(self, prepared: Prepared, thrift: Thrift, watch: _Watch) -> Prediction:
+        plan, labels, probabilities = self.bundle.plan, None, None
+        run, led = self._start(prepared, thrift)
         with torch.inference_mode(), autocast(self.device, self._dtype):
             if plan.num_outputs:
                 logits: Iterable[Tensor] = watch.timed(run.slabs(), "network")
@@ -80,7 +113,7 @@ class Predictor:
                     regions = bool(plan.regions)
                     probabilities = probabilities_to_source(logits, led, num_outputs=plan.num_outputs, regions=regions)
                 indices = to_source(logits, led, paint_order=plan.paint_order)
-                labels = LabelMap(label_values(indices, plan), volume.geometry)
+                labels = LabelMap(label_values(indices, plan), prepared.source)
             watch.lap("export")
             classes = run.classes()
             watch.lap("network")
@@ -91,9 +124,11 @@ class Predictor:
         for segment in self._backends.segments(windows[:1].to(self.device), num_windows):
             segment(windows.to(self.device))
 
-    def _start(self, prepared: Prepared) -> tuple[CaseRun, Prepared]:
+    def _start(self, prepared: Prepared, thrift: Thrift = Thrift.NONE) -> tuple[CaseRun, Prepared]:
         """The case ready to run, and as its slabs will come: along the axis that holds most windows."""
-        image, plan = prepared.image.to(self.device), self.bundle.plan
+        device = torch.device("cpu") if thrift is Thrift.CPU else self.device
+        networks = [network.to(device) for network in self._networks]
+        image, plan = prepared.image.to(device), self.bundle.plan
         lengths = [length / size for length, size in zip(image.shape[1:], plan.patch_size, strict=True)]
         lead = lengths.index(max(lengths))
         segments: Sequence[Segment] = ()
@@ -102,16 +137,22 @@ class Predictor:
             num_windows = count_windows(image.shape[1:], plan.patch_size, self.settings.overlap)
             copies = 2 ** len(plan.mirror_axes) if self.settings.tta else 1
             segments = self._backends.segments(crop(image, start, plan.patch_size)[None], num_windows * copies)
+            segments = [mirrored(segment, plan) for segment in segments] if self.settings.tta else segments
         run = CaseRun(
-            self._networks,
+            networks,
             image,
             plan,
             segments=segments,
             overlap=self.settings.overlap,
-            tta=self.settings.tta,
             lead=lead,
+            thrift=thrift,
         )
         return run, prepared.led_by(lead)
+
+
+def _is_about_memory(error: Exception) -> bool:
+    """On a CPU torch says so in words only."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 class _Watch:
