@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -157,3 +159,15 @@ def test_an_error_that_is_not_about_memory_is_not_swallowed(bundle, volume, monk
     monkeypatch.setattr(predictor, "_answer", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         predictor.predict(volume)
+
+
+def test_threads_share_a_predictor_and_the_block_closes_it(bundle, volume):
+    with Predictor(bundle.folder, InferSettings(amp=False)) as predictor:
+        with ThreadPoolExecutor(3) as pool:
+            answers = list(pool.map(predictor.predict, [volume] * 3))
+        from_array = predictor.predict(volume.array, affine=volume.geometry.affine)
+    masks = [answer.labels.array for answer in (*answers, from_array)]
+    assert all((mask == masks[0]).all() for mask in masks)
+    with pytest.raises(MedsegError) as caught:
+        predictor.predict(volume)
+    assert caught.value.code == "E-CLOSED"

@@ -5,19 +5,24 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medseg.core.errors import ModelError, ResourceError
+from medseg.core.errors import ModelError, ResourceError, UsageError
 from medseg.core.prediction import Prediction
+from medseg.core.settings import InferSettings
 from medseg.core.volume import LabelMap
 from medseg.data.patches import crop, view_start
 from medseg.engine.backends import Backends, Segment
 from medseg.engine.case_run import CaseRun, Thrift, mirrored
 from medseg.engine.devices import amp_dtype, autocast, pick_device, place
+from medseg.io.bundle import read_bundle
+from medseg.io.memory import volume_from
 from medseg.nn.build import build_network
 from medseg.ops.prepare import label_values, to_network
 from medseg.ops.restore import probabilities_to_source, to_source
@@ -26,7 +31,8 @@ from medseg.ops.sliding import count_windows
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from medseg.core.settings import InferSettings
+    from numpy.typing import ArrayLike
+
     from medseg.core.volume import Volume
     from medseg.io.bundle import Bundle
     from medseg.nn.network import Network
@@ -42,14 +48,19 @@ logger = logging.getLogger(__name__)
 
 
 class Predictor:
-    """A model on a device, ready for any number of volumes.
+    """A model on a device, ready for any number of volumes, from any number of threads (which take turns).
+
+    As a context manager it gives the device's memory back at the end.
 
     Args:
-        bundle: Read and verified by `read_bundle`.
+        bundle: Read and verified by `read_bundle`, or its folder.
         settings: Overlap, mirroring, device, precision.
     """
 
-    def __init__(self, bundle: Bundle, settings: InferSettings) -> None:
+    def __init__(self, bundle: Bundle | Path | str, settings: InferSettings | None = None) -> None:
+        bundle = read_bundle(Path(bundle)) if isinstance(bundle, Path | str) else bundle
+        settings = settings or InferSettings()
+        self._turn = Lock()
         self.bundle = bundle
         self.settings = settings
         self.device = pick_device(settings.device)
@@ -59,18 +70,39 @@ class Predictor:
         self._rungs = tuple(Thrift) if self.device.type != "cpu" else (Thrift.NONE, Thrift.ONE_WINDOW)
         self._backends = Backends(self._networks, settings.backend, dtype=self._dtype, key=key)
 
-    def predict(self, volume: Volume) -> Prediction:
-        """Segment and classify one volume.
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._turn:
+            self._networks.clear()
+            self._backends.clear()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def predict(self, image: Any, *, affine: ArrayLike | None = None) -> Prediction:
+        """Segment and classify one image.
 
         Args:
-            volume: (C, I, J, K) in source units, on any grid.
+            image: A `Volume`, a path (or one per channel), a nibabel or SimpleITK image, or an array with its affine.
+            affine: (4, 4) voxel indices to RAS+ mm, for an array.
 
         Raises:
+            MedsegError: As `volume_from`.
             ModelError: E-CHANNELS when the model expects another number of channels; E-NUMERIC when the network's
                 answer is not finite.
             ResourceError: E-MEMORY when not even the CPU's memory holds the case.
         """
+        plan = self.bundle.plan
+        volume = volume_from(image, affine=affine, reading=self.settings, channels=len(plan.channels))
+        with self._turn:
+            return self._predict(volume)
+
+    def _predict(self, volume: Volume) -> Prediction:
         plan, start = self.bundle.plan, time.perf_counter()
+        if not self._networks:
+            message = "this predictor was closed"
+            raise UsageError(message, code="E-CLOSED", remedy="Predict inside its `with` block.")
         if volume.num_channels != len(plan.channels):
             raise ModelError(
                 f"the model takes {len(plan.channels)} channel(s) ({', '.join(plan.channels)}), "
