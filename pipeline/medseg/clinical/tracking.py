@@ -48,6 +48,7 @@ class _Known:
     """A lesion as it was last seen."""
 
     id: str
+    number: int
     uid: str
     shape: LesionShape
     last: Measurement
@@ -115,7 +116,10 @@ class _Tracker:
         name = f"{label}-{self._counts[label]}"
         uid = self._uid_of(self._examinations[number].study, lesion.measurement.id)
         first_ml = lesion.shape.volume_ml if number == 0 else None
-        self._known[name] = _Known(name, uid, lesion.shape, lesion.measurement, number, first_ml, is_present=False)
+        place = len(self._known) + 1
+        self._known[name] = _Known(
+            name, place, uid, lesion.shape, lesion.measurement, number, first_ml, is_present=False
+        )
         return name
 
     def _seen(
@@ -136,6 +140,7 @@ class _Tracker:
         self._known[name] = replace(known, shape=lesion.shape, last=now, last_at=number, is_present=True)
         return TrackedLesion(
             id=name,
+            number=known.number,
             label=now.label,
             tracking_uid=known.uid,
             state=state,
@@ -154,6 +159,7 @@ class _Tracker:
         is_gone = state == "vanished"
         return TrackedLesion(
             id=known.id,
+            number=known.number,
             label=known.shape.label,
             tracking_uid=known.uid,
             state=state,
