@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import medseg
-from medseg.apps import data_commands, model_commands, report_commands, show
+from medseg.apps import data_commands, measure_commands, model_commands, report_commands, show
 from medseg.apps.terminal import TERMINAL
 from medseg.core.errors import MedsegError
 
@@ -56,7 +56,9 @@ for _command in (
     model_commands.infer,
     model_commands.evaluate,
     report_commands.compare,
+    report_commands.report,
     model_commands.demo,
+    measure_commands.measure,
 ):
     app.command()(_command)
 

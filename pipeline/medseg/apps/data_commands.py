@@ -52,6 +52,9 @@ def import_(
 def check(
     manifest: o.Manifest = None,
     workspace: o.Workspace = o.DEFAULT_WORKSPACE,
+    contain: Annotated[
+        bool, typer.Option("--contain/--no-contain", help="Read each case in a process of its own, with limits.")
+    ] = True,
     dry_run: o.DryRun = False,
     json: o.Json = False,
 ) -> None:
@@ -59,6 +62,7 @@ def check(
 
     Example: `medseg check --manifest hippocampus.json`. Exit code 3 when there are errors.
     """
+    from medseg.core.reading import Containment
     from medseg.workflows.check import check as run
     from medseg.workflows.workspace import Workspace
 
@@ -67,7 +71,7 @@ def check(
 
         show.forecast(TERMINAL, forecast_check(Workspace(workspace), manifest), as_json=json)
         return
-    report = run(Workspace(workspace), manifest, progress=TERMINAL.progress)
+    report = run(Workspace(workspace), manifest, containment=Containment(contain=contain), progress=TERMINAL.progress)
     show.checked(TERMINAL, report, as_json=json)
     if report.num_errors:
         raise typer.Exit(3)

@@ -1,4 +1,4 @@
-"""How to read images where a file alone does not decide."""
+"""How to read images: where a file alone does not decide, and within which limits."""
 
 from __future__ import annotations
 
@@ -22,6 +22,16 @@ class Reading(Document):
         default=False, description="DICOM: resample gaps and gantry tilt onto a straight, even grid"
     )
     suv: bool = Field(default=False, description="DICOM PET: standardised uptake value by body weight")
+
+
+class Containment(Document):
+    """How every verb keeps what a file does to its reader away from the other cases."""
+
+    contain: bool = Field(default=True, description="read each case in a process of its own, with limits (Linux)")
+    read_memory_gib: float | None = Field(
+        default=None, gt=0, description="that reading one case may take; absent: three quarters of the machine's"
+    )
+    read_timeout_s: float = Field(default=600, gt=0, description="that reading one case may take")
 
 
 AS_IT_IS = Reading()

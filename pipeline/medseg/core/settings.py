@@ -15,14 +15,14 @@ from pydantic import Field, field_validator, model_validator
 from medseg.core.document import Document
 from medseg.core.errors import UsageError
 from medseg.core.geometry import Shape, Vector
-from medseg.core.reading import Reading
+from medseg.core.reading import Containment, Reading
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 Window = tuple[float, float]
 
 
-class PreprocessSettings(Reading):
+class PreprocessSettings(Reading, Containment):
     """`medseg preprocess`."""
 
     manifest: Path | None = Field(default=None, description="dataset; the embedded phantom cohort when absent")
@@ -91,7 +91,7 @@ class TrainSettings(Document):
         return None if self.budget is None else seconds(self.budget)
 
 
-class InferSettings(Reading):
+class InferSettings(Reading, Containment):
     """`medseg infer`."""
 
     overlap: float = Field(default=0.5, ge=0, le=0.9, description="share of a window that its neighbour repeats")
@@ -101,7 +101,7 @@ class InferSettings(Reading):
     save_probabilities: bool = False
 
 
-class EvaluateSettings(Document):
+class EvaluateSettings(Containment):
     """`medseg evaluate`."""
 
     tolerance_mm: float = Field(default=1.0, gt=0, description="of the normalised surface Dice")

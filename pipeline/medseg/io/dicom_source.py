@@ -23,6 +23,7 @@ class SourceSlice:
     """One original slice: where it lies and what it is called.
 
     Attributes:
+        instance_number: As DICOM viewers show it; None where the file does not say.
         frame_number: In its instance, 1 for the first; 1 in a file of one frame.
         position_mm: (3,) LPS mm, the centre of its first pixel.
         orientation: (2, 3) LPS unit vectors: along a row (columns grow), along a column (rows grow).
@@ -31,6 +32,7 @@ class SourceSlice:
 
     sop_instance_uid: str
     sop_class_uid: str
+    instance_number: int | None
     frame_number: int
     position_mm: NDArray[np.float64]
     orientation: NDArray[np.float64]
@@ -124,6 +126,7 @@ def _slice_of(plane: Plane) -> SourceSlice:
     return SourceSlice(
         str(header.get("SOPInstanceUID", "")),
         str(header.get("SOPClassUID", "")),
+        _instance_number(header),
         plane.frame + 1,
         plane.position,
         plane.orientation,
@@ -131,3 +134,8 @@ def _slice_of(plane: Plane) -> SourceSlice:
         plane.file.rows,
         plane.file.columns,
     )
+
+
+def _instance_number(header: Any) -> int | None:
+    text = str(header.get("InstanceNumber", "")).strip()
+    return int(text) if text.lstrip("-").isdigit() else None

@@ -13,6 +13,7 @@ from medseg.core.errors import InputError
 from medseg.core.reading import AS_IT_IS, Reading
 from medseg.core.volume import SUV, LabelMap, Volume, require_same_grid
 from medseg.io import values
+from medseg.io.contained import containable
 from medseg.io.decoded import Decoded, ReadOptions, settle_geometry
 from medseg.io.files import require_file, require_path
 from medseg.io.metaimage import is_metaimage, read_metaimage
@@ -68,6 +69,7 @@ _OTHERS = {
 }
 
 
+@containable
 def read_volume(path: Path | str, reading: Reading = AS_IT_IS, *, channels: int = 1) -> Volume:
     """Read one image: NIfTI, NRRD, MetaImage, MGH, a DICOM file, folder or zip, told apart by content.
 
@@ -85,6 +87,7 @@ def read_volume(path: Path | str, reading: Reading = AS_IT_IS, *, channels: int 
     return volume
 
 
+@containable
 def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels: int | None = None) -> Volume:
     """Read a case: one file per channel stacked in the order given, or one file with all of them.
 
@@ -117,6 +120,7 @@ def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels
     )
 
 
+@containable
 def read_labels(path: Path | str, reading: Reading = AS_IT_IS) -> LabelMap:
     """Read one mask: whole numbers 0 to 65535, as uint8 where they fit and uint16 otherwise.
 

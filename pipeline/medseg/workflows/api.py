@@ -12,6 +12,7 @@ from medseg.core.settings import Settings, merge
 from medseg.core.volume import Volume
 from medseg.engine.predict import Predictor
 from medseg.io.bundle import read_bundle
+from medseg.io.contained import contained
 from medseg.io.volumes import read_volumes
 from medseg.workflows import check as _check
 from medseg.workflows import evaluate as _evaluate
@@ -79,7 +80,8 @@ def infer(volume: Path | str | Volume | Sequence[Path | str], *, bundle: Path | 
     if not isinstance(volume, Volume):
         paths = [volume] if isinstance(volume, str | Path) else list(volume)
         channels = len(predictor.bundle.plan.channels)
-        volume = read_volumes([Path(path) for path in paths], chosen, channels=channels)
+        with contained(chosen):
+            volume = read_volumes([Path(path) for path in paths], chosen, channels=channels)
     return predictor.predict(volume)
 
 

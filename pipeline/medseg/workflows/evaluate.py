@@ -12,6 +12,7 @@ import numpy as np
 from medseg.core.errors import InputError, MedsegError, case_context
 from medseg.core.findings import CaseFailure, CaseReport, CohortReport
 from medseg.core.progress import Progress, silent
+from medseg.io.contained import contained
 from medseg.io.files import require_path, require_writable, write_text
 from medseg.io.volumes import SUFFIXES
 from medseg.ops.scores import classification_summary
@@ -78,7 +79,7 @@ def evaluate(
         except MedsegError as error:
             return CaseFailure(case=case.id, code=error.code, message=error.message, remedy=error.remedy or None)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with contained(settings), ThreadPoolExecutor(_THREADS) as pool:
         outcomes = list(progress(pool.map(attempt, cases), "evaluating", len(cases)))
     reports = [outcome for outcome in outcomes if isinstance(outcome, CaseReport)]
     failures = [outcome for outcome in outcomes if isinstance(outcome, CaseFailure)]

@@ -12,6 +12,7 @@ from medseg.core.progress import Progress, silent
 from medseg.data.splits import split_cases
 from medseg.data.store import open_store
 from medseg.io.bundle import read_bundle
+from medseg.io.contained import contained
 from medseg.io.volumes import read_volumes
 from medseg.nn.build import build_network
 from medseg.ops.prepare import network_shape
@@ -124,11 +125,12 @@ def forecast_infer(
     cases = collect_inputs(volumes, folder, num_channels=len(plan.channels), split=split)
     predictor = Predictor(model, settings)
     windows, largest, source = 0, 0, 0
-    for case in progress(cases, "reading cases", len(cases)):
-        geometry = read_volumes(case.images, settings, channels=len(plan.channels)).geometry
-        shape = network_shape(geometry.canonical(), plan.spacing_mm)
-        windows += count_windows(shape, plan.patch_size, settings.overlap) if plan.labels else 1
-        largest, source = max(largest, int(np.prod(shape))), max(source, int(np.prod(geometry.shape)))
+    with contained(settings):
+        for case in progress(cases, "reading cases", len(cases)):
+            geometry = read_volumes(case.images, settings, channels=len(plan.channels)).geometry
+            shape = network_shape(geometry.canonical(), plan.spacing_mm)
+            windows += count_windows(shape, plan.patch_size, settings.overlap) if plan.labels else 1
+            largest, source = max(largest, int(np.prod(shape))), max(source, int(np.prod(geometry.shape)))
     seconds = []
     for _ in range(2):
         start = time.perf_counter()

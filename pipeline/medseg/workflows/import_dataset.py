@@ -6,7 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.core.reading import Containment
 from medseg.data.importers import import_dataset
+from medseg.io.contained import contained
 
 if TYPE_CHECKING:
     from medseg.core.case import Dataset
@@ -21,7 +23,8 @@ def import_manifest(path: Path, out: Path, *, dry_run: bool = False, **choices: 
         dry_run: Write nothing that stays.
         **choices: Name, channels, labels, classes, images, masks, absent_is_unlabelled, progress.
     """
-    if not dry_run:
-        return import_dataset(path, out=out, **choices)
-    with tempfile.TemporaryDirectory() as folder:
-        return import_dataset(path, out=Path(folder) / out.name, **choices)
+    with contained(Containment()):
+        if not dry_run:
+            return import_dataset(path, out=out, **choices)
+        with tempfile.TemporaryDirectory() as folder:
+            return import_dataset(path, out=Path(folder) / out.name, **choices)

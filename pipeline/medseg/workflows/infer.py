@@ -12,6 +12,7 @@ from medseg.core.findings import CaseFailure, CasePrediction, ClassAnswer, GridS
 from medseg.core.progress import Progress, silent
 from medseg.engine.predict import Predictor
 from medseg.io.bundle import read_bundle
+from medseg.io.contained import contained
 from medseg.io.files import require_writable, sha256_of, write_text
 from medseg.io.volumes import read_volumes, write_labels
 from medseg.io.weights import save_tensors
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from medseg.core.prediction import Prediction
     from medseg.core.settings import InferSettings
-    from medseg.core.volume import Volume
+    from medseg.core.volume import LabelMap, Volume
     from medseg.io.bundle import BundleManifest
 
 
@@ -74,16 +75,17 @@ def infer(
         }
     )
     predictions, failures = [], []
-    for case in progress(cases, "predicting", len(cases)):
-        try:
-            with case_context(case.id):
-                predictions.append(_predict_one(case, predictor, out, provenance))
-        except MedsegError as error:
-            if len(cases) == 1:
-                raise
-            failures.append(
-                CaseFailure(case=case.id, code=error.code, message=error.message, remedy=error.remedy or None)
-            )
+    with contained(settings):
+        for case in progress(cases, "predicting", len(cases)):
+            try:
+                with case_context(case.id):
+                    predictions.append(_predict_one(case, predictor, out, provenance))
+            except MedsegError as error:
+                if len(cases) == 1:
+                    raise
+                failures.append(
+                    CaseFailure(case=case.id, code=error.code, message=error.message, remedy=error.remedy or None)
+                )
     return Inferred(bundle, out, tuple(predictions), tuple(failures))
 
 
@@ -117,7 +119,7 @@ def _predict_one(case: InferCase, predictor: Predictor, out: Path, provenance: P
     return findings
 
 
-def grid_summary(volume: Volume) -> GridSummary:
+def grid_summary(volume: Volume | LabelMap) -> GridSummary:
     geometry = volume.geometry
     return GridSummary(shape=geometry.shape, spacing_mm=geometry.spacing_mm, axis_codes=geometry.axis_codes)
 

@@ -13,6 +13,7 @@ from medseg.core.progress import Progress, silent
 from medseg.core.settings import PreprocessSettings, parse_window
 from medseg.data.contents import read_reference
 from medseg.data.store import Store, StoredCase, close_store, store_case
+from medseg.io.contained import contained
 from medseg.io.documents import read_document
 from medseg.io.files import require_writable, write_text
 from medseg.io.volumes import read_volumes
@@ -48,7 +49,8 @@ def plan_dataset(
         volume, labels = _read(case, dataset, settings)
         return measure_case(case, dataset, volume, labels=labels)
 
-    measurements, failures = _each(taught, measure, progress, "measuring cases")
+    with contained(settings):
+        measurements, failures = _each(taught, measure, progress, "measuring cases")
     if not measurements:
         raise BatchError(
             f"none of the {len(taught)} training cases could be read; the first: {failures[0].message}",
@@ -74,14 +76,15 @@ def preprocess(workspace: Workspace, settings: PreprocessSettings, *, progress: 
             remedy="Add masks (`label` and `labels`) or classes (`classes` and `heads`) to the manifest.",
         )
     require_writable(workspace.store)
-    fingerprint, plan, _ = plan_dataset(dataset, settings, progress=progress)
 
     def prepare(case: Case) -> StoredCase:
         volume, labels = _read(case, dataset, settings)
         prepared = to_network(volume, plan, labels=labels, ignore=dataset.ignore_value)
         return store_case(workspace.store, case, prepared, dataset)
 
-    stored, failures = _each(dataset.cases, prepare, progress, "preprocessing")
+    with contained(settings):
+        fingerprint, plan, _ = plan_dataset(dataset, settings, progress=progress)
+        stored, failures = _each(dataset.cases, prepare, progress, "preprocessing")
     if not stored:
         raise BatchError(
             f"none of the {len(dataset.cases)} cases could be preprocessed; the first: {failures[0].message}",
