@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import medseg
-from medseg.apps import data_commands, measure_commands, model_commands, report_commands, show
+from medseg.apps import data_commands, followup_commands, measure_commands, model_commands, report_commands, show
 from medseg.apps.terminal import TERMINAL
 from medseg.core.errors import MedsegError
 
@@ -55,6 +55,7 @@ for _command in (
     model_commands.train,
     model_commands.infer,
     model_commands.evaluate,
+    followup_commands.follow_up,
     report_commands.compare,
     report_commands.report,
     model_commands.demo,

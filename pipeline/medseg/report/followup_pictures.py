@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medseg.core.followup import TrackedLesion
 from medseg.core.geometry import Geometry
 from medseg.core.volume import LabelMap, Volume
 from medseg.ops.alignment import Alignment, Points
@@ -23,6 +24,8 @@ from medseg.report.windows import Window, windows_for
 
 _MARGIN_MM = 25.0
 _NUM_SQUARES = 8
+_MOST_ROWS = 8
+_DULL = ("stable", "baseline", "merged")
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +97,45 @@ class _View:
         return canonical.to_world(index)
 
 
-def overview(shown: Sequence[Shown], places: Mapping[int, Points], names: Mapping[int, str]) -> PictureRow:
+@dataclass(frozen=True)
+class FollowUpPictures:
+    """What the page shows.
+
+    Attributes:
+        overview: The slice that meets the most lesions.
+        lesions: One row per lesion, those that changed first.
+        left_out: Ids of lesions without a row.
+        checks: Checkerboards of the baseline and each later examination, by its title.
+    """
+
+    overview: PictureRow
+    lesions: tuple[PictureRow, ...]
+    left_out: tuple[str, ...]
+    checks: dict[str, tuple[Picture, ...]]
+
+
+def followup_pictures(
+    shown: Sequence[Shown], places: Mapping[int, Points], lesions: Sequence[TrackedLesion]
+) -> FollowUpPictures:
+    """Draw all examinations.
+
+    Args:
+        shown: Baseline first.
+        places: Number of each lesion to its points in the baseline's space, over all examinations.
+        lesions: As they are at the last examination.
+    """
+    names = {lesion.number: lesion.id for lesion in lesions}
+    order = sorted(lesions, key=lambda one: (one.state in _DULL, -len(places[one.number]), one.number))
+    wanted = [one.number for one in order[:_MOST_ROWS]]
+    return FollowUpPictures(
+        _overview(shown, places, names),
+        _lesion_rows(shown, places, names, numbers=wanted),
+        tuple(one.id for one in order[_MOST_ROWS:]),
+        {one.title: _checkerboards(shown[0], one) for one in shown[1:]},
+    )
+
+
+def _overview(shown: Sequence[Shown], places: Mapping[int, Points], names: Mapping[int, str]) -> PictureRow:
     """The whole axial slice that meets the most lesions.
 
     Args:
@@ -115,7 +156,7 @@ def overview(shown: Sequence[Shown], places: Mapping[int, Points], names: Mappin
     return _row("Whole slice", shown, _View(axial, (0, 0, at), (i, j, at + 1)), names)
 
 
-def lesion_rows(
+def _lesion_rows(
     shown: Sequence[Shown], places: Mapping[int, Points], names: Mapping[int, str], *, numbers: Sequence[int]
 ) -> tuple[PictureRow, ...]:
     """A closer row for each lesion of `numbers`, at the slice that holds most of it over all examinations."""
@@ -134,7 +175,7 @@ def lesion_rows(
     return tuple(rows)
 
 
-def checkerboards(baseline: Shown, later: Shown) -> tuple[Picture, ...]:
+def _checkerboards(baseline: Shown, later: Shown) -> tuple[Picture, ...]:
     """Squares of the baseline and of the aligned later examination in turn, in three planes through the middle."""
     geometry = baseline.volume.geometry
     canonical = geometry.canonical()

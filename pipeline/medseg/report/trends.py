@@ -64,10 +64,10 @@ def sum_trend(report: FollowUp, criterion: CriterionSummary) -> Trend | None:
     baseline = later[0].baseline_total
     values = [baseline, *(one.total for one in later)]
     last, unit = later[-1], UNITS[criterion.quantity]
-    cuts = list(last.cut_offs.values())
-    fallen = baseline * (1 + cuts[0])
+    cuts = last.cut_offs
+    fallen = baseline * (1 + cuts.partial_relative)
     nadir = baseline if last.nadir_total is None else last.nadir_total
-    risen = max(nadir * (1 + cuts[1]), nadir + cuts[2])
+    risen = max(nadir * (1 + cuts.progression_relative), nadir + cuts.progression_absolute)
     known = [value for value in values if value is not None]
     y_axis = _values_axis([*known, risen, fallen])
     words = ["baseline", *(one.category for one in later)]
@@ -106,7 +106,8 @@ def volume_trend(report: FollowUp) -> Trend | None:
         return None
     x_axis, places = _time_axis(report.time_points)
     y_axis = _values_axis(list(known.values()))
-    lines, points = [], []
+    lines: list[Curve] = []
+    points: list[Point] = []
     for name in shown:
         texts = [
             f"{name}, {p.case}: {0 if v is None else v:.3g} ml"

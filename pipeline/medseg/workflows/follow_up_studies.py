@@ -10,11 +10,12 @@ from pathlib import Path
 
 from medseg.core.case import Case, Dataset
 from medseg.core.errors import InputError, UsageError
-from medseg.core.reading import AS_IT_IS, Reading
+from medseg.data.manifest import read_manifest
 from medseg.io.dicom_identity import UNKNOWN, Identity, read_identity
 from medseg.io.files import require_path
 from medseg.workflows.evaluate_case import mask_path
 from medseg.workflows.inputs import case_id
+from medseg.workflows.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -49,48 +50,67 @@ class Patient:
     flags: tuple[str, ...] = ()
 
 
-def patient_of_files(
-    images: Sequence[Path],
-    *,
-    masks: Sequence[Path] = (),
-    predictions: Path,
-    dates: Sequence[str] = (),
-    labels: Mapping[str, int] | None = None,
-    allow_other_patient: bool = False,
-    reading: Reading = AS_IT_IS,
-) -> Patient:
-    """Put together what stands on the command line.
+@dataclass(frozen=True)
+class StudyRequest:
+    """What a person says about the examinations.
 
-    Args:
-        images: Baseline first.
-        masks: One per image; without any, those of `predictions` named after the images.
-        predictions: Folder that `medseg infer` wrote.
+    Attributes:
+        masks: One per image, in order; without any, those of `predictions` named after the images.
+        predictions: Folder of masks; None: the workspace's, or a manifest's own masks.
+        manifest: Instead of images.
+        patient: Of the manifest, this one alone.
         dates: One per image, instead of what DICOM headers say.
         labels: Name to value in every mask.
         allow_other_patient: Compare although the headers name different patients.
-        reading: How the images are read.
+        workspace: Where `medseg infer` wrote.
+    """
+
+    masks: tuple[Path, ...] = ()
+    predictions: Path | None = None
+    manifest: Path | None = None
+    patient: str | None = None
+    dates: tuple[str, ...] = ()
+    labels: Mapping[str, int] | None = None
+    allow_other_patient: bool = False
+    workspace: Path = Path("medseg-work")
+
+
+def collect_patients(images: Sequence[Path], request: StudyRequest) -> tuple[Patient, ...]:
+    """The images of one patient, or every patient of a manifest.
 
     Raises:
         UsageError: `E-NO-INPUT`, `E-OPTION` or `E-DATE`.
-        InputError: `E-NO-PREDICTION`, `E-OTHER-PATIENT` or `E-DATE-ORDER`.
+        InputError: `E-NO-PREDICTION`, `E-OTHER-PATIENT`, `E-DATE-ORDER` or `E-NOTHING-TO-FOLLOW`.
     """
+    if request.manifest is None:
+        return (_patient_of_files(images, request),)
+    if images:
+        remedy = "Give one or the other."
+        raise UsageError("images and a --manifest were named", code="E-OPTION", remedy=remedy)
+    dataset = read_manifest(request.manifest)
+    return patients_of_manifest(dataset, predictions=request.predictions, only=request.patient)
+
+
+def _patient_of_files(images: Sequence[Path], request: StudyRequest) -> Patient:
     if len(images) < 2:
         remedy = "Name the baseline and at least one later image, or a --manifest."
         raise UsageError("a follow-up needs two examinations", code="E-NO-INPUT", remedy=remedy)
-    for option, given in (("--mask", masks), ("--dates", dates)):
+    for option, given in (("--mask", request.masks), ("--dates", request.dates)):
         if given and len(given) != len(images):
             message = f"{option} names {len(given)}, there are {len(images)} images"
             raise UsageError(message, code="E-OPTION", remedy=f"Give one {option} per image, in the same order.")
-    for path in (*images, *masks):
+    for path in (*images, *request.masks):
         require_path(path)
-    names = _names(images)
-    stated: list[date | None] = [parse_date(text) for text in dates] if dates else [None] * len(images)
-    found = [
-        Study(name, image, masks[n] if masks else _predicted(predictions, image), labels, _dated(image, day, reading))
-        for n, (name, image, day) in enumerate(zip(names, images, stated, strict=True))
-    ]
-    flags = [*_check_patient(found, allow_other=allow_other_patient), *_check_order(found)]
-    return Patient(names[0], tuple(found), tuple(flags))
+    folder = request.predictions or Workspace(request.workspace).predictions
+    masks = request.masks or tuple(_predicted(folder, image) for image in images)
+    names, days = _names(images), [parse_date(text) for text in request.dates]
+    studies = []
+    for number, (name, image, mask) in enumerate(zip(names, images, masks, strict=True)):
+        found = read_identity(image)
+        identity = replace(found, day=days[number]) if days else found
+        studies.append(Study(name, image, mask, request.labels, identity))
+    flags = [*_check_patient(studies, allow_other=request.allow_other_patient), *_check_order(studies)]
+    return Patient(names[0], tuple(studies), tuple(flags))
 
 
 def patients_of_manifest(dataset: Dataset, *, predictions: Path | None, only: str | None = None) -> tuple[Patient, ...]:
@@ -182,11 +202,6 @@ def _names(images: Sequence[Path]) -> list[str]:
     if len(set(names)) < len(names):
         names = [f"{number}_{name}" for number, name in enumerate(names, start=1)]
     return names
-
-
-def _dated(image: Path, stated: date | None, reading: Reading) -> Identity:
-    found = read_identity(image, reading)
-    return found if stated is None else replace(found, day=stated)
 
 
 def _check_patient(studies: Sequence[Study], *, allow_other: bool) -> list[str]:
