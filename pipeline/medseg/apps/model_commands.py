@@ -80,9 +80,15 @@ def infer(
     ] = None,
     assume_orientation: o.AssumeOrientation = None,
     prefer: o.Prefer = None,
-    series: Annotated[str | None, typer.Option(help="Which series of a DICOM folder.")] = None,
+    series: o.Series = None,
+    phase: o.Phase = None,
+    fix_geometry: o.FixGeometry = None,
+    suv: o.Suv = None,
     device: o.Device = None,
     amp: o.Amp = None,
+    backend: Annotated[
+        str | None, typer.Option("--backend", help="auto, torch, openvino or onnx: who runs the network.")
+    ] = None,
     config: o.Config = None,
     set_: o.Assignments = None,
     dry_run: o.DryRun = False,
@@ -104,8 +110,12 @@ def infer(
         assume_orientation=assume_orientation,
         prefer=prefer,
         series=series,
+        phase=phase,
+        fix_geometry=fix_geometry,
+        suv=suv,
         device=device,
         amp=amp,
+        backend=backend,
     ).infer
     place = Workspace(workspace)
     model, target = bundle or place.newest_bundle(), out or place.predictions

@@ -8,6 +8,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from medseg.core.document import Document
+from medseg.core.reading import AS_IT_IS, Reading
+from medseg.core.terminology import Term
 
 Split = Literal["train", "val", "test"]
 
@@ -60,10 +62,14 @@ class Dataset(Document):
         default=("CT",), min_length=1, description="modality per channel: CT, MRI, PET, US"
     )
     labels: dict[str, int] = Field(default_factory=dict)
+    terms: dict[str, Term] = Field(
+        default_factory=dict, description="SNOMED codes and colours of labels that configs/terminology.yaml lacks"
+    )
     ignore_value: int | None = Field(default=None, description="mask value of voxels that teach and score nothing")
     heads: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="classification head to its class names"
     )
+    reading: Reading = Field(default=AS_IT_IS, description="how the images are read where their files do not decide")
     generator: Generator | None = None
     cases: tuple[Case, ...] = ()
 
@@ -75,6 +81,9 @@ class Dataset(Document):
                 raise ValueError(message)
         if len(self.labels) > _MOST_LABELS:
             message = f"at most {_MOST_LABELS} labels, got {len(self.labels)}"
+            raise ValueError(message)
+        if unknown := set(self.terms) - set(self.labels):
+            message = f"terms are given for {', '.join(sorted(unknown))}, which are no labels"
             raise ValueError(message)
         if self.ignore_value is not None and not 0 <= self.ignore_value <= 65535:
             message = f"ignore_value must be 0 to 65535, got {self.ignore_value}"

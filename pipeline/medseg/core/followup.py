@@ -65,7 +65,9 @@ class TrackedLesion(Document):
         description="None where it is not seen, not covered, or merged into another"
     )
     change_from_previous: float | None = Field(default=None, description="of the volume, relative: 0.25 is 25 % more")
-    change_from_baseline: float | None = Field(default=None, description="likewise; None for lesions that came later")
+    change_from_baseline: float | None = Field(
+        default=None, description="likewise; None for later lesions, parts and mergers"
+    )
     doubling: DoublingTime | None = None
 
     @property

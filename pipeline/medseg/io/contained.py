@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 from medseg.core.errors import InputError, MedsegError
+from medseg.core.geometry import Geometry
 from medseg.core.reading import Containment, Reading
 from medseg.core.volume import LabelMap, Volume
 
@@ -173,7 +174,7 @@ def contained(settings: Containment) -> Iterator[None]:
 
 
 def containable(read: Callable[Parameters, Read]) -> Callable[Parameters, Read]:
-    """Mark a reader (a function of a module, of paths and plain values) as one that may run in a child."""
+    """Mark a reader (a function of a module, of paths, grids and plain values) as one that may run in a child."""
 
     @functools.wraps(read)
     def reader(*positional: Parameters.args, **named: Parameters.kwargs) -> Read:
@@ -206,7 +207,9 @@ def _as_words(value: object) -> dict[str, Any]:
         return {"path": str(value)}
     if isinstance(value, Reading):
         return {"reading": value.model_dump(include=set(Reading.model_fields))}
-    message = f"a contained reader takes paths, a Reading and plain values, not {type(value).__name__}"
+    if isinstance(value, Geometry):
+        return {"geometry": {"shape": value.shape, "affine": value.affine.tolist()}}
+    message = f"a contained reader takes paths, a Reading, a Geometry and plain values, not {type(value).__name__}"
     raise TypeError(message)
 
 

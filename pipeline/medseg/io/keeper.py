@@ -18,8 +18,11 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+
 import medseg.io.volumes  # noqa: F401 - loaded once here, not in every child
 from medseg.core.errors import InputError, MedsegError, ResourceError
+from medseg.core.geometry import Geometry
 from medseg.core.reading import Reading
 from medseg.io.handover import LENGTH, Answer, Refusal, hand_over
 
@@ -82,9 +85,15 @@ def _report_ended(answers: dict[int, socket.socket]) -> None:
 
 
 def _as_value(value: dict[str, Any]) -> Any:
-    if value.keys() == {"path"}:
-        return Path(value["path"])
-    return Reading(**value["reading"]) if value.keys() == {"reading"} else value
+    """What a word of the request stands for; the values of label names are numbers, so that none looks like one."""
+    match value:
+        case {"path": str(path)} if len(value) == 1:
+            return Path(path)
+        case {"reading": dict(settled)} if len(value) == 1:
+            return Reading(**settled)
+        case {"geometry": dict(grid)} if len(value) == 1:
+            return Geometry(tuple(grid["shape"]), np.array(grid["affine"]))
+    return value
 
 
 def _read(request: dict[str, Any], answer: socket.socket) -> NoReturn:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medseg.core.errors import InputError
+from medseg.core.geometry import Geometry
 from medseg.core.reading import AS_IT_IS, Reading
 from medseg.core.volume import SUV, LabelMap, Volume, require_same_grid
 from medseg.io import values
@@ -121,18 +122,46 @@ def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels
 
 
 @containable
-def read_labels(path: Path | str, reading: Reading = AS_IT_IS) -> LabelMap:
+def read_labels(
+    path: Path | str,
+    reading: Reading = AS_IT_IS,
+    *,
+    onto: Geometry | None = None,
+    names: dict[str, int] | None = None,
+) -> LabelMap:
     """Read one mask: whole numbers 0 to 65535, as uint8 where they fit and uint16 otherwise.
 
+    Args:
+        path: An image file of labels, a DICOM segmentation (SEG) or a structure set (RTSTRUCT).
+        reading: How to read it.
+        onto: DICOM SEG and RTSTRUCT: the grid of the image that they belong to; other files keep their own grid.
+        names: DICOM SEG and RTSTRUCT: which structures to take, and the value of each.
+
     Raises:
-        InputError: `E-LABEL-FRACTION`, `E-LABEL-RANGE`, or as `read_volume`.
-        GeometryError: As `read_volume`.
+        InputError: `E-LABEL-FRACTION`, `E-LABEL-RANGE`, or as `read_volume` and `read_dicom_labels`.
+        GeometryError: As `read_volume` and `read_dicom_labels`.
     """
     path = Path(path)
+    found = _structures(path, onto, names)
+    if found is not None:
+        return found
     decoded = decode(path, ReadOptions(reading))
     shape = (decoded.array.shape[0], decoded.array.shape[1], decoded.array.shape[2])
     geometry = settle_geometry(decoded.affine, shape, path)
     return LabelMap(values.labels(decoded.array, path), geometry, path, decoded.warnings)
+
+
+def _structures(path: Path, onto: Geometry | None, names: dict[str, int] | None) -> LabelMap | None:
+    """The mask of a file of named structures; None for a file of voxels."""
+    require_path(path)
+    if path.is_file():
+        with require_file(path).open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+        if _DICOM.begins(head):
+            from medseg.io.dicom_labels import read_dicom_labels
+
+            return read_dicom_labels(path, onto=onto, names=names)
+    return None
 
 
 def write_volume(volume: Volume, path: Path | str) -> None:

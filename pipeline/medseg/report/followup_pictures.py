@@ -25,7 +25,7 @@ from medseg.report.windows import Window, windows_for
 _MARGIN_MM = 25.0
 _NUM_SQUARES = 8
 _MOST_ROWS = 8
-_DULL = ("stable", "baseline", "merged")
+_DULL = ("stable", "merged")
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,8 +46,8 @@ def evaluate_case(
         GeometryError: E-GRID-MISMATCH.
     """
     found = _findings(predictions, case.id)
-    volume = read_volumes(case.images, channels=len(dataset.channels))
-    reference = read_reference(case, dataset)
+    volume = read_volumes(case.images, dataset.reading, channels=len(dataset.channels))
+    reference = read_reference(case, dataset, onto=volume.geometry)
     masks = None if reference is None else _compare(case, dataset, predictions, volume, reference, settings)
     report = CaseReport(
         case=case.id,
@@ -86,7 +86,7 @@ def _compare(
             code="E-NO-PREDICTION",
             remedy=f"Run `medseg infer` for it, or name its mask {case.id}.nii.gz.",
         )
-    prediction = read_labels(path)
+    prediction = read_labels(path, onto=volume.geometry, names=dataset.labels)
     for mask in (reference, prediction):
         require_same_grid(volume, mask)
     compared = compare_labels(

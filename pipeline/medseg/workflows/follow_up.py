@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from medseg.core.findings import CaseFailure
 from medseg.core.followup import FollowUp, TimePoint
 from medseg.core.measurements import CaseMeasurements
 from medseg.core.progress import Progress, silent
+from medseg.core.terminology import tracking_uid
 from medseg.core.volume import LabelMap
 from medseg.io.files import require_writable, write_text
 from medseg.io.volumes import write_labels
@@ -116,14 +116,6 @@ def _follow(
     write_text(out / "followup.html", page)
     write_text(out / "followup.json", report.to_json())
     return report
-
-
-def tracking_uid(study_uid: str, lesion: str) -> str:
-    """A DICOM UID that is the same whenever this lesion of this study is followed up (PS3.5 B.2, from its hash)."""
-    digest = hashlib.sha256(f"{study_uid}/{lesion}".encode()).digest()
-    # the version and variant bits make it a UUID (RFC 9562, version 8)
-    number = int.from_bytes(digest[:16]) & ~(0xF << 76) & ~(0x3 << 62) | (0x8 << 76) | (0x2 << 62)
-    return f"2.25.{number}"
 
 
 def _check_labels(opened: Sequence[OpenedStudy], wanted: tuple[str, ...] | None) -> None:

@@ -127,14 +127,15 @@ def forecast_infer(
     windows, largest, source = 0, 0, 0
     with contained(settings):
         for case in progress(cases, "reading cases", len(cases)):
-            geometry = read_volumes(case.images, settings, channels=len(plan.channels)).geometry
+            geometry = read_volumes(case.images, settings.over(case.reading), channels=len(plan.channels)).geometry
             shape = network_shape(geometry.canonical(), plan.spacing_mm)
             windows += count_windows(shape, plan.patch_size, settings.overlap) if plan.labels else 1
             largest, source = max(largest, int(np.prod(shape))), max(source, int(np.prod(geometry.shape)))
+    window = torch.randn(1, len(plan.channels), *plan.patch_size, generator=torch.Generator().manual_seed(0))
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        predictor.forward(torch.zeros(1, len(plan.channels), *plan.patch_size))
+        predictor.forward(window, num_windows=windows)
         seconds.append(time.perf_counter() - start)
     mib = (largest * 4 * (len(plan.channels) + plan.num_outputs + 1) + source * (4 * len(plan.channels) * 3 + 2)) / _MIB
     return Forecast(
