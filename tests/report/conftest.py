@@ -21,10 +21,13 @@ from medseg.core.findings import (
     LabelMetrics,
     LabelSummary,
     Provenance,
+    ReliabilityBin,
+    RocCurve,
 )
 from medseg.core.followup import FollowUp
 from medseg.core.geometry import Geometry
 from medseg.core.measurements import Caliper, CaseMeasurements, Intensity, Measurement, NormalRange
+from medseg.core.staging import Bin, CaseStaging, RuleInput, StageResult
 from medseg.core.volume import LabelMap, Volume
 from medseg.ops.alignment import Alignment
 from medseg.report.followup_pictures import FollowUpPictures, Shown, followup_pictures
@@ -177,6 +180,15 @@ def make_cohort(make_case: Callable[..., CaseReport]) -> Callable[..., CohortRep
             f1={"benign": 0.8571, "malignant": 0.8001},
             confusion=((3, 0), (1, 2)),
             collapsed=False,
+            roc=(
+                RocCurve(
+                    name="malignant",
+                    false_positive_rate=(0.0, 0.0, 0.0, 1 / 3, 1 / 3, 2 / 3, 1.0),
+                    true_positive_rate=(0.0, 1 / 3, 2 / 3, 2 / 3, 1.0, 1.0, 1.0),
+                    thresholds=(None, 0.9, 0.8, 0.4, 0.3, 0.2, 0.1),
+                ),
+            ),
+            reliability=(ReliabilityBin(confidence=0.82, accuracy=5 / 6, num_cases=6),),
         )
         values: dict[str, object] = {
             "name": "phantom",
@@ -189,6 +201,44 @@ def make_cohort(make_case: Callable[..., CaseReport]) -> Callable[..., CohortRep
             "provenance": provenance(),
         }
         return CohortReport.model_validate(values | changes)
+
+    return make
+
+
+@pytest.fixture
+def make_staging() -> Callable[..., CaseStaging]:
+    """A borderline category and one that misses an answer."""
+
+    def make() -> CaseStaging:
+        about = {
+            "table": "own",
+            "title": "Own table",
+            "edition": "2nd",
+            "source": "A book",
+            "scope": "Some.",
+            "licence": "Free.",
+            "component": "size component only",
+            "lesions": ("lesion-1",),
+        }
+        bins = (
+            Bin(category="T1", above=None, up_to=10, closed="right"),
+            Bin(category="T2", above=10, up_to=None, closed="right"),
+        )
+        size = RuleInput(name="long_axis_mm", value=12.7, uncertainty=2.9, origin="measured")
+        told = RuleInput(name="timing", value="new", origin="given")
+        judged = StageResult(
+            **about,
+            category="T2",
+            borderline=("T1", "T2"),
+            rule="own.size",
+            measure="long_axis_mm",
+            cut_offs=bins,
+            inputs=(size, told),
+            remark="longest distance in space 9 mm would be T1",
+            statement="lesion-1: T2",
+        )
+        open_ = StageResult(**about, category=None, statement="lesion-1: no category: needs to know timing")
+        return CaseStaging(case="case_001", results=(judged, open_), provenance=provenance())
 
     return make
 

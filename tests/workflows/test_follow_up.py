@@ -254,6 +254,14 @@ def test_what_cannot_be_followed_is_refused(studies, numbers, options, code):
     assert caught.value.code == code
 
 
+def test_two_masks_of_one_image_are_refused(studies, tmp_path):
+    for name in ("scan_0.nii.gz", "scan_0.nrrd", "scan_1.nii.gz"):
+        write_labels(read_labels(studies / "masks" / "scan_0.nii.gz"), tmp_path / name)
+    with pytest.raises(UsageError) as caught:
+        collect_patients(images(studies, 0, 1), request_for(studies, predictions=tmp_path))
+    assert caught.value.code == "E-NAME-CLASH"
+
+
 def test_images_beside_a_manifest_are_refused(studies):
     with pytest.raises(UsageError) as caught:
         collect_patients(images(studies), StudyRequest(manifest=Path("m.json")))

@@ -15,6 +15,7 @@ import medseg
 from medseg.apps import (
     bundle_commands,
     data_commands,
+    evaluate_command,
     followup_commands,
     measure_commands,
     model_commands,
@@ -65,13 +66,14 @@ for _command in (
     data_commands.preprocess,
     model_commands.train,
     model_commands.infer,
-    model_commands.evaluate,
-    followup_commands.follow_up,
+    evaluate_command.evaluate,
     bundle_commands.ensemble,
     report_commands.compare,
     report_commands.report,
     model_commands.demo,
     measure_commands.measure,
+    measure_commands.stage,
+    followup_commands.follow_up,
 ):
     app.command()(_command)
 

@@ -17,8 +17,8 @@ from medseg.core.followup import TrackedLesion
 from medseg.core.geometry import Geometry
 from medseg.core.volume import LabelMap, Volume
 from medseg.ops.alignment import Alignment, Points
-from medseg.report.outlines import UNITS_PER_VOXEL, outline_path
-from medseg.report.pictures import Outline, Picture
+from medseg.report.outlines import UNITS_PER_VOXEL, Outline, outline_path
+from medseg.report.pictures import Picture
 from medseg.report.planes import PLANES, Plane, source_slice
 from medseg.report.windows import Window, windows_for
 

@@ -13,7 +13,7 @@ from medseg.core.errors import InputError, UsageError
 from medseg.data.manifest import read_manifest
 from medseg.io.dicom_identity import UNKNOWN, Identity, read_identity
 from medseg.io.files import require_path
-from medseg.workflows.evaluate_case import mask_path
+from medseg.workflows.evaluate_inputs import masks_in
 from medseg.workflows.inputs import case_id
 from medseg.workflows.workspace import Workspace
 
@@ -187,11 +187,15 @@ def _mask_of(case: Case, predictions: Path | None) -> Path:
 
 def _predicted(predictions: Path, image: Path) -> Path:
     name = case_id(image)
-    found = mask_path(predictions, name)
-    if found is None:
+    found = masks_in(predictions).get(name, ()) if predictions.is_dir() else ()
+    if len(found) > 1:
+        message = f"{found[0].name} and {found[1].name} are both masks of {name}"
+        remedy = "Move one away, or name the masks with --mask, one per image."
+        raise UsageError(message, code="E-NAME-CLASH", case=name, file=predictions, remedy=remedy)
+    if not found:
         remedy = f"Run `medseg infer --volume {image}` first, or name the masks with --mask, one per image."
         raise InputError(f"no mask {name}.* in {predictions}", code="E-NO-PREDICTION", case=name, remedy=remedy)
-    return found
+    return found[0]
 
 
 def _names(images: Sequence[Path]) -> list[str]:

@@ -121,8 +121,7 @@ def _predict_one(case: InferCase, predictor: Predictor, out: Path, provenance: P
 
 
 def grid_summary(volume: Volume | LabelMap) -> GridSummary:
-    geometry = volume.geometry
-    return GridSummary(shape=geometry.shape, spacing_mm=geometry.spacing_mm, axis_codes=geometry.axis_codes)
+    return GridSummary.of(volume.geometry)
 
 
 def _volumes(answer: Prediction, plan: Plan) -> dict[str, float]:
