@@ -12,9 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from medseg.core.case import Case, Dataset
+from medseg.core.doctor import CaseTreatment, DoctorReport, Finding
+from medseg.core.findings import Provenance
+from medseg.core.reading import Reading
+from medseg.core.volume import LabelMap
+from medseg.data.treatment import diagnose, intended
+from medseg.io.volumes import write_labels, write_volume
+from medseg.report.before_after import compare
 from medseg.report.calipers import draw_lesions
 from medseg.report.case import render_case
 from medseg.report.cohort import render_cohort
+from medseg.report.doctor import render_doctor
 from medseg.report.measurements import render_measurements
 from medseg.report.pictures import case_pictures
 
@@ -34,6 +43,31 @@ def chromium(profile: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
+def doctor_page(image, mask, labels, folder: Path) -> str:
+    """A mask with a slice less, mended, beside a case that was left out."""
+    part = mask.geometry.cropped((0, 0, 0), (*mask.array.shape[:2], mask.array.shape[2] - 1))
+    write_volume(image, folder / "image.nii.gz")
+    write_labels(LabelMap(mask.array[:, :, :-1], part), folder / "mask.nii.gz")
+    case = Case(id="case", images=(folder / "image.nii.gz",), label=folder / "mask.nii.gz")
+    dataset = Dataset(name="ward", labels=labels, cases=(case,))
+    patient = diagnose(case, dataset, Reading())
+    reason = Finding(
+        case="other", severity="error", code="E-GZ-CRC", file="o.nii.gz", message="damaged", remedy="Copy."
+    )
+    report = DoctorReport(
+        dataset="ward",
+        reading=Reading(),
+        findings=(reason,),
+        cases=(
+            intended(case, patient, folder),
+            CaseTreatment(case="other", outcome="left out", reasons=(reason,)),
+        ),
+        remaining=(reason.model_copy(update={"severity": "warning"}),),
+        provenance=Provenance(medseg_version="9.8.7", created="2026-01-02T03:04:05Z"),
+    )
+    return render_doctor(report, [compare("case", patient, dataset)])
+
+
 @pytest.fixture
 def pages(make_case, make_cohort, make_measurements, scan, tmp_path) -> dict[str, Path]:
     image, prediction, reference, labels = scan
@@ -43,6 +77,7 @@ def pages(make_case, make_cohort, make_measurements, scan, tmp_path) -> dict[str
     contents = {
         "measurements": render_measurements(measured, drawn),
         "case": render_case(make_case(), pictures, cohort_page="cohort.html"),
+        "doctor": doctor_page(image, reference, labels, tmp_path),
         "cohort": render_cohort(make_cohort(), case_pages={"case_001": "case.html"}),
     }
     for name, content in contents.items():
@@ -62,7 +97,7 @@ def test_sorting_runs_under_the_policy(pages, tmp_path) -> None:
 
 
 @pytest.mark.skipif(not AXE, reason="needs MEDSEG_AXE_JS, the path of axe.min.js")
-@pytest.mark.parametrize("name", ["case", "cohort", "measurements"])
+@pytest.mark.parametrize("name", ["case", "cohort", "doctor", "measurements"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_violation(pages, tmp_path, name, scheme) -> None:
     page = re.sub(r"<meta http-equiv[^>]*>", "", pages[name].read_text(encoding="utf-8"))
