@@ -59,6 +59,20 @@ def test_a_case_prints_on_two_sheets(pages, tmp_path) -> None:
 def test_sorting_runs_under_the_policy(pages, tmp_path) -> None:
     dom = chromium(tmp_path / "profile", "--dump-dom", pages["cohort"].as_uri())
     assert re.search(r"<th[^>]*><button type=\"button\">Mean Dice</button>", dom)
+    assert re.search(r"<p class=\"controls\" data-filter=\"cases\">", dom), "the filter shows itself where scripts run"
+
+
+def test_the_filter_hides_rows_without_the_words(pages, tmp_path) -> None:
+    page = pages["cohort"].read_text(encoding="utf-8")
+    typed = (
+        "<script>const i = document.querySelector('[data-filter] input'); i.value = 'case_003';"
+        "i.dispatchEvent(new Event('input'))</script></body>"
+    )
+    page = re.sub(r"<meta http-equiv[^>]*>", "", page).replace("</body>", typed)
+    (tmp_path / "filtered.html").write_text(page, encoding="utf-8")
+    dom = chromium(tmp_path / "profile", "--dump-dom", (tmp_path / "filtered.html").as_uri())
+    assert "1 of 6" in dom
+    assert dom.count("<tr hidden") == 5
 
 
 @pytest.mark.skipif(not AXE, reason="needs MEDSEG_AXE_JS, the path of axe.min.js")
