@@ -142,16 +142,17 @@ def read_labels(
         GeometryError: As `read_volume` and `read_dicom_labels`.
     """
     path = Path(path)
-    found = _structures(path, onto, names)
+    found = named_structures(path, onto, names)
     if found is not None:
         return found
     decoded = decode(path, ReadOptions(reading))
     shape = (decoded.array.shape[0], decoded.array.shape[1], decoded.array.shape[2])
     geometry = settle_geometry(decoded.affine, shape, path)
-    return LabelMap(values.labels(decoded.array, path), geometry, path, decoded.warnings)
+    flags = (*decoded.warnings, *values.label_flags(decoded.array))
+    return LabelMap(values.labels(decoded.array, path), geometry, path, flags)
 
 
-def _structures(path: Path, onto: Geometry | None, names: dict[str, int] | None) -> LabelMap | None:
+def named_structures(path: Path, onto: Geometry | None, names: dict[str, int] | None) -> LabelMap | None:
     """The mask of a file of named structures; None for a file of voxels."""
     require_path(path)
     if path.is_file():
