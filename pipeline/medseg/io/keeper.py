@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import medseg.io.volumes  # noqa: F401 - loaded once here, not in every child
 from medseg.core.errors import InputError, MedsegError, ResourceError
 from medseg.core.reading import Reading
+from medseg.io.decoded import ReadOptions
 from medseg.io.handover import LENGTH, Answer, Refusal, hand_over
 
 _SPARE_BYTES = 64 << 20
@@ -54,7 +55,7 @@ def keep(control: socket.socket) -> None:
         if pid == 0:
             for other in (control, woken, waker, *answers.values()):
                 other.close()
-            _read(json.loads(request, object_hook=_as_value), answer)
+            _read(json.loads(request), answer)
         answers[pid] = answer
     for pid in answers:
         os.kill(pid, signal.SIGKILL)
@@ -81,12 +82,6 @@ def _report_ended(answers: dict[int, socket.socket]) -> None:
                 continue  # whoever asked has gone
 
 
-def _as_value(value: dict[str, Any]) -> Any:
-    if value.keys() == {"path"}:
-        return Path(value["path"])
-    return Reading(**value["reading"]) if value.keys() == {"reading"} else value
-
-
 def _read(request: dict[str, Any], answer: socket.socket) -> NoReturn:
     """In the child: read within the limits, answer, end."""
     signal.set_wakeup_fd(-1)
@@ -102,8 +97,9 @@ def _answered(request: dict[str, Any]) -> tuple[Answer, int | None]:
     try:
         os.chdir(request["folder"])
         _limit(request["memory_bytes"], request["timeout_s"])
-        function = getattr(importlib.import_module(request["module"]), request["function"])
-        handed, descriptor = hand_over(function(*request["positional"], **request["named"]))
+        decoder = getattr(importlib.import_module(request["module"]), request["decoder"])
+        options = ReadOptions(Reading(**request["reading"]), request["channels"])
+        handed, descriptor = hand_over(decoder(Path(request["path"]), options))
     except MedsegError as error:
         refused = error
     except MemoryError:

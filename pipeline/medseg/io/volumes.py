@@ -69,7 +69,6 @@ _OTHERS = {
 }
 
 
-@containable
 def read_volume(path: Path | str, reading: Reading = AS_IT_IS, *, channels: int = 1) -> Volume:
     """Read one image: NIfTI, NRRD, MetaImage, MGH, a DICOM file, folder or zip, told apart by content.
 
@@ -87,7 +86,6 @@ def read_volume(path: Path | str, reading: Reading = AS_IT_IS, *, channels: int 
     return volume
 
 
-@containable
 def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels: int | None = None) -> Volume:
     """Read a case: one file per channel stacked in the order given, or one file with all of them.
 
@@ -120,7 +118,6 @@ def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels
     )
 
 
-@containable
 def read_labels(path: Path | str, reading: Reading = AS_IT_IS) -> LabelMap:
     """Read one mask: whole numbers 0 to 65535, as uint8 where they fit and uint16 otherwise.
 
@@ -162,10 +159,10 @@ def write_labels(label_map: LabelMap, path: Path | str, *, names: dict[str, int]
 
 
 def _reader(channels: int) -> Callable[[Path], Decoded]:
-    return lambda path: decode(path, ReadOptions(channels=channels))
+    return lambda path: _decode(path, ReadOptions(channels=channels))
 
 
-def decode(path: Path, options: ReadOptions) -> Decoded:
+def _decode(path: Path, options: ReadOptions) -> Decoded:
     """Voxels and grid as a file has them; whether they can be is not looked at yet.
 
     Raises:
@@ -190,6 +187,9 @@ def decode(path: Path, options: ReadOptions) -> Decoded:
     if _is_misnamed(lower, known, is_packed=is_packed):
         return replace(decoded, warnings=(*decoded.warnings, "W-EXT"))
     return decoded
+
+
+decode = containable(_decode)
 
 
 def _is_misnamed(lower: str, known: _Format, *, is_packed: bool) -> bool:
