@@ -56,6 +56,7 @@ for _command in (
     model_commands.infer,
     model_commands.evaluate,
     report_commands.compare,
+    report_commands.report,
     model_commands.demo,
 ):
     app.command()(_command)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medseg.apps import options as o
-from medseg.apps import show
+from medseg.apps import show, show_reports
 from medseg.apps.terminal import TERMINAL
 
 
@@ -48,9 +48,42 @@ def compare(
     compared = run(
         (first, second),
         target,
-        names=show.parse_pair(names),
+        names=show_reports.parse_pair(names),
         common=common,
         scoring=scoring,
         progress=TERMINAL.progress,
     )
-    show.compared(TERMINAL, compared, as_json=json)
+    show_reports.compared(TERMINAL, compared, as_json=json)
+
+
+def report(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Made by `medseg evaluate` or `compare`; default: WORKSPACE/reports.")
+    ] = None,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Print every page to a PDF beside it.")] = False,
+    paper: Annotated[str, typer.Option(help="A4 or Letter.")] = "A4",
+    case: Annotated[list[str] | None, typer.Option("--case", help="Print only this case; may be repeated.")] = None,
+    browser: Annotated[Path | None, typer.Option(help="Chromium, Chrome or Edge; found by itself.")] = None,
+    workspace: o.Workspace = o.DEFAULT_WORKSPACE,
+    dry_run: o.DryRun = False,
+    json: o.Json = False,
+) -> None:
+    """Make the pages again from their JSON, without measuring anything; with --pdf, print them.
+
+    Example: `medseg report reports --pdf --paper Letter`
+    """
+    from medseg.workflows.report import forecast_report, remake_pages
+
+    place = folder or workspace / "reports"
+    if dry_run:
+        show.forecast(TERMINAL, forecast_report(place, case or (), pdf=pdf), as_json=json)
+        return
+    remade = remake_pages(
+        place,
+        cases=case or (),
+        pdf=show_reports.parse_paper(paper) if pdf else None,
+        browser=browser,
+        progress=TERMINAL.progress,
+    )
+    show_reports.remade(TERMINAL, remade, as_json=json)
+    show.fail_for(TERMINAL, remade.failures, len(remade.made) + len(remade.printed))

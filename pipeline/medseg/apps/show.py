@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from medseg.core.settings import Settings
     from medseg.data.check import CheckReport
     from medseg.data.store import Store
-    from medseg.workflows.compare import Compared
     from medseg.workflows.evaluate import Evaluated
     from medseg.workflows.forecast import Forecast
     from medseg.workflows.infer import Inferred
@@ -54,26 +53,13 @@ def parse_labels(text: str | None) -> dict[str, int] | None:
     return labels
 
 
-def parse_pair(text: str | None) -> tuple[str, str] | None:
-    """`baseline,new`."""
-    if text is None:
-        return None
-    match split_names(text):
-        case (first, second) if first != second:
-            return first, second
-        case _:
-            raise UsageError(
-                f"cannot read --names {text!r}", code="E-OPTION", remedy="Write two different names: baseline,new."
-            )
-
-
 def dataset(terminal: Terminal, made: Dataset, out: Path | None, *, as_json: bool) -> None:
     if as_json:
         terminal.json(made.to_json())
         return
     marked = [case.split for case in made.cases if case.split]
     splits = ", ".join(f"{marked.count(part)} {part}" for part in ("train", "val", "test") if part in marked)
-    _facts(
+    facts(
         terminal,
         [
             ("dataset", made.name),
@@ -111,7 +97,7 @@ def forecast(terminal: Terminal, made: Forecast, *, as_json: bool) -> None:
     if as_json:
         terminal.json(json.dumps(dict(made.rows), indent=2))
         return
-    _facts(terminal, made.rows)
+    facts(terminal, made.rows)
 
 
 def stored(terminal: Terminal, store: Store, *, as_json: bool) -> None:
@@ -132,7 +118,7 @@ def trained(terminal: Terminal, made: Trained, *, as_json: bool) -> None:
         return
     if made.was_done:
         terminal.result("this training had already finished; --restart trains anew, --name trains beside it")
-    _facts(
+    facts(
         terminal,
         [
             *((f"validation {name}", f"{value:.4f}") for name, value in made.validation.items()),
@@ -178,36 +164,6 @@ def evaluated(terminal: Terminal, made: Evaluated, *, as_json: bool) -> None:
     terminal.result(f"report: {made.page.resolve()}")
 
 
-def compared(terminal: Terminal, made: Compared, *, as_json: bool) -> None:
-    report = made.report
-    if as_json:
-        terminal.json(report.to_json())
-        return
-    rows = [
-        (
-            one.subject,
-            one.metric,
-            f"{one.first:.3f}",
-            f"{one.second:.3f}",
-            f"{one.difference:+.3f} ({_bound(one.low)} to {_bound(one.high)})",
-            f"{one.p_holm:.3f}",
-            one.verdict.replace("first", report.first.name).replace("second", report.second.name).replace("_", " "),
-        )
-        for one in report.contrasts
-        if one.metric in {"dice", "accuracy", "auroc"}
-    ]
-    columns = ("of", "metric", report.first.name, report.second.name, "difference (95 % interval)", "p", "verdict")
-    terminal.table(columns, rows, title=f"{report.name}: {len(report.cases)} cases under both")
-    for line in report.headline:
-        terminal.result(line)
-    for line in report.notes:
-        terminal.warning(line)
-    for side in (report.first, report.second):
-        if side.only_here:
-            terminal.warning(f"left out, only in {side.name}: {', '.join(side.only_here)}")
-    terminal.result(f"comparison: {made.page.resolve()}")
-
-
 def fail_for(terminal: Terminal, failures: Sequence[CaseFailure], num_done: int) -> None:
     """Name each failed case and end with exit code 7.
 
@@ -237,7 +193,7 @@ def unexpected(terminal: Terminal, error: Exception, *, debug: bool) -> int:
     return 1
 
 
-def _facts(terminal: Terminal, rows: Any) -> None:
+def facts(terminal: Terminal, rows: Any) -> None:
     width = max((len(what) for what, _ in rows), default=0)
     for what, value in rows:
         terminal.result(f"{what:<{width}}  {value}")
@@ -252,10 +208,10 @@ def _answers(answers: tuple[ClassAnswer, ...]) -> str:
 
 
 def _interval(value: Estimate) -> str:
-    return f"{value.mean:.3f} ({_bound(value.low)} to {_bound(value.high)})"
+    return f"{value.mean:.3f} ({bound(value.low)} to {bound(value.high)})"
 
 
-def _bound(value: float | None) -> str:
+def bound(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
