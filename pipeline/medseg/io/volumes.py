@@ -15,7 +15,7 @@ from medseg.core.volume import SUV, LabelMap, Volume, require_same_grid
 from medseg.io import values
 from medseg.io.contained import containable
 from medseg.io.decoded import Decoded, ReadOptions, settle_geometry
-from medseg.io.files import require_file, require_path
+from medseg.io.files import require_file, require_path, unchanged
 from medseg.io.metaimage import is_metaimage, read_metaimage
 from medseg.io.mgh import read_mgh
 from medseg.io.nifti import is_nifti, looks_like_header, read_nifti
@@ -170,10 +170,19 @@ def _decode(path: Path, options: ReadOptions) -> Decoded:
         GeometryError: Its header contradicts itself or says too little.
     """
     require_path(path)
-    lower = path.name.lower()
-    if path.is_dir() and not lower.endswith(SUFFIXES):
-        return _read_dicom(path, options)
+    if path.is_dir() and not path.name.lower().endswith(SUFFIXES):
+        with unchanged(path):
+            return _read_dicom(path, options)
     require_file(path)
+    with unchanged(path):
+        return _decode_file(path, options)
+
+
+decode = containable(_decode)
+
+
+def _decode_file(path: Path, options: ReadOptions) -> Decoded:
+    lower = path.name.lower()
     with open_stream(path) as stream:
         head = stream.peek(_HEAD_BYTES)
         is_packed = stream.codec == "gzip"
@@ -187,9 +196,6 @@ def _decode(path: Path, options: ReadOptions) -> Decoded:
     if _is_misnamed(lower, known, is_packed=is_packed):
         return replace(decoded, warnings=(*decoded.warnings, "W-EXT"))
     return decoded
-
-
-decode = containable(_decode)
 
 
 def _is_misnamed(lower: str, known: _Format, *, is_packed: bool) -> bool:
