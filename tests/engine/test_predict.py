@@ -81,17 +81,17 @@ def test_a_wrong_number_of_channels_is_refused(bundle, volume):
 
 
 def test_an_answer_that_is_not_finite_is_refused(bundle, volume):
-    spoiled = {name: torch.full_like(value, torch.nan) for name, value in bundle.weights.items()}
-    broken = Bundle(bundle.folder, bundle.manifest, bundle.plan, spoiled)
+    spoiled = {name: torch.full_like(value, torch.nan) for name, value in bundle.weights[0].items()}
+    broken = Bundle(bundle.folder, bundle.manifest, bundle.plan, (spoiled,))
     with pytest.raises(ModelError) as caught:
         Predictor(broken, InferSettings()).predict(volume)
     assert caught.value.code == "E-NUMERIC"
 
 
 def test_weights_of_another_network_are_refused(bundle):
-    fewer = dict(list(bundle.weights.items())[1:])
+    fewer = dict(list(bundle.weights[0].items())[1:])
     with pytest.raises(ModelError) as caught:
-        Predictor(Bundle(bundle.folder, bundle.manifest, bundle.plan, fewer), InferSettings())
+        Predictor(Bundle(bundle.folder, bundle.manifest, bundle.plan, (fewer,)), InferSettings())
     assert caught.value.code == "E-WEIGHTS"
 
 

@@ -62,6 +62,9 @@ HOSTILE = """
         with (Path(path).parent / "out").open("wb") as file:
             for _ in range(3): file.write(bytes(1 << 26))
     def pid(path, options): return Decoded(np.full((1, 1, 1), os.getpid()), np.eye(4))
+    def settled(path, options):
+        numbers = [options.channels, *options.onto.shape, options.names["a"], len(options.names)]
+        return Decoded(np.array(numbers).reshape(1, 1, -1), options.onto.affine, (options.reading.series,))
     def modules(path, options):
         heavy = {"torch", "monai", "SimpleITK", "itk"} & set(sys.modules)
         return Decoded(np.full((1, 1, 1), len(heavy)), np.eye(4))
@@ -272,6 +275,15 @@ def test_what_a_person_settled_reaches_the_reader(keeper, recipes):
         read_volume(path)
     for reading in (Reading(assume_orientation=True), PreprocessSettings(assume_orientation=True)):
         assert read_volume(path, reading).warnings == ("W-ORIENTATION-ASSUMED",)
+
+
+def test_every_option_reaches_the_decoder(keeper, hostile):
+    options = ReadOptions(Reading(series="3"), 2, GRID, {"a": 7, "b": 9})
+    assert None not in [getattr(options, field.name) for field in dataclasses.fields(options)]
+    decoded = containable(hostile.settled)(Path("x"), options)
+    assert decoded.array.ravel().tolist() == [2, 6, 5, 4, 7, 2]
+    assert decoded.warnings == ("3",)
+    np.testing.assert_array_equal(decoded.affine, GRID.affine)
 
 
 def test_memory_and_files_are_given_back(keeper, tmp_path):

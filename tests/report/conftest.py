@@ -21,8 +21,11 @@ from medseg.core.findings import (
     LabelMetrics,
     LabelSummary,
     Provenance,
+    ReliabilityBin,
+    RocCurve,
 )
 from medseg.core.geometry import Geometry
+from medseg.core.measurements import Caliper, CaseMeasurements, Intensity, Measurement, NormalRange
 from medseg.core.volume import LabelMap, Volume
 
 LABELS = {"organ": 1, "lesion": 2}
@@ -173,6 +176,15 @@ def make_cohort(make_case: Callable[..., CaseReport]) -> Callable[..., CohortRep
             f1={"benign": 0.8571, "malignant": 0.8001},
             confusion=((3, 0), (1, 2)),
             collapsed=False,
+            roc=(
+                RocCurve(
+                    name="malignant",
+                    false_positive_rate=(0.0, 0.0, 0.0, 1 / 3, 1 / 3, 2 / 3, 1.0),
+                    true_positive_rate=(0.0, 1 / 3, 2 / 3, 2 / 3, 1.0, 1.0, 1.0),
+                    thresholds=(None, 0.9, 0.8, 0.4, 0.3, 0.2, 0.1),
+                ),
+            ),
+            reliability=(ReliabilityBin(confidence=0.82, accuracy=5 / 6, num_cases=6),),
         )
         values: dict[str, object] = {
             "name": "phantom",
@@ -185,6 +197,74 @@ def make_cohort(make_case: Callable[..., CaseReport]) -> Callable[..., CohortRep
             "provenance": provenance(),
         }
         return CohortReport.model_validate(values | changes)
+
+    return make
+
+
+@pytest.fixture
+def make_measurements(scan) -> Callable[..., CaseMeasurements]:
+    """An organ and a lesion of the reference of `scan`; the long axis runs across the lesion's middle slice."""
+    geometry = scan[0].geometry
+
+    def caliper(start: tuple[float, float, float], stop: tuple[float, float, float]) -> Caliper:
+        ends = geometry.to_world([start, stop])
+        length_mm = float(np.linalg.norm(ends[1] - ends[0]))
+        return Caliper(length_mm=length_mm, uncertainty_mm=2.1, ends_mm=tuple(map(tuple, ends.tolist())))
+
+    def make(**changes: object) -> CaseMeasurements:
+        lesion = Measurement(
+            id="lesion-1",
+            label="lesion",
+            kind="lesion",
+            volume_ml=1.296,
+            volume_uncertainty_ml=0.81,
+            centre_mm=(1, 2, 3),
+            long_axis=caliper((11.5, 13.5, 8), (17.5, 19.5, 8)),
+            short_axis=caliper((11.5, 19.5, 8), (17.5, 13.5, 8)),
+            feret=caliper((11.5, 13.5, 6.5), (17.5, 19.5, 10.5)),
+            slice_number=9,
+            instance_number=140,
+            intensity=Intensity(
+                unit="SUV",
+                mean=40.1,
+                minimum=-3,
+                maximum=77,
+                standard_deviation=15.2,
+                suv_peak=44.4,
+                total_lesion_glycolysis=52,
+            ),
+            organ="organ",
+            side="right",
+            side_basis="image",
+            touching=("organ",),
+        )
+        known = NormalRange(
+            low_ml=10, high_ml=20, comparison="above", population="adults", source="A book, 3rd edition"
+        )
+        organ = Measurement(
+            id="organ",
+            label="organ",
+            kind="organ",
+            volume_ml=27.9,
+            volume_uncertainty_ml=6.3,
+            centre_mm=(1, 2, 3),
+            is_cut_off=True,
+            long_axis=None,
+            short_axis=None,
+            feret=caliper((7.5, 9.5, 3.5), (25.5, 27.5, 13.5)),
+            touching=("lesion",),
+            normal_range=known,
+        )
+        values: dict[str, object] = {
+            "case": "case_001",
+            "grid": GridSummary(shape=(40, 36, 18), spacing_mm=(1.5, 1.5, 4.0), axis_codes="LPS"),
+            "measurements": (organ, lesion),
+            "absent": ("vessel",),
+            "lesions": ("lesion",),
+            "flags": ("W-UNIT-GUESSED: looks like HU",),
+            "provenance": provenance(),
+        }
+        return CaseMeasurements.model_validate(values | changes)
 
     return make
 

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from medseg.report.calipers import draw_lesions
 from medseg.report.case import render_case
 from medseg.report.cohort import render_cohort
+from medseg.report.measurements import render_measurements
 from medseg.report.pictures import case_pictures
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -33,10 +35,13 @@ def chromium(profile: Path, *arguments: str) -> str:
 
 
 @pytest.fixture
-def pages(make_case, make_cohort, scan, tmp_path) -> dict[str, Path]:
+def pages(make_case, make_cohort, make_measurements, scan, tmp_path) -> dict[str, Path]:
     image, prediction, reference, labels = scan
     pictures = case_pictures(image, prediction=prediction, reference=reference, labels=labels)
+    measured = make_measurements()
+    drawn = draw_lesions(measured.measurements, reference, labels=labels, image=image, unit="HU")
     contents = {
+        "measurements": render_measurements(measured, drawn),
         "case": render_case(make_case(), pictures, cohort_page="cohort.html"),
         "cohort": render_cohort(make_cohort(), case_pages={"case_001": "case.html"}),
     }
@@ -57,7 +62,7 @@ def test_sorting_runs_under_the_policy(pages, tmp_path) -> None:
 
 
 @pytest.mark.skipif(not AXE, reason="needs MEDSEG_AXE_JS, the path of axe.min.js")
-@pytest.mark.parametrize("name", ["case", "cohort"])
+@pytest.mark.parametrize("name", ["case", "cohort", "measurements"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_violation(pages, tmp_path, name, scheme) -> None:
     page = re.sub(r"<meta http-equiv[^>]*>", "", pages[name].read_text(encoding="utf-8"))

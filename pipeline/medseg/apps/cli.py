@@ -12,7 +12,16 @@ from typing import Annotated
 import typer
 
 import medseg
-from medseg.apps import data_commands, model_commands, report_commands, show
+from medseg.apps import (
+    bundle_commands,
+    data_commands,
+    evaluate_command,
+    measure_commands,
+    model_commands,
+    report_commands,
+    series_commands,
+    show,
+)
 from medseg.apps.terminal import TERMINAL
 from medseg.core.errors import MedsegError
 
@@ -49,15 +58,19 @@ def _root(
 
 
 app.command("import")(data_commands.import_)
+app.command("import-nnunet")(bundle_commands.import_nnunet)
 for _command in (
+    series_commands.series,
     data_commands.check,
     data_commands.preprocess,
     model_commands.train,
     model_commands.infer,
-    model_commands.evaluate,
+    evaluate_command.evaluate,
+    bundle_commands.ensemble,
     report_commands.compare,
     report_commands.report,
     model_commands.demo,
+    measure_commands.measure,
 ):
     app.command()(_command)
 

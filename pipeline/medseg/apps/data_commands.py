@@ -24,10 +24,16 @@ def import_(
     absent_is_unlabelled: Annotated[
         bool, typer.Option(help="A label without voxels in a case was not annotated there: never taught as background.")
     ] = False,
+    assume_orientation: o.AssumeOrientation = None,
+    prefer: o.Prefer = None,
+    series: o.Series = None,
+    phase: o.Phase = None,
+    fix_geometry: o.FixGeometry = None,
+    suv: o.Suv = None,
     dry_run: o.DryRun = False,
     json: o.Json = False,
 ) -> None:
-    """Make a manifest from a dataset laid out in another way.
+    """Make a manifest from a dataset laid out in another way; it keeps how the images are to be read.
 
     Example: `medseg import Task04_Hippocampus --out hippocampus.json`
     """
@@ -43,6 +49,14 @@ def import_(
         images=images,
         masks=masks,
         absent_is_unlabelled=absent_is_unlabelled,
+        reading=show.reading(
+            assume_orientation=assume_orientation,
+            prefer=prefer,
+            series=series,
+            phase=phase,
+            fix_geometry=fix_geometry,
+            suv=suv,
+        ),
         dry_run=dry_run,
         progress=TERMINAL.progress,
     )
@@ -87,6 +101,10 @@ def preprocess(
     ] = None,
     assume_orientation: o.AssumeOrientation = None,
     prefer: o.Prefer = None,
+    series: o.Series = None,
+    phase: o.Phase = None,
+    fix_geometry: o.FixGeometry = None,
+    suv: o.Suv = None,
     config: o.Config = None,
     set_: o.Assignments = None,
     dry_run: o.DryRun = False,
@@ -112,6 +130,10 @@ def preprocess(
         window=window,
         assume_orientation=assume_orientation,
         prefer=prefer,
+        series=series,
+        phase=phase,
+        fix_geometry=fix_geometry,
+        suv=suv,
     ).preprocess
     place = Workspace(workspace)
     if dry_run:

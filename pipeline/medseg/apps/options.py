@@ -28,6 +28,15 @@ AssumeOrientation = Annotated[
 Prefer = Annotated[
     str | None, typer.Option("--prefer", help="Which NIfTI transform to believe where two contradict: sform or qform.")
 ]
+Series = Annotated[
+    str | None, typer.Option("--series", help="Which DICOM series: its number in `medseg series`, or its UID.")
+]
+Phase = Annotated[str | None, typer.Option("--phase", help="Which phase or echo of a DICOM series: number or text.")]
+FixGeometry = Annotated[
+    bool | None,
+    typer.Option("--fix-geometry", help="Resample a DICOM series with gaps, uneven steps or gantry tilt."),
+]
+Suv = Annotated[bool | None, typer.Option("--suv", help="Read DICOM PET as SUV by body weight.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Amp = Annotated[bool | None, typer.Option("--amp/--no-amp", help="Mixed precision where the device gains from it.")]
 DEFAULT_WORKSPACE = Path("medseg-work")

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from medseg.core.case import Dataset
     from medseg.core.findings import CaseFailure, CasePrediction, ClassAnswer, Estimate
     from medseg.core.plan import Plan
+    from medseg.core.reading import Reading
     from medseg.core.settings import Settings
     from medseg.data.check import CheckReport
     from medseg.data.store import Store
+    from medseg.io.bundle import BundleManifest
     from medseg.workflows.evaluate import Evaluated
     from medseg.workflows.forecast import Forecast
     from medseg.workflows.infer import Inferred
@@ -32,6 +34,13 @@ def resolve(settings: Settings, section: str, **given: Any) -> Settings:
     from medseg.core.settings import merge
 
     return merge(settings, section, given)
+
+
+def reading(**given: Any) -> Reading:
+    """What was said on the command line of how images are read."""
+    from medseg.core.reading import Reading
+
+    return Reading.parse({name: value for name, value in given.items() if value is not None})
 
 
 def split_names(text: str | None) -> tuple[str, ...]:
@@ -84,6 +93,24 @@ def checked(terminal: Terminal, report: CheckReport, *, as_json: bool) -> None:
         ]
         terminal.table(("case", "severity", "finding", "what to do"), rows)
     terminal.result(f"{report.dataset}: {report.num_cases} cases read, {report.num_ok} without a remark")
+
+
+def bundle(terminal: Terminal, made: BundleManifest, out: Path, *, as_json: bool) -> None:
+    if as_json:
+        terminal.json(made.to_json())
+        return
+    members = sum(name.endswith(".safetensors") for name in made.sha256)
+    facts(
+        terminal,
+        [
+            ("model", made.name),
+            ("channels", ", ".join(made.channels)),
+            ("labels", ", ".join(f"{name} = {value}" for name, value in made.labels.items()) or "none"),
+            ("members", str(members)),
+            *((f"validation {name}", f"{value:.4f}") for name, value in made.validation.items()),
+            ("bundle", str(out)),
+        ],
+    )
 
 
 def plan(terminal: Terminal, made: Plan, *, as_json: bool) -> None:

@@ -13,7 +13,6 @@ from medseg.core.measurements import Intensity
 if TYPE_CHECKING:
     from medseg.core.geometry import Geometry
 
-SUV = "SUV"
 _PEAK_RADIUS_MM = (3 * 1000 / (4 * np.pi)) ** (1 / 3)  # of a sphere of 1 ml
 
 
@@ -26,7 +25,7 @@ def measure_intensity(
         image: (I, J, K), the surroundings of the structure included as far as the peak's sphere may reach.
         mask: The same shape, not empty.
         geometry: Their grid.
-        unit: Of the image; `SUV` asks for the numbers of PET.
+        unit: Of the image; one of SUV asks for the numbers of PET.
         peak: Whether to look for the SUV peak; it costs time on a whole organ.
     """
     values = image[mask].astype(np.float64)
@@ -37,9 +36,14 @@ def measure_intensity(
         minimum=float(values.min()),
         maximum=float(values.max()),
         standard_deviation=float(values.std()),
-        suv_peak=peak_mean(image, mask, geometry) if unit == SUV and peak else None,
-        total_lesion_glycolysis=mean * volume_ml if unit == SUV else None,
+        suv_peak=peak_mean(image, mask, geometry) if is_suv(unit) and peak else None,
+        total_lesion_glycolysis=mean * volume_ml if is_suv(unit) else None,
     )
+
+
+def is_suv(unit: str) -> bool:
+    """`SUV` and its kinds by what the dose is divided: `SUVbw`, `SUVlbm`."""
+    return unit.upper().startswith("SUV")
 
 
 def peak_mean(image: NDArray[Any], mask: NDArray[np.bool_], geometry: Geometry) -> float:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medseg.clinical.diameters import axial_axis, axial_diameters, feret_diameter
-from medseg.clinical.intensity import SUV, measure_intensity, peak_reach
+from medseg.clinical.intensity import is_suv, measure_intensity, peak_reach
 from medseg.clinical.normal_ranges import NormalTable, compare_with_normal
 from medseg.clinical.position import Midline, contacts_mm2, find_midline
 from medseg.core.document import suggest
@@ -71,7 +71,7 @@ def measure_structures(
         labels: Name to value. A label without any voxel has no measurement.
         lesions: Which of the labels are lesions; the others are organs, measured as a whole.
         image: On the mask's grid; its first channel is measured.
-        unit: Of the image: `HU`, `SUV`, or empty.
+        unit: Of the image: `HU`, `SUVbw`, or empty.
         normal: What the volumes of organs are compared with; those that the image cuts off are not.
 
     Raises:
@@ -153,7 +153,7 @@ def _measure(structure: _Structure, case: _Case) -> Measurement:
 
 def _widened(structure: _Structure, case: _Case) -> tuple[Box, NDArray[np.bool_]]:
     """The structure with the surroundings that its neighbours and the SUV peak need."""
-    reach = peak_reach(case.geometry) if case.unit == SUV and structure.kind == "lesion" else (1, 1, 1)
+    reach = peak_reach(case.geometry) if is_suv(case.unit) and structure.kind == "lesion" else (1, 1, 1)
     inside = [
         (max(0, side.start - pad), min(size, side.stop + pad))
         for side, pad, size in zip(structure.box, reach, case.geometry.shape, strict=True)

@@ -8,6 +8,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from medseg.core.document import Document
+from medseg.core.reading import AS_IT_IS, Reading
+from medseg.core.terminology import Term
 
 Split = Literal["train", "val", "test"]
 
@@ -22,7 +24,9 @@ class Case(Document):
 
     id: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     patient: str = Field(default="", description="groups cases that must not be split; defaults to the case's id")
-    images: tuple[Path, ...] = Field(min_length=1, description="one file per channel, or one file with all channels")
+    images: tuple[Path, ...] = Field(
+        description="one file per channel, or one file with all channels; none only where masks alone are compared"
+    )
     label: Path | None = Field(default=None, description="reference segmentation on the image's grid")
     labelled: tuple[str, ...] | None = Field(
         default=None, description="labels that were annotated in this case; absent: all of the dataset's"
@@ -60,10 +64,15 @@ class Dataset(Document):
         default=("CT",), min_length=1, description="modality per channel: CT, MRI, PET, US"
     )
     labels: dict[str, int] = Field(default_factory=dict)
+    terms: dict[str, Term] = Field(
+        default_factory=dict, description="SNOMED codes and colours of labels that configs/terminology.yaml lacks"
+    )
     ignore_value: int | None = Field(default=None, description="mask value of voxels that teach and score nothing")
+    lesion_labels: tuple[str, ...] = Field(default=(), description="labels made of separate lesions, scored one by one")
     heads: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="classification head to its class names"
     )
+    reading: Reading = Field(default=AS_IT_IS, description="how the images are read where their files do not decide")
     generator: Generator | None = None
     cases: tuple[Case, ...] = ()
 
@@ -88,6 +97,14 @@ class Dataset(Document):
         for head, names in self.heads.items():
             if len(names) < 2 or len(set(names)) < len(names):
                 message = f"classification head {head!r} needs at least two different class names, got {list(names)}"
+                raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _about_labels(self) -> Dataset:
+        for field, names in (("terms", self.terms), ("lesion_labels", self.lesion_labels)):
+            if unknown := set(names) - set(self.labels):
+                message = f"{field} are given for {', '.join(sorted(unknown))}, which are no labels"
                 raise ValueError(message)
         return self
 

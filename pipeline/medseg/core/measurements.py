@@ -87,3 +87,18 @@ class CaseMeasurements(Document):
     lesions: tuple[str, ...] = Field(default=(), description="labels that were measured as lesions")
     flags: tuple[str, ...] = ()
     provenance: Provenance
+
+    @property
+    def summary(self) -> str:
+        """How many lesions there are and how long the longest is; without any, why."""
+        lesions = [(one, one.long_axis) for one in self.measurements if one.long_axis is not None]
+        if lesions:
+            lesion, axis = max(lesions, key=lambda found: found[1].length_mm)
+            count = "One lesion" if len(lesions) == 1 else f"{len(lesions)} lesions; the longest"
+            place = f" in {lesion.organ}" if lesion.organ else ""
+            return f"{count}, {lesion.id}{place}: long axis {axis.length_mm:.1f} ± {axis.uncertainty_mm:.1f} mm."
+        if not self.measurements:
+            return "The mask is empty: there is nothing to measure."
+        if self.lesions:
+            return f"No lesion: the mask holds no voxel of {', '.join(self.lesions)}."
+        return "No label was taken for a lesion: organs only."

@@ -23,6 +23,11 @@ class Reading(Document):
     )
     suv: bool = Field(default=False, description="DICOM PET: standardised uptake value by body weight")
 
+    def over(self, other: Reading) -> Reading:
+        """These choices, and the other's where these leave a question open."""
+        made = {name: getattr(self, name) for name in Reading.model_fields if getattr(self, name)}
+        return Reading(**{**{name: getattr(other, name) for name in Reading.model_fields}, **made})
+
 
 class Containment(Document):
     """How every verb keeps what a file does to its reader away from the other cases."""

@@ -61,6 +61,18 @@ def named_side(name: str) -> NamedSide | None:
     return "left" if is_left else "right"
 
 
+def words_without_side(name: str) -> tuple[str, ...]:
+    """The words of a name in lower case, without those that state a side; numbers stay on their letters (`l1`)."""
+    sides = {word for pair in _LEFT_RIGHT for word in pair}
+    long_sides = {word for word in sides if len(word) > _SHORT}
+    kept = []
+    for word in (word.lower() for word in _split(name)):
+        if word not in sides:
+            parts = _NUMBERS.sub("_", word).split("_")
+            kept += [part for part in parts if part not in long_sides] if long_sides & set(parts) else [word]
+    return tuple(kept)
+
+
 def _words(name: str) -> tuple[str, ...]:
     return tuple(word.lower() for part in _split(name) for word in _NUMBERS.sub("_", part).split("_"))
 

@@ -10,17 +10,24 @@ from numpy.typing import NDArray
 
 from medseg.core.case import Case, Dataset
 from medseg.core.errors import InputError
+from medseg.core.geometry import Geometry
 from medseg.core.reading import AS_IT_IS, Reading
 from medseg.core.volume import LabelMap, Volume
 from medseg.io.volumes import read_labels
 
 AIR_HU = -200
+_PIECE = 65536
 NAME_THEM = "Add them to 'labels' of the manifest, or correct the mask."
 
 
 def values_in(labels: LabelMap) -> dict[int, int]:
     """How many voxels hold each value, background included."""
-    counts = np.bincount(np.ravel(labels.array, order="K"))
+    voxels = np.ravel(labels.array, order="K")
+    counts = np.zeros(np.iinfo(np.uint16).max + 1, dtype=np.int64)
+    # In pieces that stay in the cache: numpy counts a copy of eight bytes a voxel, 12 times slower for a whole scan.
+    for start in range(0, voxels.size, _PIECE):
+        part = np.bincount(voxels[start : start + _PIECE])
+        counts[: part.size] += part
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
@@ -31,15 +38,21 @@ def unknown_values(counts: dict[int, int], dataset: Dataset) -> str:
     return f"values that no label has: {', '.join(strange[:8])}; known: {dataset.labels}" if strange else ""
 
 
-def read_reference(case: Case, dataset: Dataset, reading: Reading = AS_IT_IS) -> LabelMap | None:
+def read_reference(case: Case, dataset: Dataset, reading: Reading = AS_IT_IS, *, onto: Geometry) -> LabelMap | None:
     """Read a case's mask; None when it has none.
+
+    Args:
+        case: Whose.
+        dataset: Names the labels, by which the structures of a DICOM SEG or RTSTRUCT are found.
+        reading: How to read it.
+        onto: The image's grid.
 
     Raises:
         InputError: E-LABEL-UNKNOWN for a value that no label has, or as `read_labels`.
     """
     if case.label is None:
         return None
-    labels = read_labels(case.label, reading)
+    labels = read_labels(case.label, reading.over(dataset.reading), onto=onto, names=dataset.labels)
     if strange := unknown_values(values_in(labels), dataset):
         raise InputError(strange, code="E-LABEL-UNKNOWN", file=case.label, remedy=NAME_THEM)
     return labels

@@ -58,12 +58,12 @@ def inspect_case(case: Case, dataset: Dataset) -> Seen:
     seen = Seen(case)
     try:
         with case_context(case.id):
-            volume = read_volumes(case.images, channels=len(dataset.channels))
+            volume = read_volumes(case.images, dataset.reading, channels=len(dataset.channels))
             seen.content = content_hash(volume)
             seen.spacing_mm = volume.geometry.canonical().spacing_mm
             _look_at_image(seen, volume, dataset)
             if case.label is not None:
-                labels = read_labels(case.label)
+                labels = read_labels(case.label, dataset.reading, onto=volume.geometry, names=dataset.labels)
                 require_same_grid(volume, labels)
                 _look_at_flags(seen, labels, case.label)
                 _look_at_labels(seen, labels, dataset)

@@ -15,16 +15,17 @@ from medseg.core.errors import ModelError
 from medseg.core.prediction import Prediction
 from medseg.core.volume import LabelMap
 from medseg.data.patches import crop, view_start, whole_view
+from medseg.engine.backends import Backends, Segment
 from medseg.engine.devices import amp_dtype, autocast, pick_device, place
 from medseg.nn.build import build_network
 from medseg.ops.augment import Augmentation, swap_table
 from medseg.ops.prepare import label_values, probabilities_to_source, to_network, to_source
-from medseg.ops.sliding import sliding_window
+from medseg.ops.sliding import count_windows, sliding_window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from medseg.core.plan import Plan
+    from medseg.core.plan import ClassificationPlan, Plan
     from medseg.core.settings import InferSettings
     from medseg.core.volume import Volume
     from medseg.io.bundle import Bundle
@@ -47,17 +48,9 @@ class Predictor:
         self.settings = settings
         self.device = pick_device(settings.device)
         self._dtype = amp_dtype(self.device, enabled=settings.amp)
-        network = build_network(bundle.plan)
-        try:
-            network.load_state_dict(bundle.weights)
-        except RuntimeError as error:
-            raise ModelError(
-                "the weights do not fit the plan beside them",
-                code="E-WEIGHTS",
-                file=bundle.folder,
-                remedy="Use the folder as `medseg train` wrote it.",
-            ) from error
-        self._network = place(network, self.device).eval()
+        self._networks = [place(_load(bundle, weights), self.device).eval() for weights in bundle.weights]
+        key = " ".join(sorted(bundle.manifest.sha256.values()))
+        self._backends = Backends(self._networks, settings.backend, dtype=self._dtype, key=key)
 
     def predict(self, volume: Volume) -> Prediction:
         """Segment and classify one volume.
@@ -84,9 +77,10 @@ class Predictor:
         answered = time.perf_counter()
         labels, probabilities = None, None
         if logits is not None:
-            labels = LabelMap(label_values(to_source(logits, prepared), plan), volume.geometry)
+            indices = to_source(logits, prepared, paint_order=plan.paint_order)
+            labels = LabelMap(label_values(indices, plan), volume.geometry)
             if self.settings.save_probabilities:
-                probabilities = probabilities_to_source(logits, prepared)
+                probabilities = probabilities_to_source(logits, prepared, regions=bool(plan.regions))
         seconds = {
             "prepare": ready - start,
             "network": answered - ready,
@@ -94,18 +88,28 @@ class Predictor:
         }
         return Prediction(labels, classes, probabilities, {name: round(value, 3) for name, value in seconds.items()})
 
-    def forward(self, windows: Tensor) -> None:
-        """Run the network once on (B, C, *patch), to measure it."""
-        with torch.inference_mode(), autocast(self.device, self._dtype):
-            self._network(windows.to(self.device, memory_format=torch.channels_last_3d))
+    def forward(self, windows: Tensor, *, num_windows: int) -> None:
+        """Segment (B, C, *patch) once, on the backend that so many windows would be given to, to measure it."""
+        for segment in self._backends.segments(windows[:1].to(self.device), num_windows):
+            segment(windows.to(self.device))
 
     def run(self, prepared: Prepared) -> tuple[Tensor | None, dict[str, dict[str, float]]]:
         """Logits (K, I, J, K) on the network grid, on the CPU, and class probabilities by head."""
+        image, plan = prepared.image.to(self.device), self.bundle.plan
+        segments: Sequence[Segment] = ()
+        if plan.num_outputs:
+            centre = np.array(image.shape[1:]) / 2
+            example = crop(image, view_start(centre, plan.patch_size), plan.patch_size)[None]
+            num_windows = count_windows(image.shape[1:], plan.patch_size, self.settings.overlap)
+            segments = self._backends.segments(
+                example, num_windows * (2 ** len(plan.mirror_axes) if self.settings.tta else 1)
+            )
         with torch.inference_mode(), autocast(self.device, self._dtype):
             logits, classes = infer_case(
-                self._network,
-                prepared.image.to(self.device),
-                self.bundle.plan,
+                self._networks,
+                image,
+                plan,
+                segments=segments,
                 overlap=self.settings.overlap,
                 tta=self.settings.tta,
             )
@@ -113,7 +117,13 @@ class Predictor:
 
 
 def infer_case(
-    network: Network, image: Tensor, plan: Plan, *, overlap: float, tta: bool = False
+    networks: Sequence[Network],
+    image: Tensor,
+    plan: Plan,
+    *,
+    segments: Sequence[Segment],
+    overlap: float,
+    tta: bool = False,
 ) -> tuple[Tensor | None, dict[str, dict[str, float]]]:
     """Both answers for one case on the network grid; call inside inference mode and autocast.
 
@@ -121,49 +131,77 @@ def infer_case(
     probabilities: the diagnosis is not an average over windows and does not depend on where they lie.
 
     Args:
-        network: In evaluation mode.
-        image: (C, I, J, K) on the network's device.
+        networks: In evaluation mode; the members of an ensemble answer together, with the mean of their logits and of
+            their class probabilities.
+        image: (C, I, J, K) on the networks' device.
         plan: The model's.
+        segments: The segmentation half of each network, from `Backends` or `torch_segment`.
         overlap: Of neighbouring windows.
         tta: Average over mirrored copies.
     """
     logits = None
     if plan.num_outputs:
         windows_per_call = max(1, _VOXELS_PER_CALL[image.device.type] // int(np.prod(plan.patch_size)))
-        logits = sliding_window(
-            image,
-            _mirrored(network, plan) if tta else lambda windows: _first(network, windows),
-            window=plan.patch_size,
-            num_outputs=plan.num_outputs,
-            overlap=overlap,
-            window_batch=windows_per_call,
-        )
-        if not bool(torch.isfinite(logits).all()):
+        for segment in segments:
+            answer = sliding_window(
+                image,
+                _mirrored(segment, plan) if tta else segment,
+                window=plan.patch_size,
+                num_outputs=plan.num_outputs,
+                overlap=overlap,
+                window_batch=windows_per_call,
+            )
+            logits = answer if logits is None else logits.add_(answer)
+        logits = logits if logits is None else logits.div_(len(networks))
+        if logits is not None and not bool(torch.isfinite(logits).all()):
             raise ModelError(
                 "the network's answer is not finite",
                 code="E-NUMERIC",
                 remedy="Run again with --no-amp; if it stays, the input or the model is broken.",
             )
-    classes = {} if plan.classification is None else _classify(network, image, logits, plan)
-    return logits, classes
-
-
-def _classify(network: Network, image: Tensor, logits: Tensor | None, plan: Plan) -> dict[str, dict[str, float]]:
     if plan.classification is None:
-        return {}
-    if logits is None or plan.classification.view == "whole":
+        return logits, {}
+    return logits, _mean_classes([_classify(network, image, logits, plan.classification, plan) for network in networks])
+
+
+def _classify(
+    network: Network, image: Tensor, logits: Tensor | None, classification: ClassificationPlan, plan: Plan
+) -> dict[str, dict[str, float]]:
+    if logits is None or classification.view == "whole":
         view, probabilities = whole_view(image, plan.patch_size), None
     else:
         scores = torch.softmax(logits, dim=0)
-        pooled = [plan.label_names.index(name) + 1 for name in plan.classification.pool_labels]
+        pooled = [plan.label_names.index(name) + 1 for name in classification.pool_labels]
         start = view_start(_centre(scores[pooled].sum(0)), plan.patch_size)
         view = crop(image, start, plan.patch_size)
         probabilities = crop(scores, start, plan.patch_size)[None]
     answers = network.classify(view[None], probabilities)
     return {
         head: dict(zip(names, torch.softmax(answers[head][0].float(), dim=0).tolist(), strict=True))
-        for head, names in plan.classification.heads.items()
+        for head, names in classification.heads.items()
     }
+
+
+def _mean_classes(answers: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Probabilities of each head and class, averaged over the members of an ensemble."""
+    return {
+        head: {name: sum(answer[head][name] for answer in answers) / len(answers) for name in probabilities}
+        for head, probabilities in answers[0].items()
+    }
+
+
+def _load(bundle: Bundle, weights: dict[str, Tensor]) -> Network:
+    network = build_network(bundle.plan)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(
+            "the weights do not fit the plan beside them",
+            code="E-WEIGHTS",
+            file=bundle.folder,
+            remedy="Use the folder as it was written.",
+        ) from error
+    return network
 
 
 def _centre(weight: Tensor) -> np.ndarray:
@@ -174,11 +212,7 @@ def _centre(weight: Tensor) -> np.ndarray:
     return np.array([float((line * torch.arange(len(line), device=line.device)).sum() / total) for line in lines])
 
 
-def _first(network: Network, windows: Tensor) -> Tensor:
-    return network(windows.contiguous(memory_format=torch.channels_last_3d)).logits[0]  # type: ignore[no-any-return]
-
-
-def _mirrored(network: Network, plan: Plan) -> Callable[[Tensor], Tensor]:
+def _mirrored(segment: Segment, plan: Plan) -> Callable[[Tensor], Tensor]:
     """The mean over every mirrored copy; a left-right flip exchanges the labels of each pair."""
     table = swap_table(Augmentation.from_plan(plan).swaps)[: plan.num_outputs].long()
 
@@ -186,7 +220,7 @@ def _mirrored(network: Network, plan: Plan) -> Callable[[Tensor], Tensor]:
         total, count = torch.zeros((), device=windows.device), 0
         for axes in _subsets(plan.mirror_axes):
             dims = [axis + 2 for axis in axes]
-            answer = _first(network, windows.flip(dims)).float().flip(dims)
+            answer = segment(windows.flip(dims)).float().flip(dims)
             total = total + (answer[:, table.to(answer.device)] if 0 in axes else answer)
             count += 1
         return total / count

@@ -57,6 +57,7 @@ class _Keeper:
         self._control: socket.socket | None = None
 
     def read(self, decoder: Decoder, path: Path, options: ReadOptions) -> Decoded:
+        grid = options.onto
         request = {
             "module": decoder.__module__,
             "decoder": decoder.__qualname__,
@@ -64,6 +65,8 @@ class _Keeper:
             "path": str(path),
             "reading": options.reading.model_dump(include=set(Reading.model_fields)),
             "channels": options.channels,
+            "onto": None if grid is None else {"shape": grid.shape, "affine": grid.affine.tolist()},
+            "names": options.names,
         }
         words = json.dumps(request | self._limits).encode()
         try:

@@ -66,16 +66,21 @@ def find_dicom(path: Path) -> tuple[list[DicomFile], int]:
         if file is None and place == path:
             message = "it does not begin as a DICOM file does"
             raise InputError(message, code="E-NOT-DICOM", file=path, remedy="Check that this is the right file.")
-        if file is None or not ("SOPClassUID" in file.header or "Rows" in file.header):
-            others += 1
-        elif file.header.get("SOPClassUID") != _DIRECTORY:
+        if file is not None and _is_directory(file):
+            if place == path:
+                return find_dicom(path.absolute().parent)
+        elif file is not None and ("SOPClassUID" in file.header or "Rows" in file.header):
             found.append(file)
-        elif place == path:
-            return find_dicom(path.absolute().parent)
+        else:
+            others += 1
     if not found:
         message = f"no DICOM image was found among {others} file(s)"
         raise InputError(message, code="E-NO-DICOM", file=path, remedy="Give the folder that holds the series.")
     return found, others
+
+
+def _is_directory(file: DicomFile) -> bool:
+    return str(file.header.file_meta.get("MediaStorageSOPClassUID")) == _DIRECTORY
 
 
 def _header_of(stream: BinaryIO, size: int, place: Path, member: Member | None) -> DicomFile | None:

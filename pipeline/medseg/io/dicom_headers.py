@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from medseg.core.errors import InputError
+from medseg.io.files import require_file
 
 _PIXEL_TAGS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
@@ -51,6 +52,16 @@ logging.getLogger("pydicom.pixels").setLevel(logging.CRITICAL)
 def is_dicom(head: bytes) -> bool:
     """The DICM mark, or a data set that begins without it."""
     return head[128:132] == b"DICM" or head.startswith(_UNFRAMED)
+
+
+def read_object(path: Path, *, is_whole: bool = True) -> Any:
+    """Read the data set of one file, whole or up to its pixels.
+
+    Raises:
+        InputError: `E-DICOM`, `E-NESTING`, or as `require_file`.
+    """
+    with require_file(path).open("rb") as stream:
+        return parse(stream, path, is_whole=is_whole)[0]
 
 
 def parse(stream: BinaryIO, path: Path, *, is_whole: bool = True) -> tuple[Any, tuple[int, int] | None]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.core.errors import InputError
 from medseg.core.geometry import Affine, lps_to_ras
 from medseg.core.reading import Reading
 from medseg.core.volume import LabelMap
@@ -23,6 +24,7 @@ class SourceSlice:
     """One original slice: where it lies and what it is called.
 
     Attributes:
+        instance_number: As DICOM viewers show it; None where the file does not say.
         frame_number: In its instance, 1 for the first; 1 in a file of one frame.
         position_mm: (3,) LPS mm, the centre of its first pixel.
         orientation: (2, 3) LPS unit vectors: along a row (columns grow), along a column (rows grow).
@@ -31,6 +33,7 @@ class SourceSlice:
 
     sop_instance_uid: str
     sop_class_uid: str
+    instance_number: int | None
     frame_number: int
     position_mm: NDArray[np.float64]
     orientation: NDArray[np.float64]
@@ -73,10 +76,11 @@ def source_slices(path: Path | str, *, series: str | None = None, phase: str | N
         phase: Which phase of it, as in `Reading`.
 
     Raises:
-        InputError: As `chosen_planes`.
+        InputError: `E-SERIES-MIXED`, or as `chosen_planes`.
         GeometryError: As `chosen_planes`.
     """
     planes, _ = chosen_planes(Path(path), Reading(series=series, phase=phase))
+    _require_one_origin(planes, Path(path))
     return SourceSlices(tuple(map(_slice_of, planes)), planes[0].file.header)
 
 
@@ -97,12 +101,12 @@ def labels_on_slices(label_map: LabelMap, slices: SourceSlices) -> NDArray[Any]:
     labels = np.zeros((len(slices.slices), rows, columns), label_map.array.dtype)
     to_index = np.linalg.inv(label_map.geometry.affine)
     for found, piece in zip(labels, slices.slices, strict=True):
-        _look_up(label_map.array, to_index @ lps_to_ras(piece.to_lps), found)
+        look_up(label_map.array, to_index @ lps_to_ras(piece.to_lps), found)
     return labels
 
 
-def _look_up(array: NDArray[Any], pixel_to_index: Affine, found: NDArray[Any]) -> None:
-    """Fill `found` (rows, columns) with the voxels nearest to (column, row) under `pixel_to_index`."""
+def look_up(array: NDArray[Any], pixel_to_index: Affine, found: NDArray[Any]) -> None:
+    """Fill `found` (rows, columns) with the voxels nearest to (column, row) under `pixel_to_index`, 0 outside."""
     rows, columns = found.shape
     down, across = np.arange(rows)[:, np.newaxis], np.arange(columns)[np.newaxis]
     nearest, inside = [], np.ones((1, 1), dtype=bool)
@@ -119,11 +123,21 @@ def _look_up(array: NDArray[Any], pixel_to_index: Affine, found: NDArray[Any]) -
     found[...] = np.where(inside, array[nearest[0], nearest[1], nearest[2]], 0)
 
 
+def _require_one_origin(planes: list[Plane], path: Path) -> None:
+    for name in ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID"):
+        found = {str(plane.file.header.get(name) or "") for plane in planes}
+        if len(found) > 1:
+            message = f"its slices belong to {len(found)} different values of {name}"
+            remedy = "Give a folder that holds the slices of one patient, study and frame of reference."
+            raise InputError(message, code="E-SERIES-MIXED", file=path, remedy=remedy)
+
+
 def _slice_of(plane: Plane) -> SourceSlice:
     header = plane.file.header
     return SourceSlice(
         str(header.get("SOPInstanceUID", "")),
         str(header.get("SOPClassUID", "")),
+        _instance_number(header),
         plane.frame + 1,
         plane.position,
         plane.orientation,
@@ -131,3 +145,8 @@ def _slice_of(plane: Plane) -> SourceSlice:
         plane.file.rows,
         plane.file.columns,
     )
+
+
+def _instance_number(header: Any) -> int | None:
+    text = str(header.get("InstanceNumber", "")).strip()
+    return int(text) if text.lstrip("-").isdigit() else None

@@ -32,7 +32,7 @@ def one_pile(planes: Sequence[Plane], path: Path, phase: str | None = None) -> t
         InputError: `E-SERIES-SIZE`, `E-SERIES-4D`, `E-PHASE` or `E-SERIES-DUP`.
         GeometryError: `E-SERIES-IOP`, `E-SERIES-SPACING`.
     """
-    _require_alike(planes, path)
+    require_alike(planes, path)
     places = sort_places(planes)
     if is_repeated(places) and (phases := find_phases(places)):
         places = sort_places(choose_phase(phases, phase, path))
@@ -65,7 +65,7 @@ def is_repeated(places: Sequence[Sequence[Plane]]) -> bool:
     return len(places) > 1 and sum(len(place) > 1 for place in places) > len(places) / 2
 
 
-def _require_alike(planes: Sequence[Plane], path: Path) -> None:
+def require_alike(planes: Sequence[Plane], path: Path) -> None:
     sizes = {(plane.file.rows, plane.file.columns) for plane in planes}
     if len(sizes) > 1:
         message = f"its slices differ in size: {sorted(sizes)}"
@@ -81,7 +81,9 @@ def _require_alike(planes: Sequence[Plane], path: Path) -> None:
 
 
 def _distinct(rows: NDArray[np.float64]) -> str:
-    return " and ".join(str(row.tolist()) for row in np.unique(rows.round(4), axis=0)[:3])
+    found, counts = np.unique(rows.round(4) + 0.0, axis=0, return_counts=True)
+    order = np.argsort(-counts)[:6]
+    return ", ".join(f"{counts[index]} at {found[index].tolist()}" for index in order)
 
 
 def require_even(planes: Sequence[Plane], path: Path) -> None:
@@ -90,7 +92,7 @@ def require_even(planes: Sequence[Plane], path: Path) -> None:
     Raises:
         GeometryError: `E-SERIES-GAP`, `E-SERIES-SPACING`.
     """
-    heights = _heights(planes)
+    heights = heights_of(planes)
     steps = np.diff(heights)
     usual = float(np.median(steps))
     gaps = np.flatnonzero(steps > (1 + _UNEVEN_SHARE) * usual)
@@ -115,7 +117,7 @@ def require_even(planes: Sequence[Plane], path: Path) -> None:
         raise GeometryError(message, code="E-SERIES-SPACING", file=path, remedy=_REPAIR)
 
 
-def _heights(planes: Sequence[Plane]) -> NDArray[np.float64]:
+def heights_of(planes: Sequence[Plane]) -> NDArray[np.float64]:
     return np.array([float(plane.position @ planes[0].normal) for plane in planes])
 
 
@@ -154,7 +156,7 @@ def straighten(
     if len(planes) == 1:
         return values, affine, remarks
     normal = planes[0].normal
-    heights = _heights(planes) - float(planes[0].position @ normal)
+    heights = heights_of(planes) - float(planes[0].position @ normal)
     offsets = np.array([plane.position - planes[0].position for plane in planes]) - heights[:, np.newaxis] * normal
     # sideways drift of each slice in columns and rows of pixels
     shifts = offsets @ planes[0].orientation.T / np.array(planes[0].spacing_mm[::-1])

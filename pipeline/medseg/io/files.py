@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 import stat
 from contextlib import contextmanager
 from pathlib import Path
@@ -163,6 +164,34 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged_folder(folder: Path | str) -> Iterator[Path]:
+    """Write into the yielded folder; on a clean exit each thing in it takes the place of its namesake in `folder`.
+
+    What was in `folder` before stays until then, and for good when anything fails; other things in it are not touched.
+
+    Raises:
+        InputError: `E-NOT-WRITABLE`, `E-DISK-FULL` or `E-PATH-TOO-LONG`.
+    """
+    folder = Path(folder)
+    staging = folder / f".tmp-{secrets.token_hex(6)}"
+    try:
+        (staging / "new").mkdir(parents=True)
+        (staging / "old").mkdir()
+    except OSError as error:
+        raise _unwritable(staging, error) from error
+    try:
+        yield staging / "new"
+        for made in sorted((staging / "new").iterdir(), key=lambda path: path.is_file()):
+            if (folder / made.name).exists():
+                (folder / made.name).replace(staging / "old" / made.name)
+            made.replace(folder / made.name)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def require_writable(folder: Path | str) -> None:

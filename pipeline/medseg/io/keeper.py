@@ -18,8 +18,11 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+
 import medseg.io.volumes  # noqa: F401 - loaded once here, not in every child
 from medseg.core.errors import InputError, MedsegError, ResourceError
+from medseg.core.geometry import Geometry
 from medseg.core.reading import Reading
 from medseg.io.decoded import ReadOptions
 from medseg.io.handover import LENGTH, Answer, Refusal, hand_over
@@ -98,8 +101,7 @@ def _answered(request: dict[str, Any]) -> tuple[Answer, int | None]:
         os.chdir(request["folder"])
         _limit(request["memory_bytes"], request["timeout_s"])
         decoder = getattr(importlib.import_module(request["module"]), request["decoder"])
-        options = ReadOptions(Reading(**request["reading"]), request["channels"])
-        handed, descriptor = hand_over(decoder(Path(request["path"]), options))
+        handed, descriptor = hand_over(decoder(Path(request["path"]), _options(request)))
     except MedsegError as error:
         refused = error
     except MemoryError:
@@ -118,6 +120,12 @@ def _answered(request: dict[str, Any]) -> tuple[Answer, int | None]:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
     return Answer(refusal=Refusal.of(refused)), None
+
+
+def _options(request: dict[str, Any]) -> ReadOptions:
+    grid = request["onto"]
+    onto = None if grid is None else Geometry(tuple(grid["shape"]), np.array(grid["affine"]))
+    return ReadOptions(Reading(**request["reading"]), request["channels"], onto, request["names"])
 
 
 def _failed(error: BaseException) -> InputError:

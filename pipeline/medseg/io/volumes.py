@@ -10,12 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from medseg.core.errors import InputError
+from medseg.core.geometry import Geometry
 from medseg.core.reading import AS_IT_IS, Reading
 from medseg.core.volume import SUV, LabelMap, Volume, require_same_grid
 from medseg.io import values
 from medseg.io.contained import containable
 from medseg.io.decoded import Decoded, ReadOptions, settle_geometry
-from medseg.io.files import require_file, require_path, unchanged
+from medseg.io.files import opened, require_file, require_path, unchanged
 from medseg.io.metaimage import is_metaimage, read_metaimage
 from medseg.io.mgh import read_mgh
 from medseg.io.nifti import is_nifti, looks_like_header, read_nifti
@@ -118,18 +119,47 @@ def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels
     )
 
 
-def read_labels(path: Path | str, reading: Reading = AS_IT_IS) -> LabelMap:
+def read_labels(
+    path: Path | str,
+    reading: Reading = AS_IT_IS,
+    *,
+    onto: Geometry | None = None,
+    names: dict[str, int] | None = None,
+) -> LabelMap:
     """Read one mask: whole numbers 0 to 65535, as uint8 where they fit and uint16 otherwise.
 
+    Args:
+        path: An image file of labels, a DICOM segmentation (SEG) or a structure set (RTSTRUCT).
+        reading: How to read it.
+        onto: DICOM SEG and RTSTRUCT: the grid of the image that they belong to; other files keep their own grid.
+        names: DICOM SEG and RTSTRUCT: which structures to take, and the value of each.
+
     Raises:
-        InputError: `E-LABEL-FRACTION`, `E-LABEL-RANGE`, or as `read_volume`.
-        GeometryError: As `read_volume`.
+        InputError: `E-LABEL-FRACTION`, `E-LABEL-RANGE`, or as `read_volume` and `read_dicom_labels`.
+        GeometryError: As `read_volume` and `read_dicom_labels`.
     """
     path = Path(path)
-    decoded = decode(path, ReadOptions(reading))
+    decoded = _decode_labels(path, ReadOptions(reading, onto=onto, names=names))
     shape = (decoded.array.shape[0], decoded.array.shape[1], decoded.array.shape[2])
     geometry = settle_geometry(decoded.affine, shape, path)
     return LabelMap(values.labels(decoded.array, path), geometry, path, decoded.warnings)
+
+
+@containable
+def _decode_labels(path: Path, options: ReadOptions) -> Decoded:
+    """A file of named structures as the mask that it describes, any other file as it is."""
+    require_path(path)
+    if path.is_file():
+        with opened(require_file(path)) as file:
+            head = file.read(_HEAD_BYTES)
+        if _DICOM.begins(head):
+            from medseg.io.dicom_labels import read_dicom_labels
+
+            with unchanged(path):
+                found = read_dicom_labels(path, onto=options.onto, names=options.names)
+            if found is not None:
+                return Decoded(found.array, found.geometry.affine, found.warnings)
+    return _decode(path, options)
 
 
 def write_volume(volume: Volume, path: Path | str) -> None:

@@ -20,20 +20,21 @@ from medseg.core.geometry import Geometry
 from medseg.core.plan import IGNORE_INDEX
 from medseg.core.volume import require_same_grid
 from medseg.ops.intensity import correct, normalise
-from medseg.ops.resample import CUBIC, LINEAR, along_axis, interpolation_matrix, resample, resample_labels
+from medseg.ops.resample import CUBIC, LINEAR, NEAREST, along_axis, interpolation_matrix, resample, resample_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from medseg.core.geometry import Shape
+    from medseg.core.geometry import Shape, Vector
     from medseg.core.plan import Normalisation, Plan
     from medseg.core.volume import LabelMap, Volume
 
 IMAGE, LABEL = "image", "label"
 _SLAB_BYTES = 64 * 2**20
 _AXIS_NAMES = (("L", "R"), ("P", "A"), ("I", "S"))
+_COARSE_RATIO = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,43 +42,51 @@ class Prepared:
     """A case as the network sees it.
 
     Attributes:
-        image: (C, I, J, K) float32, network units, RAS order.
+        image: (C, I, J, K) float32, network units, axes in the plan's orientation.
         labels: (I, J, K) uint8 network indices, 255 ignored; None without a reference.
         geometry: The network grid.
         source: The grid of the volume it came from.
+        slices_mm: The plan's spacing when it takes the nearest slice along a coarse axis.
     """
 
     image: Tensor
     labels: Tensor | None
     geometry: Geometry
     source: Geometry
+    slices_mm: Vector | None = None
 
 
 class ToSpacing(MapTransform):  # type: ignore[misc]
-    """Resample image (cubic spline; linear along a coarse axis) and label to a spacing in mm.
+    """Resample image (cubic spline; linear or nearest along a coarse axis) and label to the plan's spacing.
 
     Stands in for MONAI's Spacing: an order of magnitude faster, and the extent of the volume is kept.
     """
 
-    def __init__(self, spacing_mm: tuple[float, float, float], *, coarse_axis: int | None) -> None:
+    def __init__(self, plan: Plan) -> None:
         super().__init__((IMAGE, LABEL), allow_missing_keys=True)
-        self.spacing_mm = spacing_mm
-        self.orders = tuple(LINEAR if axis == coarse_axis else CUBIC for axis in range(3))
+        self.plan = plan
 
     def __call__(self, data: Mapping[str, MetaTensor]) -> dict[str, MetaTensor]:
         result = dict(data)
         for key in self.key_iterator(result):
             tensor = result[key]
             old = Geometry(tuple(tensor.shape[1:]), tensor.affine.numpy())
-            new = old.resized(network_shape(old, self.spacing_mm))
+            new = old.resized(network_shape(old, self.plan.spacing_mm))
             values = tensor.as_tensor()
             moved = (
-                resample(values, new.shape, orders=self.orders)
+                resample(values, new.shape, orders=self._orders(old.spacing_mm))
                 if key == IMAGE
                 else resample_labels(values[0], new.shape).unsqueeze(0)
             )
             result[key] = MetaTensor(moved, affine=torch.from_numpy(new.affine.copy()))
         return result
+
+    def _orders(self, source_mm: Vector) -> tuple[int, ...]:
+        if self.plan.nearest_slices:
+            coarse, order = slice_axis(source_mm, self.plan.spacing_mm), NEAREST
+        else:
+            coarse, order = self.plan.coarse_axis, LINEAR
+        return tuple(order if axis == coarse else CUBIC for axis in range(3))
 
 
 class Intensity(MapTransform):  # type: ignore[misc]
@@ -98,12 +107,14 @@ class Intensity(MapTransform):  # type: ignore[misc]
 
 def prepare_transform(plan: Plan) -> Compose:
     """The plan's preprocessing over {"image": MetaTensor (C, I, J, K), "label": MetaTensor (1, I, J, K) if any}."""
-    steps: list[Any] = [Orientationd((IMAGE, LABEL), "RAS", labels=_AXIS_NAMES, allow_missing_keys=True)]
+    steps: list[Any] = []
+    if plan.orientation != "stored":
+        steps.append(Orientationd((IMAGE, LABEL), plan.orientation, labels=_AXIS_NAMES, allow_missing_keys=True))
     if plan.crop == "nonzero":
         steps.append(
             CropForegroundd((IMAGE, LABEL), IMAGE, _nonzero, allow_missing_keys=True, allow_smaller=True, margin=0)
         )
-    steps += [Intensity(plan.normalisation), ToSpacing(plan.spacing_mm, coarse_axis=plan.coarse_axis)]
+    steps += [Intensity(plan.normalisation), ToSpacing(plan)]
     return Compose(steps)
 
 
@@ -133,7 +144,19 @@ def to_network(volume: Volume, plan: Plan, *, labels: LabelMap | None = None, ig
         labels=ready[LABEL].as_tensor()[0].contiguous() if LABEL in ready else None,
         geometry=Geometry(tuple(tensor.shape[1:]), tensor.affine.numpy()),
         source=volume.geometry,
+        slices_mm=plan.spacing_mm if plan.nearest_slices else None,
     )
+
+
+def slice_axis(first_mm: Vector, second_mm: Vector) -> int | None:
+    """The one axis whose voxels are more than three times longer than another's, in the first grid or else the second.
+
+    The rule of Isensee et al., Nature Methods 2021, for images and answers that are resampled slice by slice.
+    """
+    for spacing in (first_mm, second_mm):
+        if max(spacing) / min(spacing) > _COARSE_RATIO:
+            return spacing.index(max(spacing)) if spacing.count(max(spacing)) == 1 else None
+    return None
 
 
 def network_shape(geometry: Geometry, spacing_mm: tuple[float, float, float]) -> Shape:
@@ -161,47 +184,67 @@ def label_values(indices: NDArray[np.uint8], plan: Plan) -> NDArray[Any]:
     return np.asarray(values, dtype=np.uint8 if max(values) < 256 else np.uint16)[indices]
 
 
-def to_source(logits: Tensor, prepared: Prepared) -> NDArray[np.uint8]:
+def to_source(logits: Tensor, prepared: Prepared, *, paint_order: Sequence[int] = ()) -> NDArray[np.uint8]:
     """Logits (K, I, J, K) on the network grid to network indices on the source's grid.
 
     Interpolated linearly and compared class by class, slab by slab: the peak of memory does not depend on the number of
     classes. Voxels outside the crop are background.
+
+    Args:
+        logits: One channel per class, background first; or one per overlapping region.
+        prepared: The case, as `to_network` made it.
+        paint_order: `Plan.paint_order`: with regions, the index that each paints where its logit is above zero.
     """
-    mapping = _GridMapping(prepared.geometry, prepared.source)
+    mapping = _GridMapping(prepared)
     result = np.zeros(mapping.shape, dtype=np.uint8)
     for slab, scores in mapping.slabs(logits):
-        best, winner = None, None
-        for index, score in enumerate(scores):
-            if best is None or winner is None:
-                best, winner = score, torch.zeros(score.shape, dtype=torch.uint8)
-                continue
-            wins = score > best
-            winner[wins] = index
-            best = torch.maximum(best, score)
-        if winner is not None:
-            result[slab] = winner.numpy()
+        result[slab] = (_painted(scores, paint_order) if paint_order else _winner(scores)).numpy()
     result[~mapping.inside] = 0
     return mapping.to_source_axes(result)
 
 
-def probabilities_to_source(logits: Tensor, prepared: Prepared) -> NDArray[np.float16]:
-    """Softmax of the interpolated logits, (K, I, J, K) on the source's grid; certain background outside the crop."""
-    mapping = _GridMapping(prepared.geometry, prepared.source)
+def probabilities_to_source(logits: Tensor, prepared: Prepared, *, regions: bool = False) -> NDArray[np.float16]:
+    """Softmax of the interpolated logits, (K, I, J, K) on the source's grid; certain background outside the crop.
+
+    Overlapping regions have a sigmoid each, and no background.
+    """
+    mapping = _GridMapping(prepared)
     result = np.zeros((len(logits), *mapping.shape), dtype=np.float16)
     for slab, scores in mapping.slabs(logits):
-        result[(slice(None), *slab)] = torch.softmax(torch.stack(list(scores)), dim=0).half().numpy()
+        stacked = torch.stack(list(scores))
+        shares = torch.sigmoid(stacked) if regions else torch.softmax(stacked, dim=0)
+        result[(slice(None), *slab)] = shares.half().numpy()
     result[:, ~mapping.inside] = 0
-    result[0][~mapping.inside] = 1
+    if not regions:
+        result[0][~mapping.inside] = 1
     return np.stack([mapping.to_source_axes(channel) for channel in result])
 
 
+def _winner(scores: Iterator[Tensor]) -> Tensor:
+    best = next(scores)
+    winner = torch.zeros(best.shape, dtype=torch.uint8)
+    for index, score in enumerate(scores, start=1):
+        wins = score > best
+        winner[wins] = index
+        best = torch.maximum(best, score)
+    return winner
+
+
+def _painted(scores: Iterator[Tensor], paint_order: Sequence[int]) -> Tensor:
+    painted = torch.zeros((), dtype=torch.uint8)
+    for index, score in zip(paint_order, scores, strict=True):
+        painted = torch.where(score > 0, torch.tensor(index, dtype=torch.uint8), painted)
+    return painted
+
+
 class _GridMapping:
-    """Linear interpolation from the network grid to a source grid with parallel axes, in slabs.
+    """Interpolation from the network grid to a source grid with parallel axes, in slabs: linear, or nearest slices.
 
     Work happens on the source grid with its axes in network order; `to_source_axes` puts them back.
     """
 
-    def __init__(self, network: Geometry, source: Geometry) -> None:
+    def __init__(self, prepared: Prepared) -> None:
+        network, source = prepared.geometry, prepared.source
         matrix = np.linalg.inv(network.affine) @ source.affine
         self.order = [int(axis) for axis in np.abs(matrix[:3, :3]).argmax(axis=1)]
         scales = matrix[range(3), self.order]
@@ -216,9 +259,11 @@ class _GridMapping:
             scale * np.arange(size) + offset
             for scale, offset, size in zip(scales, matrix[:3, 3], self.shape, strict=True)
         ]
+        i, j, k = (source.spacing_mm[axis] for axis in self.order)
+        nearest = slice_axis(prepared.slices_mm, (i, j, k)) if prepared.slices_mm else None
         self.matrices = [
-            torch.from_numpy(interpolation_matrix(line, size, LINEAR))
-            for line, size in zip(positions, network.shape, strict=True)
+            torch.from_numpy(interpolation_matrix(line, size, NEAREST if axis == nearest else LINEAR))
+            for axis, (line, size) in enumerate(zip(positions, network.shape, strict=True))
         ]
         # Half a voxel beyond the last centre is still inside the network grid.
         covered = [

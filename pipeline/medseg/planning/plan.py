@@ -93,6 +93,7 @@ def make_plan(dataset: Dataset, fingerprint: Fingerprint, wishes: Wishes) -> Pla
         dataset=dataset.name,
         channels=dataset.channels,
         labels=dataset.labels,
+        terms=dataset.terms,
         spacing_mm=spacing,
         crop=crop,
         normalisation=_normalisation(dataset, fingerprint, wishes, notes, cropped=crop == "nonzero"),

@@ -90,6 +90,7 @@ def evaluate(
     *,
     out: Path | str,
     manifest: Path | str | None = None,
+    references: Path | str | None = None,
     workspace: Path | str = WORKSPACE,
     **settings: Any,
 ) -> Evaluated:
@@ -99,12 +100,19 @@ def evaluate(
         predictions: Folder of `CASE.nii.gz`.
         out: Reports go here.
         manifest: With the references.
+        references: A folder of reference masks instead.
         workspace: Holds the embedded cohort.
-        **settings: The `evaluate` section of configs/default.yaml.
+        **settings: The `evaluate` section of configs/default.yaml; `jobs` is 1 unless given: more processes need a
+            script that guards its start with `if __name__ == "__main__"`.
     """
-    chosen = merge(Settings(), "evaluate", settings).evaluate
+    chosen = merge(Settings(), "evaluate", {"jobs": 1, **settings}).evaluate
     return _evaluate.evaluate(
-        Workspace(Path(workspace)), Path(predictions), Path(out), chosen, manifest=_path(manifest)
+        Workspace(Path(workspace)),
+        Path(predictions),
+        Path(out),
+        chosen,
+        manifest=_path(manifest),
+        references=_path(references),
     )
 
 

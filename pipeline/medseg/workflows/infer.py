@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from medseg.core.plan import Plan
     from medseg.core.prediction import Prediction
     from medseg.core.settings import InferSettings
-    from medseg.core.volume import Volume
+    from medseg.core.volume import LabelMap, Volume
     from medseg.io.bundle import BundleManifest
 
 
@@ -91,7 +92,7 @@ def infer(
 
 def _predict_one(case: InferCase, predictor: Predictor, out: Path, provenance: Provenance) -> CasePrediction:
     plan, settings = predictor.bundle.plan, predictor.settings
-    volume = read_volumes(case.images, settings, channels=len(plan.channels))
+    volume = read_volumes(case.images, settings.over(case.reading), channels=len(plan.channels))
     answer = predictor.predict(volume)
     mask = out / f"{case.id}.nii.gz"
     if answer.labels is not None:
@@ -109,7 +110,7 @@ def _predict_one(case: InferCase, predictor: Predictor, out: Path, provenance: P
         source_names=tuple(path.name for path in case.images),
         grid=grid_summary(volume),
         labels=plan.labels,
-        volumes_ml=_volumes(answer, plan.labels),
+        volumes_ml=_volumes(answer, plan),
         classes=tuple(ClassAnswer(head=head, probabilities=values) for head, values in answer.classes.items()),
         flags=(*volume.warnings, *_flags(case, predictor.bundle.manifest)),
         seconds=answer.seconds,
@@ -119,18 +120,18 @@ def _predict_one(case: InferCase, predictor: Predictor, out: Path, provenance: P
     return findings
 
 
-def grid_summary(volume: Volume) -> GridSummary:
-    geometry = volume.geometry
-    return GridSummary(shape=geometry.shape, spacing_mm=geometry.spacing_mm, axis_codes=geometry.axis_codes)
+def grid_summary(volume: Volume | LabelMap) -> GridSummary:
+    return GridSummary.of(volume.geometry)
 
 
-def _volumes(answer: Prediction, labels: dict[str, int]) -> dict[str, float]:
-    """Millilitres by label."""
+def _volumes(answer: Prediction, plan: Plan) -> dict[str, float]:
+    """Millilitres by label, and by region where regions unite several labels."""
     if answer.labels is None:
         return {}
-    counts = np.bincount(answer.labels.array.ravel(), minlength=max(labels.values(), default=0) + 1)
+    united = {name: (value,) for name, value in plan.labels.items()} | plan.regions
+    counts = np.bincount(answer.labels.array.ravel(), minlength=max(map(max, united.values()), default=0) + 1)
     voxel_ml = answer.labels.geometry.voxel_volume_mm3 / 1000
-    return {name: round(float(counts[value]) * voxel_ml, 4) for name, value in labels.items()}
+    return {name: round(float(counts[list(values)].sum()) * voxel_ml, 4) for name, values in united.items()}
 
 
 def _flags(case: InferCase, manifest: BundleManifest) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.core.errors import InputError, UsageError
+from medseg.core.reading import AS_IT_IS, Reading
 from medseg.data.channels import channels_of
 from medseg.data.manifest import read_manifest
 from medseg.io.files import require_path
@@ -21,10 +22,11 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True)
 class InferCase:
-    """One case to predict: its id names the output files."""
+    """One case to predict: its id names the output files, and a manifest may say how its images are read."""
 
     id: str
     images: tuple[Path, ...]
+    reading: Reading = AS_IT_IS
 
 
 def collect_inputs(
@@ -83,7 +85,9 @@ def _from_input(path: Path, split: str | None, num_channels: int) -> list[InferC
         if path.suffix.lower() != ".json":
             return [InferCase(case_id(path), (path,))]
         dataset = read_manifest(path)
-        return [InferCase(case.id, case.images) for case in dataset.cases if split in {None, case.split}]
+        return [
+            InferCase(case.id, case.images, dataset.reading) for case in dataset.cases if split in {None, case.split}
+        ]
     images = sorted(
         file
         for file in path.iterdir()

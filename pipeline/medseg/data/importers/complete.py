@@ -9,6 +9,7 @@ from pathlib import Path
 from medseg.core.case import Case, Dataset
 from medseg.core.errors import UsageError, case_context
 from medseg.core.progress import Progress
+from medseg.core.reading import Reading
 from medseg.data.contents import holds_air, values_in
 from medseg.data.importers.draft import Draft, modality_of, stem_of
 from medseg.io.volumes import read_labels, read_volumes
@@ -23,6 +24,7 @@ def complete(
     labels: dict[str, int],
     classes: Sequence[str],
     absent_is_unlabelled: bool,
+    reading: Reading,
     progress: Progress,
 ) -> Dataset:
     """Fill the gaps of a draft from the caller's wishes first, the source second, the files last.
@@ -30,7 +32,7 @@ def complete(
     Raises:
         UsageError: `E-CLASS-NAME`, class names that do not fit what was found.
     """
-    found, note = (tuple(channels), "") if channels else _channels(draft)
+    found, note = (tuple(channels), "") if channels else _channels(draft, reading)
     values = labels or draft.labels
     cases = draft.cases
     if any(case.label for case in cases) and (absent_is_unlabelled or not values):
@@ -49,12 +51,13 @@ def complete(
             "labels": values,
             "ignore_value": draft.ignore_value,
             "heads": heads,
+            "reading": reading,
             "cases": cases,
         }
     )
 
 
-def _channels(draft: Draft) -> tuple[tuple[str, ...], str]:
+def _channels(draft: Draft, reading: Reading) -> tuple[tuple[str, ...], str]:
     """Modality per channel by name, else by the first case's voxels; and a sentence on how it was found."""
     case = draft.cases[0]
     names = draft.channels or tuple(_speaking(path) for path in case.images)
@@ -62,7 +65,7 @@ def _channels(draft: Draft) -> tuple[tuple[str, ...], str]:
     if all(modality_of(name) for name in names):
         return tuple(modality_of(name) or "" for name in names), "; ".join(notes)
     with case_context(case.id):
-        volume = read_volumes(case.images, channels=len(names))
+        volume = read_volumes(case.images, reading, channels=len(names))
     looks = ["CT" if holds_air(channel) else "MRI" for channel in volume.array]
     notes.append(f"modality guessed from the voxels of case {case.id}")
     return tuple(modality_of(name) or look for name, look in zip(names, looks, strict=True)), "; ".join(notes)

@@ -9,6 +9,7 @@ from pathlib import Path
 from medseg.core.case import Dataset
 from medseg.core.errors import UsageError
 from medseg.core.progress import Progress, silent
+from medseg.core.reading import AS_IT_IS, Reading
 from medseg.data.importers.complete import complete
 from medseg.data.importers.draft import Draft, not_understood, require_files
 from medseg.data.importers.folders import read_folder
@@ -38,6 +39,7 @@ def import_dataset(  # noqa: PLR0913 - one argument for each question a layout m
     absent_is_unlabelled: bool = False,
     images: str | None = None,
     masks: str | None = None,
+    reading: Reading = AS_IT_IS,
     progress: Progress = silent,
 ) -> Dataset:
     """Make a manifest of a dataset laid out in another way.
@@ -57,6 +59,7 @@ def import_dataset(  # noqa: PLR0913 - one argument for each question a layout m
         absent_is_unlabelled: A label without voxels in a case counts as not annotated there.
         images: Sub-folder or glob pattern of the images in a folder; several, one per channel, with commas between.
         masks: Sub-folder or glob pattern of the masks.
+        reading: How the images are read where their files do not decide; the manifest keeps it.
         progress: Wraps the loop over masks, when they must be read.
 
     Returns:
@@ -78,6 +81,7 @@ def import_dataset(  # noqa: PLR0913 - one argument for each question a layout m
         labels=dict(labels or {}),
         classes=classes,
         absent_is_unlabelled=absent_is_unlabelled,
+        reading=reading,
         progress=progress,
     )
     write_manifest(dataset, out)

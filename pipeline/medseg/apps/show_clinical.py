@@ -1,0 +1,94 @@
+"""Measurements as text or JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from medseg.apps.terminal import Terminal
+    from medseg.core.measurements import CaseMeasurements, Measurement
+    from medseg.workflows.mask_inputs import MaskCase
+    from medseg.workflows.measure import Measured
+
+_MOST_ROWS = 20
+
+
+def planned(terminal: Terminal, cases: Sequence[MaskCase], out: Path, *, as_json: bool) -> None:
+    """What would be measured and written."""
+    rows = [
+        (one.id, str(one.mask), str(one.image or "none"), ", ".join(one.labels or ()) or "unnamed") for one in cases
+    ]
+    if as_json:
+        keys = ("case", "mask", "image", "labels")
+        terminal.json(
+            json.dumps({"out": str(out), "cases": [dict(zip(keys, row, strict=True)) for row in rows]}, indent=2)
+        )
+        return
+    terminal.table(("case", "mask", "image", "labels"), rows[:_MOST_ROWS])
+    terminal.result(f"{len(rows)} case(s) would be measured into {out}; nothing was written (dry run)")
+
+
+def measured(terminal: Terminal, made: Measured, *, as_json: bool) -> None:
+    if as_json:
+        cases = [json.loads(case.model_dump_json()) for case in made.cases]
+        failures = [failure.model_dump() for failure in made.failures]
+        terminal.json(json.dumps({"out": str(made.out), "cases": cases, "failures": failures}, indent=2))
+        return
+    for case in made.cases[:_MOST_ROWS]:
+        for flag in case.flags:
+            terminal.say(f"{case.case}: {flag}")
+        _tables(terminal, case)
+        terminal.result(f"{case.case}: {case.summary}")
+    rest = len(made.cases) - _MOST_ROWS
+    terminal.result(f"{f'... and {rest} more; ' if rest > 0 else ''}pages, JSON and measurements.csv in {made.out}")
+
+
+def _tables(terminal: Terminal, case: CaseMeasurements) -> None:
+    lesions = [one for one in case.measurements if one.kind == "lesion"]
+    organs = [one for one in case.measurements if one.kind == "organ"]
+    if lesions:
+        columns = ("lesion", "long x short, mm", "volume, ml", "slice", "in", "side", "mean")
+        terminal.table(columns, [_lesion_row(one) for one in lesions[:_MOST_ROWS]], title=case.case)
+    if organs:
+        headings = ("organ", "volume, ml", "side", "beside the customary range")
+        terminal.table(headings, [_organ_row(one) for one in organs[:_MOST_ROWS]], title=case.case)
+    rest = sum(max(0, len(kind) - _MOST_ROWS) for kind in (lesions, organs))
+    if rest:
+        terminal.result(f"... and {rest} more structures on the page")
+
+
+def _lesion_row(one: Measurement) -> tuple[str, ...]:
+    long, short = one.long_axis, one.short_axis
+    size = (
+        "-"
+        if long is None or short is None
+        else f"{long.length_mm:.1f} x {short.length_mm:.1f} ± {long.uncertainty_mm:.1f}"
+    )
+    values = one.intensity
+    return (
+        _name(one),
+        size,
+        _volume(one),
+        "-" if one.slice_number is None else str(one.slice_number),
+        one.organ or "-",
+        one.side or "unknown",
+        "-" if values is None else f"{values.mean:.1f} {values.unit}".strip(),
+    )
+
+
+def _organ_row(one: Measurement) -> tuple[str, ...]:
+    known = one.normal_range
+    beside = "-" if known is None else f"{known.comparison} {known.low_ml:g} to {known.high_ml:g} ml"
+    return _name(one), _volume(one), one.side or "unknown", beside
+
+
+def _name(one: Measurement) -> str:
+    return f"{one.id} (cut off)" if one.is_cut_off else one.id
+
+
+def _volume(one: Measurement) -> str:
+    return f"{one.volume_ml:.2f} ± {one.volume_uncertainty_ml:.2f}"
