@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from medseg.core.case import Case, Dataset
 from medseg.core.errors import InputError
 from medseg.core.geometry import Geometry
 from medseg.core.reading import AS_IT_IS, Reading
-from medseg.core.volume import LabelMap, Volume
+from medseg.core.volume import LabelMap
 from medseg.io.volumes import read_labels
 
 AIR_HU = -200
+_SAMPLE = 100_000
 _PIECE = 65536
 NAME_THEM = "Add them to 'labels' of the manifest, or correct the mask."
 
@@ -63,12 +65,19 @@ def holds_air(channel: NDArray[Any]) -> bool:
     return bool(channel.min() <= AIR_HU)
 
 
-def content_hash(volume: Volume) -> str:
-    """Equal for equal voxels of equal type, whatever the file or the grid."""
-    voxels = np.ravel(volume.array, order="K")
-    digest = hashlib.sha256(f"{volume.array.shape} {volume.array.dtype}".encode())
-    digest.update(voxels.view(np.uint8).data)
+def content_hash(arrays: Sequence[NDArray[Any]]) -> str:
+    """Equal for equal voxels of equal type, whatever the file, the grid or the order in memory."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        digest.update(np.ravel(array, order="F").view(np.uint8).data)
     return digest.hexdigest()
+
+
+def num_values(channel: NDArray[Any]) -> int:
+    """How many different values an image holds, as far as about 100,000 evenly spread voxels tell."""
+    step = max(1, int((channel.size / _SAMPLE) ** (1 / 3)))
+    return int(np.unique(channel[::step, ::step, ::step]).size)
 
 
 def centroid_mm(labels: LabelMap, value: int) -> NDArray[np.float64]:

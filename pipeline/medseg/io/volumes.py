@@ -139,14 +139,15 @@ def read_labels(
         GeometryError: As `read_volume` and `read_dicom_labels`.
     """
     path = Path(path)
-    decoded = _decode_labels(path, ReadOptions(reading, onto=onto, names=names))
+    decoded = decode_labels(path, ReadOptions(reading, onto=onto, names=names))
     shape = (decoded.array.shape[0], decoded.array.shape[1], decoded.array.shape[2])
     geometry = settle_geometry(decoded.affine, shape, path)
-    return LabelMap(values.labels(decoded.array, path), geometry, path, decoded.warnings)
+    flags = (*decoded.warnings, *values.label_flags(decoded.array))
+    return LabelMap(values.labels(decoded.array, path), geometry, path, flags)
 
 
 @containable
-def _decode_labels(path: Path, options: ReadOptions) -> Decoded:
+def decode_labels(path: Path, options: ReadOptions) -> Decoded:
     """A file of named structures as the mask that it describes, any other file as it is."""
     require_path(path)
     if path.is_file():

@@ -75,6 +75,7 @@ def render_case(
             "histograms": histograms(report.metrics, distances or {}),
             "cohort_page": cohort_page,
         },
+        script="zoom.js",
     )
 
 

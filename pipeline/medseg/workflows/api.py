@@ -23,8 +23,8 @@ from medseg.workflows.workspace import Workspace
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from medseg.core.doctor import CheckReport
     from medseg.core.prediction import Prediction
-    from medseg.data.check import CheckReport
     from medseg.data.store import Store
     from medseg.workflows.evaluate import Evaluated
     from medseg.workflows.train import Trained
