@@ -48,9 +48,8 @@ def _case(get: Callable) -> str:
 def _measurements(get: Callable) -> str:
     image, _, reference, labels = get("scan")
     report = get("make_measurements")()
-    return render_measurements(
-        report, draw_lesions(report.measurements, reference, labels=labels, image=image, unit="HU")
-    )
+    drawn = draw_lesions(report.measurements, reference, labels=labels, image=image, unit="HU")
+    return render_measurements(report, drawn, staging=get("make_staging")())
 
 
 PAGES: dict[str, Callable[[Callable], str]] = {
