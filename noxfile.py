@@ -18,6 +18,8 @@ ENVIRONMENT = "environment"
 def environment(session: nox.Session) -> None:
     """The package with all it needs: one environment for all sessions, since it holds several gigabytes."""
     session.install(*CONSTRAINTS, "-e", ".[test,types]")
+    # It brings axe-core (MPL-2.0) for the checks in Chromium; the browser driver it would ask for is not used.
+    session.install(*CONSTRAINTS, "--no-deps", "axe-playwright-python")
 
 
 def run(session: nox.Session, *command: str) -> None:
@@ -51,6 +53,12 @@ def layers(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The default test suite; arguments after -- go to pytest."""
     run(session, "pytest", "-m", "not slow and not gpu", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=[ENVIRONMENT])
+def browser(session: nox.Session) -> None:
+    """The pages alone, in headless Chromium: axe-core, keyboard, phone, paper. Part of the tests where Chromium is."""
+    run(session, "pytest", "-m", "browser", "tests/report", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=[ENVIRONMENT])

@@ -75,7 +75,7 @@ def make_bundle(folder: Path) -> None:
         sha256={},
         provenance=Provenance(medseg_version="", created=""),
     )
-    write_bundle(folder, manifest, plan, weights=build_network(plan, seed=0).state_dict(), metrics="{}", card="")
+    write_bundle(folder, manifest, plan, weights=[build_network(plan, seed=0).state_dict()], metrics="{}", card="")
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def _write(folder, **weights):
         sha256={},
         provenance=Provenance(medseg_version="0", created="2026-01-01T00:00:00Z"),
     )
-    return write_bundle(folder, manifest, PLAN, weights=weights or WEIGHTS, metrics="[]\n", card="# liver\n")
+    return write_bundle(folder, manifest, PLAN, weights=[weights or WEIGHTS], metrics="[]\n", card="# liver\n")
 
 
 @pytest.fixture
@@ -62,8 +62,8 @@ def folder(tmp_path):
 def test_round_trip(folder):
     bundle = read_bundle(folder)
     assert bundle.plan == PLAN
-    assert bundle.weights.keys() == WEIGHTS.keys()
-    assert all(torch.equal(bundle.weights[name], value) for name, value in WEIGHTS.items())
+    assert bundle.weights[0].keys() == WEIGHTS.keys()
+    assert all(torch.equal(bundle.weights[0][name], value) for name, value in WEIGHTS.items())
     assert (bundle.manifest.name, bundle.manifest.training_cases) == ("liver", ("a", "b"))
     assert (folder / "README.md").read_text() == "# liver\n"
 
@@ -151,7 +151,7 @@ def test_a_missing_file_is_named(folder):
 
 def test_writing_again_replaces(folder):
     _write(folder, c=torch.ones(2))
-    assert list(read_bundle(folder).weights) == ["c"]
+    assert [list(member) for member in read_bundle(folder).weights] == [["c"]]
 
 
 def test_a_bundle_of_a_later_version_is_refused(folder):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from medseg.core.errors import InputError
-from medseg.io.files import atomic_path, require_file, sha256_of, write_bytes, write_text
+from medseg.io.files import atomic_path, require_file, sha256_of, staged_folder, write_bytes, write_text
 
 
 def entries(folder):
@@ -143,3 +143,34 @@ def test_a_dangling_link_names_its_target(tmp_path):
 def test_sha256(tmp_path):
     write_bytes(tmp_path / "x", b"abc")
     assert sha256_of(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_a_staged_folder_replaces_namesakes_together_and_leaves_the_rest(tmp_path):
+    write_text(tmp_path / "cases" / "old.html", "old")
+    write_text(tmp_path / "index.html", "old")
+    write_text(tmp_path / "notes.txt", "mine")
+    with staged_folder(tmp_path) as staging:
+        write_text(staging / "cases" / "new.html", "new")
+        write_text(staging / "index.html", "new")
+        assert (tmp_path / "index.html").read_text() == "old"
+    assert entries(tmp_path) == ["cases", "index.html", "notes.txt"]
+    assert entries(tmp_path / "cases") == ["new.html"]
+    assert (tmp_path / "index.html").read_text() == "new"
+
+
+def test_a_staged_folder_that_fails_leaves_what_was_there(tmp_path):
+    write_text(tmp_path / "index.html", "old")
+
+    def fail() -> None:
+        with staged_folder(tmp_path) as staging:
+            write_text(staging / "index.html", "new")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert entries(tmp_path) == ["index.html"]
+    assert (tmp_path / "index.html").read_text() == "old"
+    write_text(tmp_path / "file", "no folder")
+    with pytest.raises(InputError) as caught, staged_folder(tmp_path / "file"):
+        pass
+    assert caught.value.code == "E-NOT-WRITABLE"

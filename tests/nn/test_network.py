@@ -152,7 +152,7 @@ def test_regions_add_up_the_labels_of_a_group():
 
 def test_a_residual_block_that_adds_nothing_is_its_shortcut():
     block = ResidualBlock(3, 3, kernel=(3, 3, 3))
-    torch.nn.init.zeros_(block.norm.weight)
+    torch.nn.init.zeros_(block.second.norm.weight)
     x = torch.rand(1, 3, 4, 4, 4)
     torch.testing.assert_close(block(x.clone()), x)
 
@@ -188,7 +188,7 @@ def test_both_convolutions_of_a_residual_block_are_guarded(shape):
     block = ResidualBlock(16, 16, kernel=(3, 3, 3))
     image = torch.randn(2, 16, *shape)
     upstream = torch.randn_like(block(image.clone()))
-    for weight in (block.first.convolution.weight, block.second.weight):
+    for weight in (block.first.convolution.weight, block.second.convolution.weight):
         exact = _weight_gradient(block, image, weight, upstream, bf16=False)
         mixed = _weight_gradient(block, image, weight, upstream, bf16=True)
         torch.testing.assert_close(mixed, exact, rtol=0, atol=0.05 * exact.abs().max().item())

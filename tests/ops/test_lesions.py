@@ -45,9 +45,18 @@ def test_one_found_one_missed_one_invented():
     assert (found.iou, found.dice) == pytest.approx((0.6, 0.75))
     assert (found.volume_ml, found.reference_volume_ml) == pytest.approx((0.128, 0.128))
     assert found.centre_mm == pytest.approx((-29.4, 13.7, 9.0))
+    assert (found.slice_number, missed.slice_number, invented.slice_number) == (2, 6, 7)
     assert (missed.volume_ml, missed.reference_volume_ml, missed.dice) == pytest.approx((0, 0.016, 0))
     assert (invented.volume_ml, invented.reference_volume_ml) == pytest.approx((0.024, 0))
     assert invented.centre_mm == pytest.approx(tuple(GRID.to_world((8, 0, 6))))
+
+
+def test_the_slice_is_counted_along_the_axis_from_foot_to_head():
+    """Array axis 0 runs from head to foot: the voxel at index 3 lies in the file's fourth slice."""
+    grid = Geometry(SHAPE, np.array([[0, 1.0, 0, 0], [0, 0, 1, 0], [-2, 0, 0, 0], [0, 0, 0, 1]]))
+    mask = boxes(((3, 5, 6), (4, 6, 7)))
+    (lesion,) = detect_lesions(mask, mask, geometry=grid).lesions
+    assert lesion.slice_number == 4
 
 
 def test_voxels_that_touch_by_a_corner_are_one_lesion():

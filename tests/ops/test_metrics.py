@@ -1,7 +1,9 @@
 """Segmentation metrics against hand-derived cases, the table for empty masks, and independent implementations."""
 
 import warnings
+from itertools import pairwise
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK
@@ -12,7 +14,7 @@ from scipy import ndimage
 from scipy.spatial.distance import dice as dice_dissimilarity
 
 from medseg.core.errors import GeometryError, InputError, UsageError
-from medseg.ops.metrics import METRICS, segmentation_metrics
+from medseg.ops.metrics import METRICS, compare_labels, segmentation_metrics, with_percentiles
 
 SPACINGS = [(1.0, 1.0, 1.0), (0.7, 0.7, 2.5), (1.3, 0.9, 5.0), (3.1, 0.8, 0.8)]
 
@@ -52,9 +54,9 @@ def test_numbers_by_hand_on_an_anisotropic_grid():
     expected = {
         "label": "1", "presence": "both", "dice": 0.5, "iou": 1 / 3, "precision": 0.5, "recall": 0.5, "hd_mm": 4,
         "hd95_mm": 4, "assd_mm": 4 * share, "nsd": 1 - share, "tolerance_mm": 1, "volume_ml": 0.016,
-        "reference_volume_ml": 0.016,
+        "reference_volume_ml": 0.016, "relative_volume_error": 0,
     }  # fmt: skip
-    assert row.model_dump() == pytest.approx(expected, abs=1e-12)
+    assert row.model_dump(exclude={"percentiles_mm"}) == pytest.approx(expected, abs=1e-12)
     assert row.relative_volume_error == 0
 
 
@@ -148,7 +150,9 @@ def test_each_label_is_scored_as_if_alone_in_any_memory_order_and_type(dtype):
     assert rows[1].presence == "both_empty"
     for row, value in ((rows[0], 5), (rows[2], 2)):
         (alone,) = segmentation_metrics(prediction == value, reference == value, spacing_mm=(1, 2, 3))
-        assert row.model_dump() == pytest.approx(alone.model_dump() | {"label": row.label})
+        assert row.model_dump(exclude={"percentiles_mm"}) == pytest.approx(
+            alone.model_dump(exclude={"percentiles_mm"}) | {"label": row.label}
+        )
 
 
 def test_without_names_every_value_of_either_mask_is_a_row():
@@ -170,7 +174,7 @@ def test_ignored_voxels_are_background_in_both_masks():
     ignored = segmentation_metrics(np.asfortranarray(prediction), reference, spacing_mm=(1, 2, 3), ignore=ignore)
     erased = segmentation_metrics(prediction * ~ignore, reference * ~ignore, spacing_mm=(1, 2, 3))
     for row, other in zip(ignored, erased, strict=True):
-        assert row.model_dump() == pytest.approx(other.model_dump())
+        assert row.model_dump(exclude={"percentiles_mm"}) == pytest.approx(other.model_dump(exclude={"percentiles_mm"}))
     (everything,) = segmentation_metrics(
         prediction == 1, reference == 1, spacing_mm=(1, 2, 3), ignore=np.ones_like(ignore)
     )
@@ -237,3 +241,51 @@ def test_refusals(change, error, code, words):
     assert caught.value.code == code
     assert words in str(caught.value)
     assert caught.value.remedy
+
+
+def test_further_percentiles_are_read_as_the_95th_and_stand_for_the_diagonal_where_a_mask_is_empty():
+    prediction, reference = label_maps(5)
+    reference[reference == 3] = 0
+    compared = compare_labels(prediction, reference, spacing_mm=(0.7, 1.3, 2.9))
+    for row, distances in with_percentiles(compared, (50, 95, 100)):
+        assert row.percentiles_mm["95"] == row.hd95_mm
+        assert row.percentiles_mm["100"] == row.hd_mm
+        assert row.percentiles_mm["50"] == (row.hd_mm if distances is None else distances.hausdorff_mm(50))
+    with pytest.raises(UsageError, match="above 0 and at most 100"):
+        with_percentiles(compared, (0,))
+
+
+def test_the_relative_volume_error_is_none_without_a_reference_volume():
+    prediction, reference = np.zeros((4, 4, 4), int), np.zeros((4, 4, 4), int)
+    prediction[:2], reference[:, :, :1] = 1, 1
+    (row,) = segmentation_metrics(prediction, reference, spacing_mm=(1, 1, 1))
+    assert row.relative_volume_error == 1
+    (row,) = segmentation_metrics(prediction, 0 * reference, spacing_mm=(1, 1, 1), labels={"a": 1})
+    assert row.relative_volume_error is None
+    (row,) = segmentation_metrics(0 * prediction, reference, spacing_mm=(1, 1, 1), labels={"a": 1})
+    assert row.relative_volume_error == -1
+
+
+@pytest.mark.real_data
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_real_pairs_equal_surface_distance(real_data):
+    """Ten hippocampi, each against itself moved by a voxel and against the next patient's, on anisotropic spacing."""
+    import surface_distance as peer
+
+    files = sorted((real_data / "hippocampus" / "labelsTr").glob("*.nii.gz"))[:11]
+    if len(files) < 11:
+        pytest.skip("no folder hippocampus among the real scans")
+    masks = [np.asarray(nibabel.load(file).dataobj).astype(np.uint8) for file in files]
+    spacing_mm = (0.9, 1.1, 2.3)
+    for mask, other in pairwise(masks):
+        size = tuple(min(sizes) for sizes in zip(mask.shape, other.shape, strict=True))
+        box = tuple(slice(0, length) for length in size)
+        for prediction in (np.roll(mask, 1, axis=0)[box], other[box]):
+            rows = segmentation_metrics(
+                prediction, mask[box], spacing_mm=spacing_mm, labels={"anterior": 1, "posterior": 2}
+            )
+            for value, row in enumerate(rows, start=1):
+                theirs = peer.compute_surface_distances(mask[box] == value, prediction == value, spacing_mm)
+                assert row.hd_mm == pytest.approx(peer.compute_robust_hausdorff(theirs, 100), abs=1e-6)
+                assert row.hd95_mm == pytest.approx(peer.compute_robust_hausdorff(theirs, 95), abs=1e-6)
+                assert row.nsd == pytest.approx(peer.compute_surface_dice_at_tolerance(theirs, 1.0), abs=1e-6)

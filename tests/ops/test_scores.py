@@ -129,7 +129,10 @@ def test_calibration_by_hand():
     """Confidences .9, .9, .84 (two right; bin above .8 to .9) and .6 (right): gaps .88 - 2/3 and 1 - .6, as 3 : 1."""
     probabilities, reference = binary([0.9, 0.9, 0.16, 0.6]), np.array([1, 0, 0, 1])
     points = reliability_points(probabilities, reference, num_bins=10)
-    assert points == ((pytest.approx(0.6), 1.0, 1), (pytest.approx(0.88), pytest.approx(2 / 3), 3))
+    assert [tuple(point.model_dump().values()) for point in points] == [
+        (pytest.approx(0.6), 1.0, 1),
+        (pytest.approx(0.88), pytest.approx(2 / 3), 3),
+    ]
     expected = (3 * (0.88 - 2 / 3) + 0.4) / 4
     assert expected_calibration_error(probabilities, reference, num_bins=10) == pytest.approx(expected)
 
@@ -144,8 +147,28 @@ def test_roc_curve_equals_scikit_learn():
     probabilities, reference = cohort(4, 2, digits=1)
     curve = roc_curve_points(probabilities[:, 1], reference == 1)
     rates = peer.roc_curve(reference, probabilities[:, 1], drop_intermediate=False)
-    for ours, theirs in zip(curve, rates, strict=True):
+    thresholds = [np.inf, *curve.thresholds[1:]]
+    for ours, theirs in zip((curve.false_positive_rate, curve.true_positive_rate, thresholds), rates, strict=True):
         np.testing.assert_allclose(ours, theirs)
+
+
+def test_each_class_against_the_rest_equals_scikit_learn():
+    probabilities, reference = cohort(7, 3)
+    summary = classification_summary("head", ["a", "b", "c"], probabilities, reference)
+    for n, name in enumerate("abc"):
+        area = summary.areas[name]
+        assert area.auroc == pytest.approx(peer.roc_auc_score(reference == n, probabilities[:, n]))
+        assert area.auprc == pytest.approx(peer.average_precision_score(reference == n, probabilities[:, n]))
+        assert area.auroc_low < area.auroc < area.auroc_high
+    assert [curve.name for curve in summary.roc] == ["a", "b", "c"]
+    assert np.mean([area.auroc for area in summary.areas.values()]) == pytest.approx(summary.auroc)
+    assert sum(one.num_cases for one in summary.reliability) == len(reference)
+
+
+def test_a_class_that_never_occurs_has_no_area_of_its_own():
+    summary = classification_summary("head", ["a", "b", "c"], np.eye(3)[[0, 1, 0]], np.array([0, 1, 0]))
+    assert summary.areas["c"].model_dump() == dict.fromkeys(("auroc", "auroc_low", "auroc_high", "auprc"))
+    assert [curve.name for curve in summary.roc] == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from medseg.core.findings import ClassAnswer
+from medseg.core.findings import ClassSummary
+from medseg.ops.scores import classification_summary
 from medseg.report.plots import UNIT_X, UNIT_Y, Axis, dice_by_volume, metric_strips, nice_ticks, reliability, roc_curves
 
 
-def answers(pairs: list[tuple[str, float]]) -> list[ClassAnswer]:
-    return [
-        ClassAnswer(head="h", probabilities={"no": 1 - score, "yes": score}, reference=truth) for truth, score in pairs
-    ]
+def summary(pairs: list[tuple[str, float]]) -> ClassSummary:
+    scores = np.array([score for _, score in pairs])
+    truth = np.array([name == "yes" for name, _ in pairs], dtype=int)
+    return classification_summary("h", ("no", "yes"), np.stack([1 - scores, scores], axis=1), truth)
 
 
 @pytest.mark.parametrize(
@@ -28,8 +30,8 @@ def test_axis_places_values_and_holds_back_outliers() -> None:
 
 def test_roc_with_ties_has_the_area_of_the_rank_statistic() -> None:
     # 3 positives x 3 negatives: 6 pairs won, 2 ties, 1 lost: (6 + 1) / 9
-    given = answers([("yes", 0.9), ("yes", 0.6), ("yes", 0.4), ("no", 0.6), ("no", 0.4), ("no", 0.1)])
-    (curve,) = roc_curves(("no", "yes"), given)
+    given = summary([("yes", 0.9), ("yes", 0.6), ("yes", 0.4), ("no", 0.6), ("no", 0.4), ("no", 0.1)])
+    (curve,) = roc_curves(given)
     assert curve.name == "yes"
     assert curve.note == f"area {7 / 9:.3f}"
     assert curve.path.startswith(f"M{UNIT_X.at(0)} {UNIT_Y.at(0)}L")
@@ -37,11 +39,11 @@ def test_roc_with_ties_has_the_area_of_the_rank_statistic() -> None:
 
 
 def test_no_roc_when_one_class_occurs() -> None:
-    assert roc_curves(("no", "yes"), answers([("yes", 0.9), ("yes", 0.2)])) == []
+    assert roc_curves(summary([("yes", 0.9), ("yes", 0.2)])) == []
 
 
 def test_reliability_is_the_share_of_right_answers_by_confidence() -> None:
-    plot = reliability(("no", "yes"), answers([("yes", 0.95), ("yes", 0.97), ("no", 0.98), ("no", 0.38)]))
+    plot = reliability(summary([("yes", 0.95), ("yes", 0.97), ("no", 0.98), ("no", 0.38)]))
     assert [point.text for point in plot.points] == [
         "1 answers with mean confidence 0.620: 1.000 right",
         "3 answers with mean confidence 0.967: 0.667 right",

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medseg.report.windows import CT_WINDOWS_HU, Window, windows_for
+from medseg.io.packaged import named_windows
+from medseg.report.windows import Window, windows_for
 
 AIR_AND_TISSUE = np.r_[np.full(500, -1000.0), np.full(500, 60.0)].reshape(10, 10, 10)
 NOTHING = np.zeros(0)
@@ -16,8 +17,8 @@ NOTHING = np.zeros(0)
 def test_ct_window_follows_the_structures(inside: float, name: str) -> None:
     windows = windows_for(AIR_AND_TISSUE, np.full(50, inside), modality="ct")
     assert windows[0].name == name
-    assert (windows[0].low, windows[0].high) == CT_WINDOWS_HU[name]
-    assert sorted(window.name for window in windows) == sorted(CT_WINDOWS_HU)
+    assert (windows[0].low, windows[0].high) == named_windows()[name.replace(" ", "_")]
+    assert sorted(window.name for window in windows) == ["bone", "brain", "lung", "soft tissue"]
 
 
 def test_ct_is_recognised_by_its_air() -> None:

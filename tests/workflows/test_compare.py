@@ -30,7 +30,12 @@ GRID = GridSummary(shape=(10, 10, 10), spacing_mm=(1, 1, 2), axis_codes="RAS")
 
 
 def provenance(**changes) -> Provenance:
-    values = {"medseg_version": "1", "created": "2026-01-02T03:04:05Z", "dataset": "d", "settings": {"tolerance_mm": 1}}
+    values = {
+        "medseg_version": "1",
+        "created": "2026-01-02T03:04:05Z",
+        "dataset": "d",
+        "settings": {"tolerance_mm": 1.0},
+    }
     return Provenance.model_validate(values | changes)
 
 
@@ -207,9 +212,9 @@ def test_a_head_is_compared_by_accuracy_brier_and_area(run):
             "c0 (another class)",
         ),
         (
-            lambda c: c.model_copy(update={"provenance": provenance(settings={"tolerance_mm": 2})}),
+            lambda c: c.model_copy(update={"provenance": provenance(settings={"tolerance_mm": 2.0})}),
             "E-COMPARE-SETTINGS",
-            "tolerance_mm 1 and 2",
+            "tolerance_mm 1.0 and 2.0",
         ),
         (lambda c: c.model_copy(update={"cases": c.cases[:7]}), "E-COMPARE-CASES", "c7, c8, c9 only in the first"),
         (lambda c: changed(c, 0, case="x"), "E-COMPARE-CASES", "c0 only in the first; x only in the second"),
@@ -246,8 +251,8 @@ def test_versions_and_failures_are_borne_in_mind(run):
     assert any("bad" in note for note in report.notes)
 
 
-def test_pictures_and_split_do_not_make_two_measurements_differ(run):
-    settings = {"tolerance_mm": 1, "pictures": False, "split": "test"}
+def test_what_no_number_depends_on_does_not_make_two_measurements_differ(run):
+    settings = {"tolerance_mm": 1.0, "pictures": False, "split": "test", "mode": "surface"}
     assert run(cohort_of({"liver": BEFORE}), cohort_of({"liver": AFTER}, provenance=provenance(settings=settings)))
 
 

@@ -13,8 +13,11 @@ import typer
 
 import medseg
 from medseg.apps import (
+    bundle_commands,
     data_commands,
     dicom_commands,
+    evaluate_command,
+    followup_commands,
     measure_commands,
     model_commands,
     report_commands,
@@ -57,18 +60,22 @@ def _root(
 
 
 app.command("import")(data_commands.import_)
+app.command("import-nnunet")(bundle_commands.import_nnunet)
 for _command in (
     series_commands.series,
     data_commands.check,
     data_commands.preprocess,
     model_commands.train,
     model_commands.infer,
-    model_commands.evaluate,
+    evaluate_command.evaluate,
+    bundle_commands.ensemble,
     report_commands.compare,
     report_commands.report,
     model_commands.demo,
     measure_commands.measure,
     dicom_commands.to_dicom,
+    measure_commands.stage,
+    followup_commands.follow_up,
 ):
     app.command()(_command)
 

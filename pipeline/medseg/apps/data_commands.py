@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medseg.apps import options as o
-from medseg.apps import show
+from medseg.apps import show, show_check
 from medseg.apps.terminal import TERMINAL
 
 
@@ -66,27 +66,60 @@ def import_(
 def check(
     manifest: o.Manifest = None,
     workspace: o.Workspace = o.DEFAULT_WORKSPACE,
+    fix: Annotated[
+        Path | None, typer.Option("--fix", help="New folder for a repaired copy; the original is only read.")
+    ] = None,
+    link: Annotated[bool, typer.Option("--link", help="With --fix: link sound files instead of copying them.")] = False,
+    assume_orientation: o.AssumeOrientation = None,
+    prefer: o.Prefer = None,
+    series: o.Series = None,
+    phase: o.Phase = None,
+    fix_geometry: o.FixGeometry = None,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="Write the findings there too, as .json or .csv.")
+    ] = None,
     contain: Annotated[
         bool, typer.Option("--contain/--no-contain", help="Read each case in a process of its own, with limits.")
     ] = True,
     dry_run: o.DryRun = False,
     json: o.Json = False,
 ) -> None:
-    """Read every case: geometry, labels, values, duplicates, patients in two splits. One table of findings.
+    """Read every case and name every problem in one table: geometry, labels, values, duplicates, splits, sides.
 
-    Example: `medseg check --manifest hippocampus.json`. Exit code 3 when there are errors.
+    With --fix FOLDER everything that needs no guessing is mended in a complete new dataset: FOLDER/manifest.json, with
+    each change in changes.json and before and after in pictures in doctor.html.
+
+    Exit code 3 when there are errors; with --fix 7 when cases had to be left out, or errors between cases remain.
+
+    Example: `medseg check --manifest hippocampus.json --fix hippocampus-repaired`
     """
     from medseg.core.reading import Containment
-    from medseg.workflows.check import check as run
     from medseg.workflows.workspace import Workspace
 
+    reading = show.reading(
+        assume_orientation=assume_orientation, prefer=prefer, series=series, phase=phase, fix_geometry=fix_geometry
+    )
+    place, limits = Workspace(workspace), Containment(contain=contain)
+    if fix is not None:
+        show_check.refuse_together(
+            "--fix", "--report", report_file, "With --fix the findings are in FOLDER/changes.json."
+        )
+        from medseg.io.contained import contained
+        from medseg.workflows.doctor import heal
+
+        with contained(limits):
+            healed = heal(place, manifest, fix, reading, link=link, dry_run=dry_run, progress=TERMINAL.progress)
+        show_check.healed(TERMINAL, healed, as_json=json)
+        return
     if dry_run:
         from medseg.workflows.forecast import forecast_check
 
-        show.forecast(TERMINAL, forecast_check(Workspace(workspace), manifest), as_json=json)
+        show.forecast(TERMINAL, forecast_check(place, manifest), as_json=json)
         return
-    report = run(Workspace(workspace), manifest, containment=Containment(contain=contain), progress=TERMINAL.progress)
-    show.checked(TERMINAL, report, as_json=json)
+    from medseg.workflows.check import check as run
+
+    report = run(place, manifest, reading, report_file=report_file, containment=limits, progress=TERMINAL.progress)
+    show_check.checked(TERMINAL, report, as_json=json)
     if report.num_errors:
         raise typer.Exit(3)
 

@@ -1,4 +1,4 @@
-"""The commands about models: train, infer, evaluate, demo."""
+"""The commands about models: train, infer, demo."""
 
 from __future__ import annotations
 
@@ -89,6 +89,9 @@ def infer(
     suv: o.Suv = None,
     device: o.Device = None,
     amp: o.Amp = None,
+    backend: Annotated[
+        str | None, typer.Option("--backend", help="auto, torch, openvino or onnx: who runs the network.")
+    ] = None,
     config: o.Config = None,
     set_: o.Assignments = None,
     dry_run: o.DryRun = False,
@@ -120,6 +123,7 @@ def infer(
         suv=suv,
         device=device,
         amp=amp,
+        backend=backend,
     ).infer
     place = Workspace(workspace)
     model, target = bundle or place.newest_bundle(), out or place.predictions
@@ -134,45 +138,6 @@ def infer(
     inferred = run(model, target, settings, **asked)
     show.inferred(TERMINAL, inferred, as_json=json)
     show.fail_for(TERMINAL, inferred.failures, len(inferred.predictions))
-
-
-def evaluate(
-    predictions: Annotated[
-        Path | None, typer.Option("--predictions", "-p", help="Folder of masks; default: WORKSPACE/predictions.")
-    ] = None,
-    manifest: o.Manifest = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: WORKSPACE/reports.")] = None,
-    workspace: o.Workspace = o.DEFAULT_WORKSPACE,
-    split: Annotated[str | None, typer.Option(help="all, train, val or test.")] = None,
-    tolerance_mm: Annotated[float | None, typer.Option(help="Of the normalised surface Dice.")] = None,
-    pictures: Annotated[bool | None, typer.Option("--pictures/--no-pictures")] = None,
-    config: o.Config = None,
-    set_: o.Assignments = None,
-    dry_run: o.DryRun = False,
-    json: o.Json = False,
-) -> None:
-    """Score masks (medseg's or another tool's) against a manifest's references; a page per case and one of the cohort.
-
-    Example: `medseg evaluate --predictions predictions --manifest hippocampus.json --out reports`
-    """
-    from medseg.workflows.config import load_settings
-    from medseg.workflows.workspace import Workspace
-
-    settings = show.resolve(
-        load_settings(config, set_ or ()), "evaluate", split=split, tolerance_mm=tolerance_mm, pictures=pictures
-    ).evaluate
-    place = Workspace(workspace)
-    source, target = predictions or place.predictions, out or place.reports
-    if dry_run:
-        from medseg.workflows.forecast import forecast_evaluate
-
-        show.forecast(TERMINAL, forecast_evaluate(place, source, target, settings, manifest), as_json=json)
-        return
-    from medseg.workflows.evaluate import evaluate as run
-
-    evaluated = run(place, source, target, settings, manifest=manifest, progress=TERMINAL.progress)
-    show.evaluated(TERMINAL, evaluated, as_json=json)
-    show.fail_for(TERMINAL, evaluated.report.failures, len(evaluated.report.cases))
 
 
 def demo(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.core.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from medseg.apps.terminal import Terminal
     from medseg.core.case import Dataset
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from medseg.core.plan import Plan
     from medseg.core.reading import Reading
     from medseg.core.settings import Settings
-    from medseg.data.check import CheckReport
     from medseg.data.store import Store
+    from medseg.io.bundle import BundleManifest
     from medseg.workflows.evaluate import Evaluated
     from medseg.workflows.forecast import Forecast
     from medseg.workflows.infer import Inferred
@@ -81,17 +81,22 @@ def dataset(terminal: Terminal, made: Dataset, out: Path | None, *, as_json: boo
     )
 
 
-def checked(terminal: Terminal, report: CheckReport, *, as_json: bool) -> None:
+def bundle(terminal: Terminal, made: BundleManifest, out: Path, *, as_json: bool) -> None:
     if as_json:
-        terminal.json(report.to_json())
+        terminal.json(made.to_json())
         return
-    if report.findings:
-        rows = [
-            (finding.case or "(all)", finding.severity, f"[{finding.code}] {finding.message}", finding.remedy)
-            for finding in report.findings
-        ]
-        terminal.table(("case", "severity", "finding", "what to do"), rows)
-    terminal.result(f"{report.dataset}: {report.num_cases} cases read, {report.num_ok} without a remark")
+    members = sum(name.endswith(".safetensors") for name in made.sha256)
+    facts(
+        terminal,
+        [
+            ("model", made.name),
+            ("channels", ", ".join(made.channels)),
+            ("labels", ", ".join(f"{name} = {value}" for name, value in made.labels.items()) or "none"),
+            ("members", str(members)),
+            *((f"validation {name}", f"{value:.4f}") for name, value in made.validation.items()),
+            ("bundle", str(out)),
+        ],
+    )
 
 
 def plan(terminal: Terminal, made: Plan, *, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from medseg.engine.clock import Status
 
@@ -46,10 +46,18 @@ class Terminal:
     def warning(self, text: str) -> None:
         self.err.print(f"[yellow]warning[/] {escape(text)}")
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[str]],
+        *,
+        title: str | None = None,
+        whole: Collection[str] = (),
+    ) -> None:
+        """Columns share the width; those named in `whole` are never broken."""
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
         for column in columns:
-            table.add_column(column, overflow="fold")
+            table.add_column(column, overflow="fold", no_wrap=column in whole)
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))
         self.out.print(table, soft_wrap=False)

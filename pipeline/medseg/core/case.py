@@ -24,7 +24,9 @@ class Case(Document):
 
     id: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     patient: str = Field(default="", description="groups cases that must not be split; defaults to the case's id")
-    images: tuple[Path, ...] = Field(min_length=1, description="one file per channel, or one file with all channels")
+    images: tuple[Path, ...] = Field(
+        description="one file per channel, or one file with all channels; none only where masks alone are compared"
+    )
     label: Path | None = Field(default=None, description="reference segmentation on the image's grid")
     labelled: tuple[str, ...] | None = Field(
         default=None, description="labels that were annotated in this case; absent: all of the dataset's"
@@ -66,6 +68,7 @@ class Dataset(Document):
         default_factory=dict, description="SNOMED codes and colours of labels that configs/terminology.yaml lacks"
     )
     ignore_value: int | None = Field(default=None, description="mask value of voxels that teach and score nothing")
+    lesion_labels: tuple[str, ...] = Field(default=(), description="labels made of separate lesions, scored one by one")
     heads: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="classification head to its class names"
     )
@@ -82,9 +85,6 @@ class Dataset(Document):
         if len(self.labels) > _MOST_LABELS:
             message = f"at most {_MOST_LABELS} labels, got {len(self.labels)}"
             raise ValueError(message)
-        if unknown := set(self.terms) - set(self.labels):
-            message = f"terms are given for {', '.join(sorted(unknown))}, which are no labels"
-            raise ValueError(message)
         if self.ignore_value is not None and not 0 <= self.ignore_value <= 65535:
             message = f"ignore_value must be 0 to 65535, got {self.ignore_value}"
             raise ValueError(message)
@@ -97,6 +97,14 @@ class Dataset(Document):
         for head, names in self.heads.items():
             if len(names) < 2 or len(set(names)) < len(names):
                 message = f"classification head {head!r} needs at least two different class names, got {list(names)}"
+                raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _about_labels(self) -> Dataset:
+        for field, names in (("terms", self.terms), ("lesion_labels", self.lesion_labels)):
+            if unknown := set(names) - set(self.labels):
+                message = f"{field} are given for {', '.join(sorted(unknown))}, which are no labels"
                 raise ValueError(message)
         return self
 

@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from medseg.core.detection import LesionDetection, LesionSummary
 from medseg.core.document import Document
-from medseg.core.geometry import Shape, Vector
+from medseg.core.geometry import Geometry, Shape, Vector
 
 Presence = Literal["both", "both_empty", "missed", "invented"]
 
@@ -31,11 +32,12 @@ class LabelMetrics(Document):
     tolerance_mm: float = Field(description="of nsd")
     volume_ml: float
     reference_volume_ml: float
-
-    @property
-    def relative_volume_error(self) -> float | None:
-        """(volume - reference) / reference; None without a reference volume."""
-        return self.volume_ml / self.reference_volume_ml - 1 if self.reference_volume_ml else None
+    relative_volume_error: float | None = Field(
+        default=None, description="(volume - reference) / reference; None without a reference volume"
+    )
+    percentiles_mm: dict[str, float] = Field(
+        default_factory=dict, description="as hd95_mm, at further percentiles of the distances; key: the percentile"
+    )
 
 
 class ClassAnswer(Document):
@@ -54,6 +56,10 @@ class GridSummary(Document):
     shape: Shape
     spacing_mm: Vector
     axis_codes: str
+
+    @classmethod
+    def of(cls, geometry: Geometry) -> GridSummary:
+        return cls(shape=geometry.shape, spacing_mm=geometry.spacing_mm, axis_codes=geometry.axis_codes)
 
 
 class Provenance(Document):
@@ -83,6 +89,7 @@ class CasePrediction(Document):
     volumes_ml: dict[str, float]
     classes: tuple[ClassAnswer, ...] = ()
     flags: tuple[str, ...] = ()
+    backend: str = Field(default="torch", description="who ran the network")
     seconds: dict[str, float] = Field(default_factory=dict)
     provenance: Provenance
 
@@ -99,9 +106,11 @@ class CaseReport(Document):
     metrics: tuple[LabelMetrics, ...] = Field(default=(), description="labels annotated in this case's reference")
     unlabelled: tuple[str, ...] = Field(default=(), description="labels not annotated in the reference: not scored")
     classes: tuple[ClassAnswer, ...] = ()
+    lesions: tuple[LesionDetection, ...] = ()
     flags: tuple[str, ...] = ()
     attributes: dict[str, str] = Field(default_factory=dict)
-    provenance: Provenance
+    provenance: Provenance = Field(description="of the prediction; of the scoring where the prediction has none")
+    scoring: Provenance | None = Field(default=None, description="what scored it, with the settings in force")
 
     @property
     def mean_dice(self) -> float | None:
@@ -119,49 +128,6 @@ class Estimate(Document):
     quartile_1: float
     quartile_3: float
     n: int
-
-
-class LesionMatch(Document):
-    """One lesion of the reference with the predicted one assigned to it, or one of them alone."""
-
-    status: Literal["matched", "missed", "invented"]
-    centre_mm: Vector = Field(description="RAS+, centre of gravity; of the reference's lesion unless invented")
-    volume_ml: float
-    reference_volume_ml: float
-    dice: float
-    iou: float
-
-
-class LesionDetection(Document):
-    """The lesions of one label of one case; definitions in docs/metrics.md."""
-
-    label: str
-    criterion: Literal["iou", "overlap"]
-    threshold: float
-    num_reference: int
-    num_predicted: int
-    num_matched: int
-    sensitivity: float
-    precision: float
-    f1: float
-    panoptic_quality: float
-    lesions: tuple[LesionMatch, ...] = Field(description="largest first")
-
-
-class LesionSummary(Document):
-    """The lesions of one label over the cohort: counts of all cases together, so that empty cases weigh nothing."""
-
-    label: str
-    num_cases: int
-    num_reference: int
-    num_predicted: int
-    num_matched: int
-    sensitivity: float
-    precision: float
-    f1: float
-    panoptic_quality: float
-    false_positives_per_case: float
-    matched_dice: float | None = Field(description="mean over the matched lesions; None when there are none")
 
 
 class PairedComparison(Document):
@@ -191,6 +157,34 @@ class LabelSummary(Document):
     num_missed: int
     num_invented: int
     num_both_empty: int
+    relative_volume_error: Estimate | None = Field(default=None, description="over the cases with a reference volume")
+    percentiles_mm: dict[str, Estimate] = Field(default_factory=dict)
+
+
+class ClassArea(Document):
+    """How well one class can be told from the rest; None where only one kind of case occurs."""
+
+    auroc: float | None
+    auroc_low: float | None
+    auroc_high: float | None
+    auprc: float | None
+
+
+class RocCurve(Document):
+    """One class against the rest: a point per distinct probability, from (0, 0) to (1, 1)."""
+
+    name: str
+    false_positive_rate: tuple[float, ...]
+    true_positive_rate: tuple[float, ...]
+    thresholds: tuple[float | None, ...] = Field(description="lowest probability called positive; None: nothing is")
+
+
+class ReliabilityBin(Document):
+    """The cases whose confidence falls into one bin."""
+
+    confidence: float
+    accuracy: float
+    num_cases: int
 
 
 class ClassSummary(Document):
@@ -215,6 +209,35 @@ class ClassSummary(Document):
         description="rows: reference, columns: predicted, in order of classes"
     )
     collapsed: bool = Field(description="at least 95 % of the answers are one class although the references are not")
+    areas: dict[str, ClassArea] = Field(default_factory=dict, description="each class against the rest")
+    roc: tuple[RocCurve, ...] = Field(default=(), description="of the classes auroc is about")
+    reliability: tuple[ReliabilityBin, ...] = ()
+
+
+class MultiLabelSummary(Document):
+    """All yes-or-no heads together: findings that a case may have at the same time."""
+
+    heads: tuple[str, ...]
+    n: int = Field(description="cases with an answer and a reference for every one of the heads")
+    exact_match: float = Field(description="share of cases with every head right")
+    hamming_accuracy: float = Field(description="share of right answers over all heads")
+    micro_f1: float = Field(description="of the second class of each head, all answers counted together")
+    macro_f1: float = Field(description="mean over the heads that have or answer the second class")
+    macro_auroc: float | None = Field(description="mean over the heads whose both classes occur")
+
+
+class SubgroupSummary(Document):
+    """The cases that share one value of an attribute, or whose structure has about one size."""
+
+    attribute: str
+    group: str
+    num_cases: int
+    num_patients: int
+    mean_dice: Estimate | None = None
+    dice: dict[str, Estimate] = Field(default_factory=dict, description="by label")
+    accuracy: dict[str, Estimate] = Field(default_factory=dict, description="by classification head")
+    num_missed: int = 0
+    num_invented: int = 0
 
 
 class CaseFailure(Document):
@@ -233,4 +256,11 @@ class CohortReport(Document):
     classes: tuple[ClassSummary, ...]
     cases: tuple[CaseReport, ...] = Field(description="worst mean Dice first")
     failures: tuple[CaseFailure, ...] = ()
+    lesions: tuple[LesionSummary, ...] = ()
+    multilabel: MultiLabelSummary | None = None
+    subgroups: tuple[SubgroupSummary, ...] = ()
+    unanswered: dict[str, int] = Field(
+        default_factory=dict, description="classification head to cases with a reference class and no answer"
+    )
+    not_grouped: dict[str, str] = Field(default_factory=dict, description="attributes without a table, and why")
     provenance: Provenance

@@ -65,11 +65,11 @@ class Normalisation(Document):
     """Intensities of one channel to network units: clip to [lower, upper] (either may be open), subtract, divide.
 
     `fixed` takes mean and std from the training set (CT, or any calibrated unit), `per_image` from the image itself,
-    over its nonzero voxels when `nonzero` is set. `correct_bias_field` (N4) and `equalise` (adaptive histogram
-    equalisation) come before.
+    over the body (nonzero in any channel, holes filled) when `nonzero` is set; `range` maps the image's minimum and
+    maximum to 0 and 1. `correct_bias_field` (N4) and `equalise` (adaptive histogram equalisation) come before.
     """
 
-    scheme: Literal["fixed", "per_image"]
+    scheme: Literal["fixed", "per_image", "range"]
     lower: float | None = None
     upper: float | None = None
     mean: float = 0.0
@@ -89,6 +89,7 @@ class NetworkPlan(Document):
     blocks: tuple[int, ...] = Field(
         description="convolutions (plain) or residual blocks (residual) of each encoder stage"
     )
+    decoder_blocks: int = Field(default=2, ge=1, description="convolutions of each decoder stage")
     deep_supervision: bool = True
 
     @model_validator(mode="after")
@@ -130,11 +131,24 @@ class Plan(Document):
     spacing_mm: Vector = Field(description="network grid, axes in RAS order")
     crop: Literal["nonzero", "none"]
     normalisation: tuple[Normalisation, ...]
+    orientation: Literal["RAS", "stored"] = Field(
+        default="RAS", description="axes of the network grid: the patient's, or as the file stores them"
+    )
     coarse_axis: int | None = Field(description="axis interpolated linearly because its voxels are > 3 x longer")
+    nearest_slices: bool = Field(
+        default=False,
+        description="along an axis whose voxels are > 3 x longer (in the source, else in the network grid) take the "
+        "nearest slice, of image and answer, instead of interpolating",
+    )
     patch_size: Shape
     batch_size: int = Field(ge=1)
     mirror_axes: tuple[int, ...]
     left_right_pairs: tuple[tuple[str, str], ...] = ()
+    regions: dict[str, tuple[int, ...]] = Field(
+        default_factory=dict,
+        description="overlapping targets, each with an output of its own, as the mask values that they unite; painted "
+        "in the order of the labels, later over earlier",
+    )
     network: NetworkPlan
     classification: ClassificationPlan | None = None
     decisions: tuple[Decision, ...] = ()
@@ -156,6 +170,9 @@ class Plan(Document):
         if unknown := named - set(self.labels):
             message = f"left_right_pairs and pool_labels must name labels, got {', '.join(sorted(unknown))}"
             raise ValueError(message)
+        if self.regions and len(self.regions) != len(self.labels):
+            message = f"regions need one label each, got {len(self.regions)} regions and {len(self.labels)} labels"
+            raise ValueError(message)
         return self
 
     @property
@@ -164,6 +181,13 @@ class Plan(Document):
         return tuple(sorted(self.labels, key=self.labels.__getitem__))
 
     @property
+    def paint_order(self) -> tuple[int, ...]:
+        """Network index that each region's output paints, in the order of painting; empty without regions."""
+        return tuple(self.label_names.index(name) + 1 for name in self.labels) if self.regions else ()
+
+    @property
     def num_outputs(self) -> int:
-        """Output channels of the segmentation: background and each label; none without labels."""
+        """Output channels of the segmentation: each region, or background and each label; none without labels."""
+        if self.regions:
+            return len(self.regions)
         return len(self.labels) + 1 if self.labels else 0

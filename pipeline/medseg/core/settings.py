@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from medseg.core.detection import Criterion
 from medseg.core.document import Document
 from medseg.core.errors import UsageError
 from medseg.core.geometry import Shape, Vector
@@ -21,6 +22,8 @@ from medseg.core.reading import Containment, Reading
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 Window = tuple[float, float]
+Positive = Annotated[float, Field(gt=0)]
+Percentile = Annotated[float, Field(gt=0, le=100)]
 
 
 class PreprocessSettings(Reading, Containment):
@@ -99,6 +102,9 @@ class InferSettings(Reading, Containment, Outputs):
     tta: bool = Field(default=False, description="average over mirrored copies along the plan's mirror axes")
     device: str = "auto"
     amp: bool = True
+    backend: Literal["auto", "torch", "openvino", "onnx"] = Field(
+        default="auto", description="who runs the network; auto: what is installed and measured fastest here"
+    )
     save_probabilities: bool = False
 
 
@@ -106,8 +112,21 @@ class EvaluateSettings(Containment):
     """`medseg evaluate`."""
 
     tolerance_mm: float = Field(default=1.0, gt=0, description="of the normalised surface Dice")
+    tolerances_mm: dict[str, Positive] = Field(default_factory=dict, description="by label, instead of tolerance_mm")
+    percentiles: tuple[Percentile, ...] = Field(default=(), description="of the distances, beside the 95th")
+    mode: Literal["surface", "voxel"] = Field(default="surface", description="voxel: the distances MONAI computes")
     split: Literal["all", "train", "val", "test"] = "all"
     pictures: bool = True
+    label_map: tuple[str, ...] = Field(default=(), description="NAME=[REFERENCE:]PREDICTED, as liver=1:5")
+    labels: dict[str, int] = Field(default_factory=dict, description="names of the values in a folder of references")
+    resample_reference: bool = Field(default=False, description="score on the prediction's grid where grids differ")
+    lesions: tuple[str, ...] | None = Field(
+        default=None, description="labels scored lesion by lesion; absent: lesion_labels of the manifest"
+    )
+    lesion_criterion: Criterion = Field(default="iou", description="what pairs two lesions: iou or overlap")
+    lesion_threshold: float = Field(default=0.1, gt=0, le=1, description="least criterion of a pair")
+    min_lesion_ml: float = Field(default=0.0, ge=0, description="smaller parts of a mask are no lesions")
+    jobs: int | None = Field(default=None, ge=1, description="processes; absent: one per core for a large cohort")
 
 
 class Settings(Document):

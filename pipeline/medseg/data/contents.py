@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,23 @@ from medseg.core.case import Case, Dataset
 from medseg.core.errors import InputError
 from medseg.core.geometry import Geometry
 from medseg.core.reading import AS_IT_IS, Reading
-from medseg.core.volume import LabelMap, Volume
+from medseg.core.volume import LabelMap
 from medseg.io.volumes import read_labels
 
 AIR_HU = -200
+_SAMPLE = 100_000
+_PIECE = 65536
 NAME_THEM = "Add them to 'labels' of the manifest, or correct the mask."
 
 
 def values_in(labels: LabelMap) -> dict[int, int]:
     """How many voxels hold each value, background included."""
-    # slab by slab along the slowest axis: counting widens what it counts to 8 bytes
-    slabs = labels.array if labels.array.flags.c_contiguous else labels.array.T
-    counts = np.zeros(int(labels.array.max()) + 1, np.int64)
-    for slab in slabs:
-        counts += np.bincount(np.ravel(slab, order="K"), minlength=counts.size)
+    voxels = np.ravel(labels.array, order="K")
+    counts = np.zeros(np.iinfo(np.uint16).max + 1, dtype=np.int64)
+    # In pieces that stay in the cache: numpy counts a copy of eight bytes a voxel, 12 times slower for a whole scan.
+    for start in range(0, voxels.size, _PIECE):
+        part = np.bincount(voxels[start : start + _PIECE])
+        counts[: part.size] += part
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
@@ -61,12 +65,19 @@ def holds_air(channel: NDArray[Any]) -> bool:
     return bool(channel.min() <= AIR_HU)
 
 
-def content_hash(volume: Volume) -> str:
-    """Equal for equal voxels of equal type, whatever the file or the grid."""
-    voxels = np.ravel(volume.array, order="K")
-    digest = hashlib.sha256(f"{volume.array.shape} {volume.array.dtype}".encode())
-    digest.update(voxels.view(np.uint8).data)
+def content_hash(arrays: Sequence[NDArray[Any]]) -> str:
+    """Equal for equal voxels of equal type, whatever the file, the grid or the order in memory."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        digest.update(np.ravel(array, order="F").view(np.uint8).data)
     return digest.hexdigest()
+
+
+def num_values(channel: NDArray[Any]) -> int:
+    """How many different values an image holds, as far as about 100,000 evenly spread voxels tell."""
+    step = max(1, int((channel.size / _SAMPLE) ** (1 / 3)))
+    return int(np.unique(channel[::step, ::step, ::step]).size)
 
 
 def centroid_mm(labels: LabelMap, value: int) -> NDArray[np.float64]:

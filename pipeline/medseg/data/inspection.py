@@ -1,33 +1,35 @@
-"""One case looked at: what its image and its mask tell when they are read."""
+"""One case looked at: everything that its images and its mask tell, one fault never hiding another."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from medseg.core.case import Case, Dataset
-from medseg.core.document import Document
-from medseg.core.errors import MedsegError, case_context
-from medseg.core.geometry import Vector
+from medseg.core.doctor import Finding, Fixable, Severity
+from medseg.core.errors import GeometryError, MedsegError
+from medseg.core.geometry import Shape, Vector
+from medseg.core.reading import AS_IT_IS, Reading
 from medseg.core.sides import left_right_pairs
 from medseg.core.volume import LabelMap, Volume, require_same_grid
-from medseg.data.contents import NAME_THEM, centroid_mm, content_hash, holds_air, unknown_values, values_in
-from medseg.io.volumes import read_labels, read_volumes
-
-Severity = Literal["error", "warning", "note"]
+from medseg.data.body import share_outside
+from medseg.data.contents import (
+    NAME_THEM,
+    centroid_mm,
+    content_hash,
+    holds_air,
+    num_values,
+    unknown_values,
+    values_in,
+)
+from medseg.data.cures import Cured, cure_image, cure_label
+from medseg.io.examine import Examined, examine_image, examine_label
 
 _OFFSET_HU = 1024
-
-
-class Finding(Document):
-    """One thing to know about a case, or about the whole dataset when `case` is empty."""
-
-    case: str
-    severity: Severity
-    code: str
-    message: str
-    remedy: str = ""
+_HU = (-4096, -900, 100)
+_MOSTLY_OUTSIDE = 0.5
+_FIX = "`medseg check --fix FOLDER` mends it in a copy"
+_OPTIONS: dict[str, Fixable] = {"E-NO-ORIENTATION": "--assume-orientation", "E-GEOM-CONFLICT": "--prefer"}
 
 
 @dataclass
@@ -38,85 +40,176 @@ class Seen:
         case: The case.
         findings: What is wrong with it alone.
         content: Hash of the image's voxels; empty when it could not be read.
+        label_content: Hash of the mask's voxels; empty when there is none, or nothing in it.
         spacing_mm: Along R, A, S; None when it could not be read.
+        shape: Along R, A, S; None when it could not be read.
+        num_values: Different values in each channel, as far as a sample tells.
         counts: Voxels by mask value; None without a readable mask.
+        sides: Pairs whose left lies on the right, and those where it does not.
     """
 
     case: Case
     findings: list[Finding] = field(default_factory=list)
     content: str = ""
+    label_content: str = ""
     spacing_mm: Vector | None = None
+    shape: Shape | None = None
+    num_values: tuple[int, ...] = ()
     counts: dict[int, int] | None = None
+    sides: dict[tuple[str, str], bool] = field(default_factory=dict)
 
-    def add(self, severity: Severity, code: str, message: str, remedy: str = "") -> None:
-        found = Finding(case=self.case.id, severity=severity, code=code, message=message, remedy=remedy)
+    def add(
+        self,
+        severity: Severity,
+        code: str,
+        message: str,
+        remedy: str = "",
+        *,
+        file: Path | None = None,
+        fixable: Fixable = "no",
+    ) -> None:
+        found = Finding(
+            case=self.case.id,
+            severity=severity,
+            code=code,
+            file=str(file or ""),
+            message=message,
+            remedy=remedy,
+            fixable=fixable,
+        )
         self.findings.append(found)
 
+    def add_error(self, error: MedsegError, *, fixable: Fixable) -> None:
+        remedy = f"{_FIX}." if fixable == "yes" else error.remedy
+        self.add("error", error.code, error.message, remedy, file=error.file, fixable=fixable)
 
-def inspect_case(case: Case, dataset: Dataset) -> Seen:
-    """Read a case and look at it; what goes wrong becomes a finding."""
+
+def inspect_case(case: Case, dataset: Dataset, reading: Reading = AS_IT_IS) -> Seen:
+    """Read a case and look at it; whatever is wrong becomes a finding.
+
+    Args:
+        case: The case.
+        dataset: Its labels and channels.
+        reading: What the user has allowed.
+    """
     seen = Seen(case)
     try:
-        with case_context(case.id):
-            volume = read_volumes(case.images, dataset.reading, channels=len(dataset.channels))
-            seen.content = content_hash(volume)
-            seen.spacing_mm = volume.geometry.canonical().spacing_mm
-            _look_at_image(seen, volume, dataset)
-            if case.label is not None:
-                labels = read_labels(case.label, dataset.reading, onto=volume.geometry, names=dataset.labels)
-                require_same_grid(volume, labels)
-                _look_at_flags(seen, labels, case.label)
-                _look_at_labels(seen, labels, dataset)
-    except MedsegError as error:
-        message = f"{error.file}: {error.message}" if error.file else error.message
-        seen.add("error", error.code, message, error.remedy)
+        images = _look_at_images(seen, dataset, reading)
+        if case.label is not None:
+            _look_at_mask(seen, case.label, images, dataset, reading)
     except (OSError, MemoryError) as error:
         found = f"could not be read: {str(error) or type(error).__name__}"
         seen.add("error", "E-READ", found, "Check the disk and the free memory, then try it again.")
     return seen
 
 
-def _look_at_image(seen: Seen, volume: Volume, dataset: Dataset) -> None:
-    _look_at_flags(seen, volume, seen.case.images[0])
-    for name, channel in zip(dataset.channels, volume.array, strict=True):
-        if name != "CT" or holds_air(channel):
-            continue
-        low, high = float(channel.min()), float(channel.max())
-        is_offset = low >= 0 and high > _OFFSET_HU
-        seen.add(
-            "warning",
-            "W-INTENSITY",
-            f"CT without air: values from {low:g} to {high:g}"
-            + (f", as if {_OFFSET_HU} had been added" if is_offset else ""),
-            "Models made for HU will not fit it; train on it as it is, or convert it to HU.",
-        )
+def examine_images(case: Case, dataset: Dataset, reading: Reading) -> list[Examined]:
+    """Every image file of a case, whether it can be read or not."""
+    channels = len(dataset.channels) if len(case.images) == 1 else 1
+    return [examine_image(path, reading, channels=channels) for path in case.images]
 
 
-def _look_at_flags(seen: Seen, read: Volume | LabelMap, path: Path) -> None:
-    for flag in read.warnings:
-        seen.add("note", flag, f"remark while reading {read.source or path}", "See docs/errors.md.")
+def _look_at_images(seen: Seen, dataset: Dataset, reading: Reading) -> list[Volume]:
+    """The images as cured; none when one of them cannot be, so that nothing is compared with a guess."""
+    examined = examine_images(seen.case, dataset, reading)
+    cured = [cure_image(found) for found in examined]
+    for found, image in zip(examined, cured, strict=True):
+        _tell(seen, found, image)
+    volumes = [image.content for image in cured if isinstance(image.content, Volume)]
+    if len(volumes) < len(examined):
+        return []
+    seen.content = content_hash([volume.array for volume in volumes])
+    grid = volumes[0].geometry.canonical()
+    seen.spacing_mm, seen.shape = grid.spacing_mm, grid.shape
+    for volume in volumes[1:]:
+        try:
+            require_same_grid(volumes[0], volume)
+        except MedsegError as error:
+            seen.add_error(error, fixable="no")
+            return []
+    channels = [channel for volume in volumes for channel in volume.array]
+    seen.num_values = tuple(num_values(channel) for channel in channels)
+    for name, channel in zip(dataset.channels, channels, strict=True):
+        _look_at_values(seen, name, float(channel.min()), float(channel.max()), is_air=holds_air(channel))
+    return volumes
 
 
-def _look_at_labels(seen: Seen, labels: LabelMap, dataset: Dataset) -> None:
-    counts = values_in(labels)
-    seen.counts = counts
+def _look_at_values(seen: Seen, name: str, low: float, high: float, *, is_air: bool) -> None:
+    file = seen.case.images[0] if len(seen.case.images) == 1 else None
+    lowest, air, dense = _HU
+    if name == "CT" and not is_air:
+        offset = f", as if {_OFFSET_HU} had been added" if low >= 0 and high > _OFFSET_HU else ""
+        message = f"CT without air: values from {low:g} to {high:g}{offset}"
+        remedy = "Models made for HU will not fit it; train on it as it is, or convert it to HU."
+        seen.add("warning", "W-INTENSITY", message, remedy, file=file)
+    elif name != "CT" and lowest <= low <= air and high >= dense:
+        message = f"said to be {name}, but values from {low:g} to {high:g} look like a CT in HU"
+        seen.add("warning", "W-MODALITY", message, "Check that the right file is named.", file=file)
+
+
+def _look_at_mask(seen: Seen, path: Path, images: list[Volume], dataset: Dataset, reading: Reading) -> None:
+    grid = images[0].geometry if images else None
+    found = examine_label(path, reading, onto=grid, names=dataset.labels)
+    cured = cure_label(found, grid)
+    _tell(seen, found, cured)
+    labels = cured.content if isinstance(cured.content, LabelMap) else _legible(found)
+    if labels is None:
+        return
+    seen.counts = counts = values_in(labels)
+    _look_at_labels(seen, dataset, counts)
+    if not any(isinstance(fault, GeometryError) and fault.code not in cured.mended for fault in found.faults):
+        _look_at_sides(seen, labels, dataset, counts)
+    if images and cured.content is not None and sum(counts.values()) > counts.get(0, 0):
+        seen.label_content = content_hash([labels.array])
+        share = share_outside(images[0], labels)
+        if share > _MOSTLY_OUTSIDE:
+            message = f"{share:.0%} of the labelled voxels lie outside the body"
+            remedy = "Check that the mask belongs to this image, and that neither is mirrored."
+            seen.add("warning", "W-OUTSIDE", message, remedy, file=path)
+
+
+def _tell(seen: Seen, found: Examined, cured: Cured) -> None:
+    """Faults as errors, flags as notes; a mask in another place has its fault only after comparison."""
+    known = {fault.code for fault in found.faults}
+    for fault in found.faults:
+        option = _OPTIONS.get(fault.code, "no") if found.content is not None else "no"
+        seen.add_error(fault, fixable="yes" if fault.code in cured.mended else option)
+    for error in cured.refused:
+        if error.code not in known:
+            seen.add_error(error, fixable="no")
+    for change in cured.changes:
+        if change.code == "E-GRID-MISMATCH":
+            message = f"not on the grid of its image: {change.was}"
+            seen.add("error", change.code, message, f"{_FIX}: {change.now}.", file=found.path, fixable="yes")
+    for flag in found.warnings:
+        message = next((change.was for change in cured.changes if change.code == flag), "a remark of reading")
+        is_mended = flag in cured.mended
+        remedy = f"{_FIX}." if is_mended else "See docs/errors.md."
+        seen.add("note", flag, message, remedy, file=found.path, fixable="yes" if is_mended else "no")
+
+
+def _legible(found: Examined) -> LabelMap | None:
+    """A mask whose values can be looked at although its place is in doubt."""
+    if found.geometry is None or any(not isinstance(fault, GeometryError) for fault in found.faults):
+        return None
+    return found.labels()
+
+
+def _look_at_labels(seen: Seen, dataset: Dataset, counts: dict[int, int]) -> None:
+    file = seen.case.label
     if strange := unknown_values(counts, dataset):
-        seen.add("error", "E-LABEL-UNKNOWN", f"{seen.case.label}: {strange}", NAME_THEM)
+        seen.add("error", "E-LABEL-UNKNOWN", strange, NAME_THEM, file=file)
     if not counts.keys() & set(dataset.labels.values()):
-        seen.add("warning", "W-EMPTY-MASK", f"{seen.case.label}: no voxel has a label", "Check that the mask is right.")
+        seen.add("warning", "W-EMPTY-MASK", "no voxel has a label", "Check that the mask is right.", file=file)
+    labelled = seen.case.labelled
     hidden = [
         name
         for name, value in dataset.labels.items()
-        if value in counts and seen.case.labelled is not None and name not in seen.case.labelled
+        if value in counts and labelled is not None and name not in labelled
     ]
     if hidden:
-        seen.add(
-            "warning",
-            "W-LABELLED",
-            f"voxels of {hidden}, which 'labelled' leaves out",
-            "Add them, or clear the voxels.",
-        )
-    _look_at_sides(seen, labels, dataset, counts)
+        message = f"voxels of {hidden}, which 'labelled' leaves out"
+        seen.add("warning", "W-LABELLED", message, "Add them, or clear the voxels.", file=file)
 
 
 def _look_at_sides(seen: Seen, labels: LabelMap, dataset: Dataset, counts: dict[int, int]) -> None:
@@ -125,10 +218,8 @@ def _look_at_sides(seen: Seen, labels: LabelMap, dataset: Dataset, counts: dict[
         if not all(value in counts for value in values):
             continue
         left_mm, right_mm = (float(centroid_mm(labels, value)[0]) for value in values)
-        if left_mm > right_mm + max(labels.geometry.spacing_mm):
-            seen.add(
-                "warning",
-                "W-LEFT-RIGHT",
-                f"{left!r} lies {left_mm - right_mm:.0f} mm to the right of {right!r}",
-                "The image is mirrored, or the labels are swapped.",
-            )
+        seen.sides[left, right] = left_mm > right_mm + max(labels.geometry.spacing_mm)
+        if seen.sides[left, right]:
+            message = f"{left!r} lies {left_mm - right_mm:.0f} mm to the right of {right!r}"
+            remedy = "The image is mirrored, or the labels are swapped."
+            seen.add("warning", "W-LEFT-RIGHT", message, remedy, file=labels.source)

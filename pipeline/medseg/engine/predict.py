@@ -2,74 +2,107 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
-from itertools import combinations
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medseg.core.errors import ModelError
+from medseg.core.errors import ModelError, ResourceError, UsageError
 from medseg.core.prediction import Prediction
+from medseg.core.settings import InferSettings
 from medseg.core.volume import LabelMap
-from medseg.data.patches import crop, view_start, whole_view
+from medseg.data.patches import crop, view_start
+from medseg.engine.backends import Backends, Segment
+from medseg.engine.case_run import CaseRun, Thrift, mirrored
 from medseg.engine.devices import amp_dtype, autocast, pick_device, place
+from medseg.io.bundle import read_bundle
+from medseg.io.memory import volume_from
 from medseg.nn.build import build_network
-from medseg.ops.augment import Augmentation, swap_table
-from medseg.ops.prepare import label_values, probabilities_to_source, to_network, to_source
-from medseg.ops.sliding import sliding_window
+from medseg.ops.prepare import label_values, to_network
+from medseg.ops.restore import probabilities_to_source, to_source
+from medseg.ops.sliding import count_windows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from medseg.core.plan import Plan
-    from medseg.core.settings import InferSettings
+    from numpy.typing import ArrayLike
+
     from medseg.core.volume import Volume
     from medseg.io.bundle import Bundle
     from medseg.nn.network import Network
     from medseg.ops.prepare import Prepared
 
-_VOXELS_PER_CALL = {"cpu": 2 * 64**3, "cuda": 8 * 128**3, "mps": 128**3}
+_THRIFT_WORDS = {
+    Thrift.ONE_WINDOW: "one window at a time, because the memory did not hold more",
+    Thrift.STITCH_ON_CPU: "windows were blended on the CPU, because the device's memory did not hold the case",
+    Thrift.CPU: "the case was run on the CPU, because the device's memory did not hold it",
+}
+
+logger = logging.getLogger(__name__)
 
 
 class Predictor:
-    """A model on a device, ready for any number of volumes.
+    """A model on a device, ready for any number of volumes, from any number of threads (which take turns).
+
+    As a context manager it gives the device's memory back at the end.
 
     Args:
-        bundle: Read and verified by `read_bundle`.
+        bundle: Read and verified by `read_bundle`, or its folder.
         settings: Overlap, mirroring, device, precision.
     """
 
-    def __init__(self, bundle: Bundle, settings: InferSettings) -> None:
+    def __init__(self, bundle: Bundle | Path | str, settings: InferSettings | None = None) -> None:
+        bundle = read_bundle(Path(bundle)) if isinstance(bundle, Path | str) else bundle
+        settings = settings or InferSettings()
+        self._turn = Lock()
         self.bundle = bundle
         self.settings = settings
         self.device = pick_device(settings.device)
         self._dtype = amp_dtype(self.device, enabled=settings.amp)
-        network = build_network(bundle.plan)
-        try:
-            network.load_state_dict(bundle.weights)
-        except RuntimeError as error:
-            raise ModelError(
-                "the weights do not fit the plan beside them",
-                code="E-WEIGHTS",
-                file=bundle.folder,
-                remedy="Use the folder as `medseg train` wrote it.",
-            ) from error
-        self._network = place(network, self.device).eval()
+        self._networks = [place(_load(bundle, weights), self.device).eval() for weights in bundle.weights]
+        key = " ".join(sorted(bundle.manifest.sha256.values()))
+        self._rungs = tuple(Thrift) if self.device.type != "cpu" else (Thrift.NONE, Thrift.ONE_WINDOW)
+        self._backends = Backends(self._networks, settings.backend, dtype=self._dtype, key=key)
 
-    def predict(self, volume: Volume) -> Prediction:
-        """Segment and classify one volume.
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._turn:
+            self._networks.clear()
+            self._backends.clear()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def predict(self, image: Any, *, affine: ArrayLike | None = None) -> Prediction:
+        """Segment and classify one image.
 
         Args:
-            volume: (C, I, J, K) in source units, on any grid.
+            image: A `Volume`, a path (or one per channel), a nibabel or SimpleITK image, or an array with its affine.
+            affine: (4, 4) voxel indices to RAS+ mm, for an array.
 
         Raises:
+            MedsegError: As `volume_from`.
             ModelError: E-CHANNELS when the model expects another number of channels; E-NUMERIC when the network's
                 answer is not finite.
+            ResourceError: E-MEMORY when not even the CPU's memory holds the case.
         """
+        plan = self.bundle.plan
+        volume = volume_from(image, affine=affine, reading=self.settings, channels=len(plan.channels))
+        with self._turn:
+            return self._predict(volume)
+
+    def _predict(self, volume: Volume) -> Prediction:
         plan, start = self.bundle.plan, time.perf_counter()
+        if not self._networks:
+            message = "this predictor was closed"
+            raise UsageError(message, code="E-CLOSED", remedy="Predict inside its `with` block.")
         if volume.num_channels != len(plan.channels):
             raise ModelError(
                 f"the model takes {len(plan.channels)} channel(s) ({', '.join(plan.channels)}), "
@@ -79,121 +112,115 @@ class Predictor:
                 remedy="Give one --volume per channel, in this order.",
             )
         prepared = to_network(volume, plan)
-        ready = time.perf_counter()
-        logits, classes = self.run(prepared)
-        answered = time.perf_counter()
-        labels, probabilities = None, None
-        if logits is not None:
-            labels = LabelMap(label_values(to_source(logits, prepared), plan), volume.geometry)
-            if self.settings.save_probabilities:
-                probabilities = probabilities_to_source(logits, prepared)
-        seconds = {
-            "prepare": ready - start,
-            "network": answered - ready,
-            "export": time.perf_counter() - answered,
-        }
-        return Prediction(labels, classes, probabilities, {name: round(value, 3) for name, value in seconds.items()})
-
-    def forward(self, windows: Tensor) -> None:
-        """Run the network once on (B, C, *patch), to measure it."""
-        with torch.inference_mode(), autocast(self.device, self._dtype):
-            self._network(windows.to(self.device, memory_format=torch.channels_last_3d))
-
-    def run(self, prepared: Prepared) -> tuple[Tensor | None, dict[str, dict[str, float]]]:
-        """Logits (K, I, J, K) on the network grid, on the CPU, and class probabilities by head."""
-        with torch.inference_mode(), autocast(self.device, self._dtype):
-            logits, classes = infer_case(
-                self._network,
-                prepared.image.to(self.device),
-                self.bundle.plan,
-                overlap=self.settings.overlap,
-                tta=self.settings.tta,
-            )
-        return None if logits is None else logits.cpu(), classes
-
-
-def infer_case(
-    network: Network, image: Tensor, plan: Plan, *, overlap: float, tta: bool = False
-) -> tuple[Tensor | None, dict[str, dict[str, float]]]:
-    """Both answers for one case on the network grid; call inside inference mode and autocast.
-
-    The segmentation is stitched first, then the case is classified once, from one view under the stitched
-    probabilities: the diagnosis is not an average over windows and does not depend on where they lie.
-
-    Args:
-        network: In evaluation mode.
-        image: (C, I, J, K) on the network's device.
-        plan: The model's.
-        overlap: Of neighbouring windows.
-        tta: Average over mirrored copies.
-    """
-    logits = None
-    if plan.num_outputs:
-        windows_per_call = max(1, _VOXELS_PER_CALL[image.device.type] // int(np.prod(plan.patch_size)))
-        logits = sliding_window(
-            image,
-            _mirrored(network, plan) if tta else lambda windows: _first(network, windows),
-            window=plan.patch_size,
-            num_outputs=plan.num_outputs,
-            overlap=overlap,
-            window_batch=windows_per_call,
+        watch = _Watch(start)
+        watch.lap("prepare")
+        for thrift in self._rungs:
+            try:
+                answer = self._answer(prepared, thrift, watch)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_about_memory(error):
+                    raise
+                logger.warning("out of memory on %s; going on with %s", self.device, thrift.name)
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                continue
+            flags = () if thrift is Thrift.NONE else (f"W-MEMORY: {_THRIFT_WORDS[thrift]}",)
+            return replace(answer, flags=flags)
+        shape = "x".join(map(str, prepared.geometry.shape))
+        raise ResourceError(
+            f"the memory does not hold a case of {shape} voxels on the network grid",
+            code="E-MEMORY",
+            file=volume.source,
+            remedy="Crop the volume to the region of interest, or use a machine with more memory.",
         )
-        if not bool(torch.isfinite(logits).all()):
-            raise ModelError(
-                "the network's answer is not finite",
-                code="E-NUMERIC",
-                remedy="Run again with --no-amp; if it stays, the input or the model is broken.",
-            )
-    classes = {} if plan.classification is None else _classify(network, image, logits, plan)
-    return logits, classes
+
+    def _answer(self, prepared: Prepared, thrift: Thrift, watch: _Watch) -> Prediction:
+        plan, labels, probabilities = self.bundle.plan, None, None
+        run, led = self._start(prepared, thrift)
+        with torch.inference_mode(), autocast(self.device, self._dtype):
+            if plan.num_outputs:
+                logits: Iterable[Tensor] = watch.timed(run.slabs(), "network")
+                if self.settings.save_probabilities:
+                    logits = list(logits)
+                    regions = bool(plan.regions)
+                    probabilities = probabilities_to_source(logits, led, num_outputs=plan.num_outputs, regions=regions)
+                indices = to_source(logits, led, paint_order=plan.paint_order)
+                labels = LabelMap(label_values(indices, plan), prepared.source)
+            watch.lap("export")
+            classes = run.classes()
+            watch.lap("network")
+        return Prediction(labels, classes, probabilities, watch.seconds, self._backends.name)
+
+    def forward(self, windows: Tensor, *, num_windows: int) -> None:
+        """Segment (B, C, *patch) once, on the backend that so many windows would be given to, to measure it."""
+        for segment in self._backends.segments(windows[:1].to(self.device), num_windows):
+            segment(windows.to(self.device))
+
+    def _start(self, prepared: Prepared, thrift: Thrift = Thrift.NONE) -> tuple[CaseRun, Prepared]:
+        """The case ready to run, and as its slabs will come: along the axis that holds most windows."""
+        device = torch.device("cpu") if thrift is Thrift.CPU else self.device
+        networks = [network.to(device) for network in self._networks]
+        image, plan = prepared.image.to(device), self.bundle.plan
+        lengths = [length / size for length, size in zip(image.shape[1:], plan.patch_size, strict=True)]
+        lead = lengths.index(max(lengths))
+        segments: Sequence[Segment] = ()
+        if plan.num_outputs:
+            start = view_start(np.array(image.shape[1:]) / 2, plan.patch_size)
+            num_windows = count_windows(image.shape[1:], plan.patch_size, self.settings.overlap)
+            copies = 2 ** len(plan.mirror_axes) if self.settings.tta else 1
+            segments = self._backends.segments(crop(image, start, plan.patch_size)[None], num_windows * copies)
+            segments = [mirrored(segment, plan) for segment in segments] if self.settings.tta else segments
+        run = CaseRun(
+            networks,
+            image,
+            plan,
+            segments=segments,
+            overlap=self.settings.overlap,
+            lead=lead,
+            thrift=thrift,
+        )
+        return run, prepared.led_by(lead)
 
 
-def _classify(network: Network, image: Tensor, logits: Tensor | None, plan: Plan) -> dict[str, dict[str, float]]:
-    if plan.classification is None:
-        return {}
-    if logits is None or plan.classification.view == "whole":
-        view, probabilities = whole_view(image, plan.patch_size), None
-    else:
-        scores = torch.softmax(logits, dim=0)
-        pooled = [plan.label_names.index(name) + 1 for name in plan.classification.pool_labels]
-        start = view_start(_centre(scores[pooled].sum(0)), plan.patch_size)
-        view = crop(image, start, plan.patch_size)
-        probabilities = crop(scores, start, plan.patch_size)[None]
-    answers = network.classify(view[None], probabilities)
-    return {
-        head: dict(zip(names, torch.softmax(answers[head][0].float(), dim=0).tolist(), strict=True))
-        for head, names in plan.classification.heads.items()
-    }
+def _is_about_memory(error: Exception) -> bool:
+    """On a CPU torch says so in words only."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
-def _centre(weight: Tensor) -> np.ndarray:
-    """(3,) centre of the voxels above one half, or of everything by its weight when none is."""
-    chosen = torch.where(weight > 0.5, 1.0, 0.0) if bool((weight > 0.5).any()) else weight + 1e-6
-    total = chosen.sum()
-    lines = [chosen.sum(tuple(other for other in range(3) if other != axis)) for axis in range(3)]
-    return np.array([float((line * torch.arange(len(line), device=line.device)).sum() / total) for line in lines])
+class _Watch:
+    """Seconds by part of the work."""
+
+    def __init__(self, start: float) -> None:
+        self._last = start
+        self._seconds: dict[str, float] = {}
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return {name: round(value, 3) for name, value in self._seconds.items()}
+
+    def lap(self, name: str) -> None:
+        """Count the time since the last lap."""
+        now = time.perf_counter()
+        self._seconds[name] = self._seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+    def timed(self, parts: Iterable[Tensor], name: str) -> Iterator[Tensor]:
+        """Count the time that each part takes to arrive; what is done with it belongs to the next lap."""
+        for part in parts:
+            self.lap(name)
+            yield part
+            self.lap("export")
 
 
-def _first(network: Network, windows: Tensor) -> Tensor:
-    return network(windows.contiguous(memory_format=torch.channels_last_3d)).logits[0]  # type: ignore[no-any-return]
-
-
-def _mirrored(network: Network, plan: Plan) -> Callable[[Tensor], Tensor]:
-    """The mean over every mirrored copy; a left-right flip exchanges the labels of each pair."""
-    table = swap_table(Augmentation.from_plan(plan).swaps)[: plan.num_outputs].long()
-
-    def predict(windows: Tensor) -> Tensor:
-        total, count = torch.zeros((), device=windows.device), 0
-        for axes in _subsets(plan.mirror_axes):
-            dims = [axis + 2 for axis in axes]
-            answer = _first(network, windows.flip(dims)).float().flip(dims)
-            total = total + (answer[:, table.to(answer.device)] if 0 in axes else answer)
-            count += 1
-        return total / count
-
-    return predict
-
-
-def _subsets(axes: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    for size in range(len(axes) + 1):
-        yield from combinations(axes, size)
+def _load(bundle: Bundle, weights: dict[str, Tensor]) -> Network:
+    network = build_network(bundle.plan)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(
+            "the weights do not fit the plan beside them",
+            code="E-WEIGHTS",
+            file=bundle.folder,
+            remedy="Use the folder as it was written.",
+        ) from error
+    return network

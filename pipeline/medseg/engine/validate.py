@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS
+from medseg.engine.backends import torch_segment
+from medseg.engine.case_run import infer_case
 from medseg.engine.devices import autocast
-from medseg.engine.predict import infer_case
 from medseg.ops.scores import classification_summary
 
 if TYPE_CHECKING:
@@ -37,11 +38,14 @@ def validate(
         reference and prediction scores 1, in one of them 0.
     """
     network.eval()
+    segments = [torch_segment(network, dtype)]
     dice: dict[str, list[float]] = {name: [] for name in plan.label_names}
     answers: dict[str, list[tuple[list[float], int]]] = {}
     with torch.inference_mode(), autocast(device, dtype):
         for case in cases:
-            logits, classes = infer_case(network, case.image.float().to(device), plan, overlap=overlap)
+            logits, classes = infer_case(
+                [network], case.image.float().to(device), plan, segments=segments, overlap=overlap
+            )
             if logits is not None and case.labels.numel():
                 for name, value in _dice(logits.argmax(0).cpu().numpy(), case, plan).items():
                     dice[name].append(value)

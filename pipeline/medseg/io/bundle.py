@@ -2,7 +2,7 @@
 
 bundle.json           what it is, with the hash of every other file
 plan.json             how input is prepared and what the network looks like
-weights.safetensors   the weights
+weights.safetensors   the weights; further members of an ensemble in weights-2.safetensors, ...
 metrics.json          validation by step
 README.md             the model card
 """
@@ -10,6 +10,7 @@ README.md             the model card
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -23,7 +24,7 @@ from medseg.io.files import sha256_of, write_text
 from medseg.io.weights import load_tensors, save_tensors, verify_sha256
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from torch import Tensor
 
@@ -57,27 +58,34 @@ class BundleManifest(Document):
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A model that was read and verified."""
+    """A model that was read and verified.
+
+    Attributes:
+        weights: By tensor name; one set per member of an ensemble.
+    """
 
     folder: Path
     manifest: BundleManifest
     plan: Plan
-    weights: dict[str, Tensor]
+    weights: tuple[dict[str, Tensor], ...]
 
 
 def write_bundle(
-    folder: Path, manifest: BundleManifest, plan: Plan, *, weights: dict[str, Tensor], metrics: str, card: str
+    folder: Path, manifest: BundleManifest, plan: Plan, *, weights: Sequence[dict[str, Tensor]], metrics: str, card: str
 ) -> BundleManifest:
     """Write a bundle; its manifest goes last, so that a folder without one is unfinished."""
     (folder / MANIFEST).unlink(missing_ok=True)
-    save_tensors(folder / WEIGHTS, weights)
+    members = [_member(number) for number in range(1, len(weights) + 1)]
+    for stale in folder.glob(f"{Path(WEIGHTS).stem}-*{Path(WEIGHTS).suffix}"):
+        stale.unlink()
+    for name, tensors in zip(members, weights, strict=True):
+        save_tensors(folder / name, tensors)
     write_text(folder / PLAN, plan.to_json())
     write_text(folder / METRICS, metrics)
     write_text(folder / CARD, card)
-    hashes = {name: sha256_of(folder / name) for name in (WEIGHTS, PLAN, METRICS, CARD)}
-    provenance = manifest.provenance.model_copy(
-        update={"model": manifest.name, "weights_sha256": hashes[WEIGHTS], "plan_sha256": hashes[PLAN]}
-    )
+    hashes = {name: sha256_of(folder / name) for name in (*members, PLAN, METRICS, CARD)}
+    seals = {"weights_sha256": " ".join(hashes[name] for name in members), "plan_sha256": hashes[PLAN]}
+    provenance = manifest.provenance.model_copy(update={"model": manifest.name, **seals})
     sealed = manifest.model_copy(update={"sha256": hashes, "provenance": provenance})
     write_text(folder / MANIFEST, sealed.to_json())
     return sealed
@@ -97,6 +105,13 @@ def read_bundle(folder: Path) -> Bundle:
             remedy="Name the `bundle` folder that `medseg train` printed.",
         )
     manifest = read_document(folder / MANIFEST, BundleManifest)
-    for name in (PLAN, WEIGHTS):
+    count = sum(name.endswith(Path(WEIGHTS).suffix) for name in manifest.sha256)
+    members = [_member(number) for number in range(1, max(count, 1) + 1)]
+    for name in (PLAN, *members):
         verify_sha256(folder / name, manifest.sha256.get(name, "in the manifest"))
-    return Bundle(folder, manifest, read_document(folder / PLAN, Plan), load_tensors(folder / WEIGHTS))
+    weights = tuple(load_tensors(folder / name) for name in members)
+    return Bundle(folder, manifest, read_document(folder / PLAN, Plan), weights)
+
+
+def _member(number: int) -> str:
+    return WEIGHTS if number == 1 else f"{Path(WEIGHTS).stem}-{number}{Path(WEIGHTS).suffix}"

@@ -8,10 +8,12 @@ from pathlib import Path
 from medseg.core.geometry import lps_to_ras
 from medseg.core.volume import SUV
 from medseg.io.decoded import Decoded, ReadOptions
+from medseg.io.dicom_outliers import strange_slices
 from medseg.io.dicom_pixels import decode_planes
 from medseg.io.dicom_planes import Plane
+from medseg.io.dicom_repair import straighten
 from medseg.io.dicom_series import chosen_planes
-from medseg.io.dicom_stack import affine_lps, require_even, straighten
+from medseg.io.dicom_stack import affine_lps, require_even
 from medseg.io.dicom_suv import to_suv
 
 
@@ -26,6 +28,7 @@ def decode_series(path: Path, options: ReadOptions) -> Decoded:
     if not options.reading.fix_geometry and len(planes) > 1:
         require_even(planes, path)
     values, decoding = decode_planes(planes)
+    remarks = (*remarks, *decoding, *strange_slices(values))
     unit = _unit(planes)
     if options.reading.suv and planes[0].modality == "PT":
         values, unit = to_suv(values, planes), SUV
@@ -33,7 +36,7 @@ def decode_series(path: Path, options: ReadOptions) -> Decoded:
         values, affine, repairs = straighten(values, planes, path)
     else:
         affine, repairs = affine_lps(planes, path)
-    return Decoded(values.transpose(2, 1, 0), lps_to_ras(affine), (*remarks, *decoding, *repairs), unit)
+    return Decoded(values.transpose(2, 1, 0), lps_to_ras(affine), (*remarks, *repairs), unit)
 
 
 def _unit(planes: Sequence[Plane]) -> str | None:

@@ -11,6 +11,9 @@ from medseg.core.errors import InputError
 from medseg.io.dicom_headers import untrusted
 from medseg.io.dicom_planes import Plane
 
+_JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+# 12 bits of it are unpacked by nothing with a permissive licence
+_JPEG_12_BITS = (("pylibjpeg",), "pylibjpeg pylibjpeg-libjpeg")
 _JPEG_LOSSLESS = (("gdcm", "pylibjpeg"), "python-gdcm")
 _JPEG_LS = (("pyjpegls", "gdcm", "pylibjpeg"), "pyjpegls")
 _JPEG_2000 = (("pylibjpeg", "pillow", "gdcm"), "pylibjpeg pylibjpeg-openjpeg")
@@ -18,7 +21,7 @@ _JPEG_2000 = (("pylibjpeg", "pillow", "gdcm"), "pylibjpeg pylibjpeg-openjpeg")
 # ours so that the same file gives the same values whatever else is installed.
 _DECODERS = {
     "1.2.840.10008.1.2.4.50": (("pillow", "gdcm", "pylibjpeg"), "pillow"),
-    "1.2.840.10008.1.2.4.51": (("gdcm", "pylibjpeg", "pillow"), "python-gdcm"),
+    _JPEG_EXTENDED: (("gdcm", "pylibjpeg", "pillow"), "python-gdcm"),
     "1.2.840.10008.1.2.4.57": _JPEG_LOSSLESS,
     "1.2.840.10008.1.2.4.70": _JPEG_LOSSLESS,
     "1.2.840.10008.1.2.4.80": _JPEG_LS,
@@ -65,6 +68,8 @@ def _decoder(data: Any, plane: Plane) -> str:
 
     syntax = _syntax(data)
     preferred, package = _DECODERS.get(str(syntax), ((), ""))
+    if syntax == _JPEG_EXTENDED and int(data.get("BitsStored", 8)) > 8:
+        preferred, package = _JPEG_12_BITS
     available = get_decoder(syntax).available_plugins if preferred else ()
     found = next((name for name in preferred if name in available), None)
     if found is None:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 import stat
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from medseg.core.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedReader
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TOO_LONG = "The path is longer than this system allows: use a shorter name or folder."
@@ -36,15 +38,66 @@ def require_file(path: Path | str) -> Path:
             remedy="Name a file inside it; only DICOM series are given as folders.",
         )
     if not stat.S_ISREG(mode):
-        raise InputError(
-            "expected a regular file, found a pipe, socket or device",
-            code="E-NOT-REGULAR",
-            file=path,
-            remedy="Save the data to a file first.",
-        )
+        raise _not_regular(path)
     if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
         raise _no_permission(path)
     return path
+
+
+@contextmanager
+def unchanged(path: Path) -> Iterator[None]:
+    """Make sure that a file, or every file of a folder, is the same at the end as at the beginning.
+
+    When it is not, that is the cause of whatever went wrong in between.
+
+    Raises:
+        InputError: `E-INPUT-CHANGED`, or as `require_path`.
+    """
+    before = _identity(path)
+    try:
+        yield
+    finally:
+        try:
+            is_same = _identity(path) == before
+        except InputError:
+            is_same = False
+        if not is_same:
+            raise changed(path)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """Open a regular file for reading; it must not change meanwhile.
+
+    Raises:
+        InputError: `E-NOT-REGULAR` when a pipe or a device took its place, `E-INPUT-CHANGED`, or as `require_path`.
+    """
+    with unchanged(path):
+        # a pipe would block whoever opens it
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no path
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise _not_regular(path)
+            yield file
+
+
+def changed(path: Path) -> InputError:
+    """`E-INPUT-CHANGED`."""
+    message = "it was replaced or written to while it was read"
+    return InputError(message, code="E-INPUT-CHANGED", file=path, remedy="Wait until it is complete, then try again.")
+
+
+def _identity(path: Path) -> tuple[object, ...]:
+    """Which file it is and when it was last written; a folder is its files."""
+    found = require_path(path)
+    if stat.S_ISDIR(found.st_mode):
+        return tuple(_identity(file) for file in sorted(path.rglob("*")) if file.is_file())
+    return path.resolve(), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _not_regular(path: Path) -> InputError:
+    message = "expected a regular file, found a pipe, socket or device"
+    return InputError(message, code="E-NOT-REGULAR", file=path, remedy="Save the data to a file first.")
 
 
 def require_path(path: Path) -> os.stat_result:
@@ -113,6 +166,34 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def staged_folder(folder: Path | str) -> Iterator[Path]:
+    """Write into the yielded folder; on a clean exit each thing in it takes the place of its namesake in `folder`.
+
+    What was in `folder` before stays until then, and for good when anything fails; other things in it are not touched.
+
+    Raises:
+        InputError: `E-NOT-WRITABLE`, `E-DISK-FULL` or `E-PATH-TOO-LONG`.
+    """
+    folder = Path(folder)
+    staging = folder / f".tmp-{secrets.token_hex(6)}"
+    try:
+        (staging / "new").mkdir(parents=True)
+        (staging / "old").mkdir()
+    except OSError as error:
+        raise _unwritable(staging, error) from error
+    try:
+        yield staging / "new"
+        for made in sorted((staging / "new").iterdir(), key=lambda path: path.is_file()):
+            if (folder / made.name).exists():
+                (folder / made.name).replace(staging / "old" / made.name)
+            made.replace(folder / made.name)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 def require_writable(folder: Path | str) -> None:
     """Make an output folder, and refuse one that cannot be written before any work is put into it.
 
@@ -167,5 +248,5 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 
 def sha256_of(path: Path | str) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
-    with require_file(path).open("rb") as file:
+    with opened(require_file(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -41,10 +41,14 @@ def intensities(array: NDArray[Any], path: Path) -> tuple[NDArray[Any], tuple[st
     """
     for fault in intensity_faults(array, path):
         raise fault
-    small = ("W-SMALL",) if min(array.shape[1:]) < _SMALL else ()
     if array.dtype.kind in "iu" and array.dtype.itemsize <= 2:
-        return array, small
-    return array.astype(np.float32, copy=False), small
+        return array, image_flags(array)
+    return array.astype(np.float32, copy=False), image_flags(array)
+
+
+def image_flags(array: NDArray[Any]) -> tuple[str, ...]:
+    """What to know of an image (C, I, J, K) that is accepted."""
+    return ("W-SMALL",) if min(array.shape[1:]) < _SMALL else ()
 
 
 def intensity_faults(array: NDArray[Any], path: Path) -> Iterator[InputError]:
@@ -90,6 +94,11 @@ def label_faults(array: NDArray[Any], path: Path) -> Iterator[InputError]:
         message = f"labels must be whole numbers, found {array.flat[int(apart.argmax())]:g}"
         remedy = "Resample masks with nearest neighbour, not linearly."
         yield InputError(message, code="E-LABEL-FRACTION", file=path, remedy=remedy)
+
+
+def label_flags(array: NDArray[Any]) -> tuple[str, ...]:
+    """What to know of a mask that is accepted."""
+    return ("W-LABEL-FLOAT",) if array.dtype.kind == "f" else ()
 
 
 def _not_finite(array: NDArray[Any], path: Path) -> InputError:

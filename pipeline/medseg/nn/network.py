@@ -24,18 +24,24 @@ if TYPE_CHECKING:
     from medseg.core.plan import ClassificationPlan, NetworkPlan
 
 
-class Convolution(nn.Module):
-    """Convolution, instance norm, leaky ReLU."""
+class Normalised(nn.Module):
+    """Convolution and instance norm; without bias, which the norm would take away again."""
 
     def __init__(self, in_features: int, out_features: int, *, kernel: Shape, stride: Shape = (1, 1, 1)) -> None:
         super().__init__()
-        padding = _same(kernel)
+        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
         self.convolution = nn.Conv3d(in_features, out_features, kernel, stride, padding, bias=False)
         self.norm = nn.InstanceNorm3d(out_features, affine=True)
-        self.activation = nn.LeakyReLU(0.01, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.norm(_convolve(self.convolution, x)))  # type: ignore[no-any-return]
+        return self.norm(_convolve(self.convolution, x))  # type: ignore[no-any-return]
+
+
+class Convolution(Normalised):
+    """Convolution, instance norm, leaky ReLU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.leaky_relu(super().forward(x), 0.01, inplace=True)
 
 
 class ResidualBlock(nn.Module):
@@ -43,19 +49,14 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, *, kernel: Shape, stride: Shape = (1, 1, 1)) -> None:
         super().__init__()
-        padding = _same(kernel)
         self.first = Convolution(in_features, out_features, kernel=kernel, stride=stride)
-        self.second = nn.Conv3d(out_features, out_features, kernel, 1, padding, bias=False)
-        self.norm = nn.InstanceNorm3d(out_features, affine=True)
+        self.second = Normalised(out_features, out_features, kernel=kernel)
         self.pool = nn.AvgPool3d(stride, stride, ceil_mode=True) if max(stride) > 1 else nn.Identity()
-        self.project = (
-            nn.Conv3d(in_features, out_features, 1, bias=False) if in_features != out_features else nn.Identity()
-        )
-        self.activation = nn.LeakyReLU(0.01, inplace=True)
+        changes = in_features != out_features
+        self.project = Normalised(in_features, out_features, kernel=(1, 1, 1)) if changes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = self.project(self.pool(x))
-        return self.activation(self.norm(_convolve(self.second, self.first(x))) + shortcut)  # type: ignore[no-any-return]
+        return functional.leaky_relu(self.second(self.first(x)) + self.project(self.pool(x)), 0.01, inplace=True)
 
 
 class UNet(nn.Module):
@@ -69,9 +70,11 @@ class UNet(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, plan: NetworkPlan) -> None:
         super().__init__()
+        is_residual = plan.kind == "residual"
+        self.stem = Convolution(in_channels, plan.features[0], kernel=plan.kernels[0]) if is_residual else nn.Identity()
         self.encoder = nn.ModuleList()
-        block = ResidualBlock if plan.kind == "residual" else Convolution
-        features = in_channels
+        block = ResidualBlock if is_residual else Convolution
+        features = plan.features[0] if is_residual else in_channels
         stages = zip(plan.features, plan.strides, plan.kernels, plan.blocks, strict=True)
         for out_features, stride, kernel, num_blocks in stages:
             blocks = [block(features, out_features, kernel=kernel, stride=stride)]
@@ -81,20 +84,16 @@ class UNet(nn.Module):
         self.upsample, self.decoder, self.to_logits = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for level in reversed(range(len(plan.features) - 1 if out_channels else 0)):
             stride, fine, coarse = plan.strides[level + 1], plan.features[level], plan.features[level + 1]
-            self.upsample.append(nn.ConvTranspose3d(coarse, fine, stride, stride, bias=False))
-            self.decoder.append(
-                nn.Sequential(
-                    Convolution(2 * fine, fine, kernel=plan.kernels[level]),
-                    Convolution(fine, fine, kernel=plan.kernels[level]),
-                )
-            )
+            self.upsample.append(nn.ConvTranspose3d(coarse, fine, stride, stride))
+            inputs = [2 * fine, *[fine] * (plan.decoder_blocks - 1)]
+            self.decoder.append(nn.Sequential(*(Convolution(n, fine, kernel=plan.kernels[level]) for n in inputs)))
             supervised = plan.deep_supervision or level == 0
             self.to_logits.append(nn.Conv3d(fine, out_channels, 1) if supervised else nn.Identity())
         self.deep_supervision = plan.deep_supervision
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """(B, C, I, J, K) to one (B, F, ...) per stage, fine to coarse."""
-        skips = [image]
+        skips = [self.stem(image)]
         for stage in self.encoder:
             skips.append(stage(skips[-1]))
         return skips[1:]
@@ -266,11 +265,6 @@ def _shape(regions: Tensor) -> Tensor:
     smooth = functional.avg_pool3d(functional.pad(regions, (1,) * 6), 3, 1)
     rim = (regions * (1 - smooth)).sum((2, 3, 4))
     return torch.cat([torch.log1p(size) / 10, rim / (size + 1) ** (2 / 3)], dim=1)
-
-
-def _same(kernel: Shape) -> Shape:
-    """The padding that keeps the size at stride 1."""
-    return (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
 
 
 def _convolve(convolution: nn.Conv3d, x: Tensor) -> Tensor:

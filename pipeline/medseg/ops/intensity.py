@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - its own documentation's name
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -18,9 +19,21 @@ if TYPE_CHECKING:
 def normalise(image: Tensor, rules: Sequence[Normalisation]) -> Tensor:
     """(C, I, J, K) float in source units to float32 about 0 with a deviation about 1, in place where possible."""
     result = image.float()
+    inside = body(result) if any(rule.nonzero for rule in rules) else None
     for channel, rule in zip(result, rules, strict=True):
-        _normalise_channel(channel, rule)
+        _normalise_channel(channel, rule, inside if rule.nonzero else None)
     return result
+
+
+def body(image: Tensor) -> Tensor:
+    """(C, I, J, K) to (I, J, K) bool: nonzero in any channel, with the holes that no zero leads into from outside."""
+    nonzero = (image != 0).any(dim=0)
+    zeros, count = ndimage.label(~nonzero.numpy())
+    borders = [np.take(zeros, end, axis).ravel() for axis in range(3) for end in (0, -1)]
+    outside = np.zeros(count + 1, dtype=bool)
+    outside[np.unique(np.concatenate(borders))] = True
+    outside[0] = False
+    return torch.from_numpy(~outside[zeros])
 
 
 def correct(image: Tensor, rules: Sequence[Normalisation]) -> Tensor:
@@ -38,13 +51,16 @@ def correct(image: Tensor, rules: Sequence[Normalisation]) -> Tensor:
     return result
 
 
-def _normalise_channel(channel: Tensor, rule: Normalisation) -> None:
+def _normalise_channel(channel: Tensor, rule: Normalisation, inside: Tensor | None) -> None:
     if rule.lower is not None or rule.upper is not None:
         channel.clamp_(rule.lower, rule.upper)
     if rule.scheme == "fixed":
         channel.sub_(rule.mean).div_(rule.std)
         return
-    inside = channel != 0 if rule.nonzero else None
+    if rule.scheme == "range":
+        channel.sub_(channel.min().clone())
+        channel.div_(channel.max().clamp(min=1e-8))
+        return
     values = channel[inside] if inside is not None and bool(inside.any()) else channel
     mean, std = values.double().mean(), values.double().std(correction=0)
     channel.sub_(mean.float()).div_(std.clamp(min=1e-8).float())

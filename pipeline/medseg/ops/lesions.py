@@ -6,8 +6,7 @@ Definitions, formulas and the rule for empty masks are printed in docs/metrics.m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +15,9 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from medseg.core.detection import Criterion, LesionDetection, LesionMatch, LesionSummary
 from medseg.core.errors import GeometryError, UsageError
-from medseg.core.findings import LesionDetection, LesionMatch, LesionSummary
 from medseg.core.geometry import Geometry
-
-Criterion = Literal["iou", "overlap"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +33,10 @@ class Components:
     array: NDArray[np.int32]
     sizes: NDArray[np.int64]
     centres: NDArray[np.float64]
+
+    def moved(self, box: tuple[slice, ...]) -> Components:
+        """Parts found inside a box, with their centres counted in the whole array."""
+        return replace(self, centres=self.centres + [side.start for side in box])
 
 
 def find_components(mask: NDArray[np.bool_], *, min_voxels: int = 1) -> Components:
@@ -87,20 +88,28 @@ def detect_lesions(
         raise UsageError(message, code="E-METRIC-OPTION", remedy="Use 0.1 for detection, 0.5 for panoptic quality.")
     voxel_ml = float(np.prod(geometry.spacing_mm)) / 1000
     min_voxels = max(1, int(np.ceil(min_volume_ml / voxel_ml - 1e-9)))
-    predicted = find_components(prediction, min_voxels=min_voxels)
-    referred = find_components(reference, min_voxels=min_voxels)
+    # Lesions fill little of an image: looking at their surroundings only saves most of the time.
+    box = _box(prediction | reference)
+    predicted = find_components(prediction[box], min_voxels=min_voxels).moved(box)
+    referred = find_components(reference[box], min_voxels=min_voxels).moved(box)
     lesions = _matches(predicted, referred, criterion, threshold, geometry)
     matched = [lesion for lesion in lesions if lesion.status == "matched"]
     return LesionDetection(
         label=label,
         criterion=criterion,
         threshold=threshold,
+        min_volume_ml=min_volume_ml,
         num_reference=len(referred.sizes),
         num_predicted=len(predicted.sizes),
         num_matched=len(matched),
         **_scores(len(referred.sizes), len(predicted.sizes), [lesion.iou for lesion in matched]),
         lesions=tuple(sorted(lesions, key=lambda lesion: -max(lesion.volume_ml, lesion.reference_volume_ml))),
     )
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    profiles = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    return tuple(slice(int(at[0]), int(at[-1]) + 1) if at.size else slice(0, 1) for at in profiles)
 
 
 def summarise_lesions(detections: Sequence[LesionDetection]) -> LesionSummary:
@@ -146,17 +155,18 @@ def _matches(
     pairs += [(None, second, 0) for second in range(len(referred.sizes)) if second not in hit]
     pairs += [(first, None, 0) for first in range(len(predicted.sizes)) if first not in found]
     voxel_ml = float(np.prod(geometry.spacing_mm)) / 1000
+    head_foot = geometry.canonical_axes()[0][2]
     matches = []
     for first, second, common in pairs:
         size = 0 if first is None else int(predicted.sizes[first])
         reference_size = 0 if second is None else int(referred.sizes[second])
-        right, anterior, superior = geometry.to_world(
-            predicted.centres[first] if second is None else referred.centres[second]
-        ).tolist()
+        centre = predicted.centres[first] if second is None else referred.centres[second]
+        right, anterior, superior = geometry.to_world(centre).tolist()
         matches.append(
             LesionMatch(
                 status="invented" if second is None else "missed" if first is None else "matched",
                 centre_mm=(right, anterior, superior),
+                slice_number=int(np.floor(centre[head_foot] + 0.5)) + 1,
                 volume_ml=size * voxel_ml,
                 reference_volume_ml=reference_size * voxel_ml,
                 dice=2 * common / (size + reference_size),

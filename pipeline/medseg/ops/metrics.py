@@ -136,6 +136,35 @@ def compare_labels(
         return tuple(threads.map(measure, names))
 
 
+def with_percentiles(compared: Sequence[LabelComparison], percentiles: Sequence[float]) -> tuple[LabelComparison, ...]:
+    """The same rows with further percentiles of the distances, read as `hd95_mm` is; without distances they equal it.
+
+    Args:
+        compared: From `compare_labels`.
+        percentiles: Above 0 to 100.
+
+    Raises:
+        UsageError: `E-METRIC-OPTION`, a percentile out of range.
+    """
+    if not all(0 < percent <= 100 for percent in percentiles):
+        message = f"percentiles must be above 0 and at most 100, got {list(percentiles)}"
+        raise UsageError(message, code="E-METRIC-OPTION", remedy="Give them in percent, as 99.")
+    return tuple(
+        LabelComparison(
+            row.model_copy(
+                update={
+                    "percentiles_mm": {
+                        f"{percent:g}": row.hd95_mm if distances is None else distances.hausdorff_mm(percent)
+                        for percent in percentiles
+                    }
+                }
+            ),
+            distances,
+        )
+        for row, distances in compared
+    )
+
+
 def _indexed(mask: NDArray[Any]) -> NDArray[Any]:
     return mask.view(np.uint8) if mask.dtype == np.bool_ else mask
 
@@ -152,7 +181,12 @@ def _compare(
     """One label's row; `shape` is the whole image's, whose diagonal stands for the distance to nothing."""
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     size, reference_size = np.count_nonzero(prediction), np.count_nonzero(reference)
-    row = partial(row, volume_ml=size * voxel_ml, reference_volume_ml=reference_size * voxel_ml)
+    row = partial(
+        row,
+        volume_ml=size * voxel_ml,
+        reference_volume_ml=reference_size * voxel_ml,
+        relative_volume_error=size / reference_size - 1 if reference_size else None,
+    )
     if not size or not reference_size:
         same = float(size == reference_size)
         distance_mm = 0.0 if same else float(np.linalg.norm(np.multiply(shape, spacing_mm)))

@@ -14,7 +14,7 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from medseg.core.errors import InputError
-from medseg.core.findings import ClassSummary
+from medseg.core.findings import ClassArea, ClassSummary, ReliabilityBin, RocCurve
 
 _COLLAPSED = 0.95
 
@@ -25,22 +25,6 @@ class Interval(NamedTuple):
     value: float
     low: float | None
     high: float | None
-
-
-class RocCurve(NamedTuple):
-    """One point per distinct score, from (0, 0) to (1, 1); the first threshold is infinite."""
-
-    false_positive_rate: NDArray[np.float64]
-    true_positive_rate: NDArray[np.float64]
-    thresholds: NDArray[np.float64]
-
-
-class ReliabilityPoint(NamedTuple):
-    """The cases whose confidence falls into one bin."""
-
-    confidence: float
-    accuracy: float
-    num_cases: int
 
 
 def classification_summary(
@@ -90,7 +74,20 @@ def classification_summary(
         f1=dict(zip(classes, f1.tolist(), strict=True)),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
         collapsed=bool(answered[favourite] >= _COLLAPSED * num_cases and referred[favourite] < _COLLAPSED * num_cases),
+        areas={name: _area(probabilities[:, n], reference == n) for n, name in enumerate(classes)},
+        roc=tuple(
+            roc_curve_points(probabilities[:, n], reference == n, name=classes[n])
+            for n in _scorable(num_classes, reference)
+        ),
+        reliability=reliability_points(probabilities, reference),
     )
+
+
+def _area(scores: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> ClassArea:
+    """One class against the rest."""
+    pair, answer = np.stack([1 - scores, scores], axis=1), positive.astype(np.int64)
+    value, low, high = auroc(pair, answer) or (None, None, None)
+    return ClassArea(auroc=value, auroc_low=low, auroc_high=high, auprc=auprc(pair, answer))
 
 
 def auroc(probabilities: NDArray[np.floating[Any]], reference: NDArray[np.integer[Any]]) -> Interval | None:
@@ -169,7 +166,7 @@ def expected_calibration_error(
 
 def reliability_points(
     probabilities: NDArray[np.floating[Any]], reference: NDArray[np.integer[Any]], *, num_bins: int = 15
-) -> tuple[ReliabilityPoint, ...]:
+) -> tuple[ReliabilityBin, ...]:
     """The reliability curve: confidence against accuracy in equal bins of (0, 1], empty ones left out.
 
     Confidence is the probability of the answered class (Guo et al., ICML 2017).
@@ -178,17 +175,20 @@ def reliability_points(
     right = probabilities.argmax(axis=1) == reference
     bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
     return tuple(
-        ReliabilityPoint(float(confidence[here].mean()), float(right[here].mean()), int(here.sum()))
+        ReliabilityBin(
+            confidence=float(confidence[here].mean()), accuracy=float(right[here].mean()), num_cases=int(here.sum())
+        )
         for here in (bins == index for index in np.unique(bins))
     )
 
 
-def roc_curve_points(scores: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> RocCurve:
+def roc_curve_points(scores: NDArray[np.floating[Any]], positive: NDArray[np.bool_], *, name: str = "") -> RocCurve:
     """The ROC curve of one class.
 
     Args:
         scores: (n,) its probabilities.
         positive: (n,) who has it; both kinds must occur.
+        name: Of the class.
 
     Raises:
         InputError: `E-SCORE-INPUT`, only one kind occurs.
@@ -198,9 +198,10 @@ def roc_curve_points(scores: NDArray[np.floating[Any]], positive: NDArray[np.boo
         raise InputError(message, code="E-SCORE-INPUT", remedy="Draw it for the classes that occur beside others.")
     found, wrong, thresholds = _cumulated(scores, positive)
     return RocCurve(
-        np.concatenate([[0.0], wrong / wrong[-1]]),
-        np.concatenate([[0.0], found / found[-1]]),
-        np.concatenate([[np.inf], thresholds]),
+        name=name,
+        false_positive_rate=(0.0, *(wrong / wrong[-1]).tolist()),
+        true_positive_rate=(0.0, *(found / found[-1]).tolist()),
+        thresholds=(None, *thresholds.tolist()),
     )
 
 

@@ -45,7 +45,7 @@ def estimate(
     """
     table = np.asarray(values, dtype=np.float64)
     _require_cases(table, patients)
-    return _estimates(table[:, None], patients, seed=seed, bounds=[bounds])[0]
+    return estimates(table[:, None], patients, seed=seed, bounds=[bounds])[0]
 
 
 def summarise_labels(rows: Sequence[tuple[str, LabelMetrics]], *, seed: int = 20) -> tuple[LabelSummary, ...]:
@@ -93,24 +93,17 @@ def paired_comparison(
     )
 
 
-def _summarise(label: str, group: list[tuple[str, LabelMetrics]], *, seed: int) -> LabelSummary:
-    table = np.array([[getattr(row, name) for name in _SUMMARISED] for _, row in group])
-    bounds = [(0.0, np.inf if METRICS[name].unit else 1.0) for name in _SUMMARISED]
-    estimates = _estimates(table, [patient for patient, _ in group], seed=seed, bounds=bounds)
-    presence = Counter(row.presence for _, row in group)
-    return LabelSummary(
-        label=label,
-        **dict(zip(_SUMMARISED, estimates, strict=True)),
-        num_missed=presence["missed"],
-        num_invented=presence["invented"],
-        num_both_empty=presence["both_empty"],
-    )
-
-
-def _estimates(
-    table: NDArray[np.float64], patients: Sequence[str], *, seed: int, bounds: Sequence[Bounds]
+def estimates(
+    table: NDArray[np.float64], patients: Sequence[str], *, bounds: Sequence[Bounds], seed: int = 20
 ) -> list[Estimate]:
-    """One estimate per column of (cases, columns)."""
+    """One `estimate` per column, all from the same resamples.
+
+    Args:
+        table: (cases, columns), finite.
+        patients: (cases,) who the case is of.
+        bounds: Of each column.
+        seed: Of the bootstrap.
+    """
     _, owner = np.unique(np.asarray(patients), return_inverse=True)
     sizes = np.bincount(owner).astype(np.float64)
     sums = np.zeros((sizes.size, table.shape[1]))
@@ -132,6 +125,28 @@ def _estimates(
             table.mean(axis=0), np.clip(low, lower, upper), np.clip(high, lower, upper), quartiles.T, strict=True
         )
     ]
+
+
+def _summarise(label: str, group: list[tuple[str, LabelMetrics]], *, seed: int) -> LabelSummary:
+    patients = [patient for patient, _ in group]
+    further = list(group[0][1].percentiles_mm)
+    columns = [[getattr(row, name) for name in _SUMMARISED] for _, row in group]
+    table = np.array([[*cells, *row.percentiles_mm.values()] for cells, (_, row) in zip(columns, group, strict=True)])
+    units = [METRICS[name].unit for name in _SUMMARISED] + ["mm"] * len(further)
+    found = estimates(table, patients, seed=seed, bounds=[(0.0, np.inf if unit else 1.0) for unit in units])
+    errors = [(patient, row.relative_volume_error) for patient, row in group if row.relative_volume_error is not None]
+    presence = Counter(row.presence for _, row in group)
+    return LabelSummary(
+        label=label,
+        **dict(zip(_SUMMARISED, found, strict=False)),
+        num_missed=presence["missed"],
+        num_invented=presence["invented"],
+        num_both_empty=presence["both_empty"],
+        relative_volume_error=estimate([e for _, e in errors], [p for p, _ in errors], seed=seed, bounds=(-1.0, np.inf))
+        if errors
+        else None,
+        percentiles_mm=dict(zip(further, found[len(_SUMMARISED) :], strict=True)),
+    )
 
 
 def _bounded(value: float) -> float | None:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from medseg.core.geometry import Geometry
 from medseg.core.measurements import Caliper, Measurement
 from medseg.core.volume import LabelMap, Volume
-from medseg.report.outlines import UNITS_PER_VOXEL, outline_path
-from medseg.report.pictures import Outline, Picture
+from medseg.report.outlines import UNITS_PER_VOXEL, Outline, outline_path
+from medseg.report.pictures import Picture
 from medseg.report.planes import PLANES, WHOLE, Box, canonical_view, closer_box, cut, source_slice, tilt_degrees
 from medseg.report.windows import Window, windows_for
 

@@ -20,6 +20,7 @@ PRESENCE_WORDS = {
     "invented": "invented",
 }
 _NUM_BINS = 24
+_MOST_LESIONS = 40
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,12 @@ def render_case(
             ),
             "has_reference": any(picture.reference for picture in pictures),
             "error_kinds": {region.kind for picture in pictures for region in picture.errors},
+            "lesions": [(one, one.lesions[:_MOST_LESIONS]) for one in report.lesions],
+            "percentiles": list(report.metrics[0].percentiles_mm) if report.metrics else [],
             "histograms": histograms(report.metrics, distances or {}),
             "cohort_page": cohort_page,
         },
+        script="zoom.js",
     )
 
 

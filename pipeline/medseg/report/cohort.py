@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from medseg.core.findings import CaseReport, ClassAnswer, ClassSummary, CohortReport, LabelMetrics
+from medseg.core.findings import CaseReport, ClassSummary, CohortReport, Estimate, LabelMetrics, SubgroupSummary
 from medseg.report.case import PRESENCE_WORDS
 from medseg.report.html import data_uri, render
 from medseg.report.plots import (
@@ -23,7 +23,9 @@ from medseg.report.plots import (
 from medseg.report.spreadsheet import csv_text
 
 _MAX_LABEL_COLUMNS = 4
-_METRIC_FIELDS = tuple(name for name in LabelMetrics.model_fields if name not in ("label", "presence"))
+_METRIC_FIELDS = tuple(
+    name for name in LabelMetrics.model_fields if name not in ("label", "presence", "percentiles_mm")
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,15 @@ class _Head:
     summary: ClassSummary
     roc: list[Curve]
     reliability: Reliability | None
+
+
+@dataclass(frozen=True)
+class _SubgroupTable:
+    """The groups of one attribute, and what is worth a column for any of them."""
+
+    attribute: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[SubgroupSummary, tuple[Estimate | None, ...]], ...]
 
 
 def render_cohort(report: CohortReport, *, case_pages: Mapping[str, str]) -> str:
@@ -56,7 +67,9 @@ def render_cohort(report: CohortReport, *, case_pages: Mapping[str, str]) -> str
             "show_patients": any(case.patient not in ("", case.case) for case in report.cases),
             "strips": _strips(report) if report.labels else [],
             "scatter": dice_by_volume([summary.label for summary in report.labels], report.cases),
-            "heads": [_head(summary, report) for summary in report.classes],
+            "heads": [_Head(one, roc_curves(one), reliability(one)) for one in report.classes],
+            "percentiles": list(report.labels[0].percentiles_mm) if report.labels else [],
+            "subgroups": list(_subgroup_tables(report.subgroups)),
             "unit_x": UNIT_X,
             "unit_y": UNIT_Y,
             "csv": data_uri(cohort_csv(report).encode(), "text/csv;charset=utf-8"),
@@ -73,20 +86,25 @@ def cohort_csv(report: CohortReport) -> str:
         for head, classes in heads
         for name in (head, f"{head} reference", *(f"{head} p({one})" for one in classes))
     ]
-    rows: list[tuple[str | float, ...]] = [("case", "patient", "label", "presence", *_METRIC_FIELDS, *answers)]
+    percentiles = list(dict.fromkeys(percent for one in report.labels for percent in one.percentiles_mm))
+    further = [f"hd{percent}_mm" for percent in percentiles]
+    names = ("case", "patient", "label", "presence", *_METRIC_FIELDS, *further, *answers)
+    rows: list[tuple[str | float, ...]] = [names]
     for case in report.cases:
-        classes = [cell for head, names in heads for cell in _answer_cells(case, head, names)]
-        rows += [(case.case, case.patient, *cells, *classes) for cells in _label_cells(case)]
+        classes = [cell for head, known in heads for cell in _answer_cells(case, head, known)]
+        rows += [(case.case, case.patient, *cells, *classes) for cells in _label_cells(case, percentiles)]
     rows += [(failure.case, "", "", f"failed: {failure.code}") for failure in report.failures]
     return csv_text(rows)
 
 
-def _label_cells(case: CaseReport) -> Iterator[tuple[str | float, ...]]:
+def _label_cells(case: CaseReport, percentiles: Sequence[str]) -> Iterator[tuple[str | float, ...]]:
     """Label, presence and the fields of `LabelMetrics` for everything that was found or scored in the case."""
-    empty = dict.fromkeys(_METRIC_FIELDS, "")
+    empty = dict.fromkeys((*_METRIC_FIELDS, *percentiles), "")
     scored = {row.label for row in case.metrics}
     for row in case.metrics:
-        yield (row.label, row.presence, *(getattr(row, name) for name in _METRIC_FIELDS))
+        numbers = [getattr(row, name) for name in _METRIC_FIELDS]
+        further = [row.percentiles_mm.get(percent, "") for percent in percentiles]
+        yield (row.label, row.presence, *("" if one is None else _short(one) for one in (*numbers, *further)))
     for label, volume in case.volumes_ml.items():
         if label not in scored:
             yield (label, "not scored", *(empty | {"volume_ml": volume}).values())
@@ -98,7 +116,12 @@ def _answer_cells(case: CaseReport, head: str, classes: tuple[str, ...]) -> list
     answer = next((answer for answer in case.classes if answer.head == head), None)
     if answer is None:
         return [""] * (2 + len(classes))
-    return [answer.answer, answer.reference or "", *(answer.probabilities.get(name, "") for name in classes)]
+    return [answer.answer, answer.reference or "", *(_short(answer.probabilities.get(name, "")) for name in classes)]
+
+
+def _short(number: str | float) -> str | float:
+    """Seven digits: the JSON has them all, and the page that carries the table stays half as large."""
+    return number if isinstance(number, str) else float(f"{number:.7g}")
 
 
 def _row(case: CaseReport) -> dict[str, object]:
@@ -112,6 +135,28 @@ def _row(case: CaseReport) -> dict[str, object]:
     }
 
 
+def _subgroup_tables(subgroups: Sequence[SubgroupSummary]) -> Iterator[_SubgroupTable]:
+    """Per attribute: mean Dice, Dice of each label where they are few, accuracy of each head."""
+    for attribute in dict.fromkeys(one.attribute for one in subgroups):
+        rows = [one for one in subgroups if one.attribute == attribute]
+        labels = list(dict.fromkeys(label for one in rows for label in one.dice))
+        heads = list(dict.fromkeys(head for one in rows for head in one.accuracy))
+        means = any(one.mean_dice is not None for one in rows) and len(labels) != 1
+        shown = labels if len(labels) <= _MAX_LABEL_COLUMNS else []
+        columns = (
+            *(["mean Dice"] * means),
+            *(f"{label}: Dice" for label in shown),
+            *(f"{head}: accuracy" for head in heads),
+        )
+        cells = (
+            ([one.mean_dice] if means else []) + [one.dice.get(n) for n in shown] + [one.accuracy.get(n) for n in heads]
+            for one in rows
+        )
+        yield _SubgroupTable(
+            attribute, tuple(columns), tuple((one, tuple(row)) for one, row in zip(rows, cells, strict=True))
+        )
+
+
 def _strips(report: CohortReport) -> list[Strips]:
     return [
         metric_strips(
@@ -123,13 +168,3 @@ def _strips(report: CohortReport) -> list[Strips]:
         )
         for title, name in (("Dice", "dice"), ("HD95", "hd95_mm"), ("NSD", "nsd"))
     ]
-
-
-def _head(summary: ClassSummary, report: CohortReport) -> _Head:
-    known: list[ClassAnswer] = [
-        answer
-        for case in report.cases
-        for answer in case.classes
-        if answer.head == summary.head and answer.reference in summary.classes
-    ]
-    return _Head(summary, roc_curves(summary.classes, known), reliability(summary.classes, known) if known else None)

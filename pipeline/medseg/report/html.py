@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from urllib.parse import quote
@@ -65,6 +65,14 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{fixed(100 * value, 1)}{_THIN_SPACE}%"
 
 
+def place(point_mm: Sequence[float]) -> str:
+    """A point in the patient as a reader says it: `R 12, P 30, S 104`, in mm from the origin of the scan."""
+    letters = ("RL", "AP", "SI")
+    return ", ".join(
+        f"{pair[value < 0]}{_THIN_SPACE}{abs(value):.0f}" for pair, value in zip(letters, point_mm, strict=True)
+    )
+
+
 def data_uri(content: bytes, media_type: str = "image/png") -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
@@ -88,6 +96,7 @@ def _environment() -> jinja2.Environment:
         "fixed": fixed,
         "scaled": scaled,
         "percent": percent,
+        "place": place,
         "data_uri": data_uri,
         "relative_link": relative_link,
     }

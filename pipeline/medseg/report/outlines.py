@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import contourpy
 import numpy as np
 from numpy.typing import NDArray
 
 UNITS_PER_VOXEL = 4
+RegionKind = Literal["agreement", "missed", "invented", "mistaken"]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """One label's border in one picture.
+
+    Attributes:
+        label: Its name.
+        colour: Its position among all labels of the case.
+        path: SVG path data, see `outline_path`.
+    """
+
+    label: str
+    colour: int
+    path: str
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where prediction and reference agree or differ in one picture: `path` as in `Outline`."""
+
+    kind: RegionKind
+    path: str
+    area_mm2: float
 
 
 def outline_path(mask: NDArray[np.bool_], *, voxels: bool = False) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medseg.core.geometry import Geometry, Vector
 from medseg.core.volume import LabelMap, Volume, require_same_grid
-from medseg.report.outlines import outline_path
+from medseg.report.outlines import Outline, Region, RegionKind, outline_path
 from medseg.report.planes import (
     PLANES,
     WHOLE,
@@ -34,31 +34,6 @@ from medseg.report.windows import Window, windows_for
 
 _TILT_WORTH_SAYING_DEGREES = 3.0
 Purpose = Literal["extent", "difference"]
-RegionKind = Literal["agreement", "missed", "invented", "mistaken"]
-
-
-@dataclass(frozen=True)
-class Outline:
-    """One label's border in one picture.
-
-    Attributes:
-        label: Its name.
-        colour: Its position among all labels of the case.
-        path: SVG path data, see `outline_path`.
-    """
-
-    label: str
-    colour: int
-    path: str
-
-
-@dataclass(frozen=True)
-class Region:
-    """Where prediction and reference agree or differ in one picture: `path` as in `Outline`."""
-
-    kind: RegionKind
-    path: str
-    area_mm2: float
 
 
 @dataclass(frozen=True)
@@ -169,6 +144,19 @@ def case_pictures(
             closer = closer_box(box, scene.image.shape, scene.spacing_mm)
             pictures += _pictures(scene, _moved(most, box), windows=windows, closer=closer)
     return pictures
+
+
+def slice_pictures(
+    image: Volume, mask: LabelMap | None, labels: dict[str, int], *, slices: tuple[int, int, int], window: Window
+) -> tuple[Picture, ...]:
+    """The whole field in three planes, at given slices in canonical order and in a given window.
+
+    Raises:
+        GeometryError: `E-GRID-MISMATCH` when the mask does not lie on the image's grid.
+    """
+    if mask is not None:
+        require_same_grid(image, mask)
+    return _pictures(_scene(image, mask, None, labels, None), slices, windows=[window])
 
 
 def _scene(

@@ -7,10 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from medseg.core.findings import CaseReport, ClassAnswer, Estimate, LabelMetrics
-from medseg.ops.scores import reliability_points, roc_curve_points
+from medseg.core.findings import CaseReport, ClassSummary, Estimate, LabelMetrics
 
 _GOLDEN = 0.6180339887498949
 _ROW_HEIGHT = 44.0
@@ -181,25 +179,28 @@ UNIT_X = Axis(0, 1, 44, 284, (0.0, 0.5, 1.0))
 UNIT_Y = Axis(0, 1, 254, 14, (0.0, 0.5, 1.0))
 
 
-def roc_curves(classes: Sequence[str], answers: Sequence[ClassAnswer]) -> list[Curve]:
-    """One class against the rest, for every class that occurs and does not always; only the last of two classes."""
-    curves = []
-    for n, name in enumerate(classes):
-        positive = np.array([answer.reference == name for answer in answers])
-        if positive.all() or not positive.any() or (len(classes) == 2 and n == 0):
-            continue
-        curve = roc_curve_points(np.array([answer.probabilities[name] for answer in answers]), positive)
-        area = float(np.trapezoid(curve.true_positive_rate, curve.false_positive_rate))
-        path = _path(curve.false_positive_rate, curve.true_positive_rate)
-        curves.append(Curve(name, n, path, f"area {area:.3f}"))
-    return curves
+def roc_curves(summary: ClassSummary) -> list[Curve]:
+    """One class against the rest, for every class that the areas are about."""
+    return [
+        Curve(
+            curve.name,
+            summary.classes.index(curve.name),
+            "M"
+            + "L".join(
+                f"{UNIT_X.at(x)} {UNIT_Y.at(y)}"
+                for x, y in zip(curve.false_positive_rate, curve.true_positive_rate, strict=True)
+            ),
+            f"area {float(np.trapezoid(curve.true_positive_rate, curve.false_positive_rate)):.3f}",
+        )
+        for curve in summary.roc
+    ]
 
 
-def reliability(classes: Sequence[str], answers: Sequence[ClassAnswer]) -> Reliability:
+def reliability(summary: ClassSummary) -> Reliability | None:
     """Share of right answers by the probability of the answer given, in the bins of the calibration error."""
-    probabilities = np.array([[answer.probabilities[name] for name in classes] for answer in answers])
-    bins = reliability_points(probabilities, np.array([classes.index(answer.reference or "") for answer in answers]))
-    most = max(one.num_cases for one in bins)
+    if not summary.reliability:
+        return None
+    most = max(one.num_cases for one in summary.reliability)
     points = tuple(
         Point(
             UNIT_X.at(one.confidence),
@@ -207,10 +208,6 @@ def reliability(classes: Sequence[str], answers: Sequence[ClassAnswer]) -> Relia
             f"{one.num_cases} answers with mean confidence {one.confidence:.3f}: {one.accuracy:.3f} right",
             size=round(0.6 + math.sqrt(one.num_cases / most), 2),
         )
-        for one in bins
+        for one in summary.reliability
     )
     return Reliability(points, "M" + "L".join(f"{point.x} {point.y}" for point in points))
-
-
-def _path(x: NDArray[np.float64], y: NDArray[np.float64]) -> str:
-    return "M" + "L".join(f"{UNIT_X.at(float(a))} {UNIT_Y.at(float(b))}" for a, b in zip(x, y, strict=True))

@@ -10,13 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# Level and width as customary at CT consoles, written as the limits they give.
-CT_WINDOWS_HU = {
-    "soft tissue": (-160.0, 240.0),
-    "lung": (-1350.0, 150.0),
-    "bone": (-500.0, 1300.0),
-    "brain": (0.0, 80.0),
-}
+from medseg.io.packaged import named_windows
+
+# The windows that a page offers, by their names among the presets; each costs a picture.
+_SHOWN = ("soft_tissue", "lung", "bone", "brain")
 _MAX_SAMPLES = 1_000_000
 _AIR_HU = -500.0
 _LONG_SIDE_PX = 400
@@ -68,10 +65,11 @@ def windows_for(image: NDArray[Any], inside: NDArray[Any], *, modality: str | No
         return [Window("0.5th to 99.5th percentile", low, high)]
     found = _sample(inside)
     median = float(np.median(found)) if found.size else 0.0
-    soft_low, soft_high = CT_WINDOWS_HU["soft tissue"]
-    best = "lung" if median < soft_low else "bone" if median > soft_high else "soft tissue"
-    names = sorted(CT_WINDOWS_HU, key=lambda name: name != best)
-    return [Window(name, *CT_WINDOWS_HU[name], "HU") for name in names]
+    presets = named_windows()
+    soft_low, soft_high = presets["soft_tissue"]
+    best = "lung" if median < soft_low else "bone" if median > soft_high else "soft_tissue"
+    names = sorted(_SHOWN, key=lambda name: name != best)
+    return [Window(name.replace("_", " "), *presets[name], "HU") for name in names]
 
 
 def _sample(values: NDArray[Any]) -> NDArray[Any]:

@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.core.settings import Settings, merge
-from medseg.core.volume import Volume
 from medseg.engine.predict import Predictor
-from medseg.io.bundle import read_bundle
 from medseg.io.contained import contained
-from medseg.io.volumes import read_volumes
 from medseg.workflows import check as _check
 from medseg.workflows import evaluate as _evaluate
 from medseg.workflows import preprocess as _preprocess
@@ -21,10 +18,10 @@ from medseg.workflows import train as _train
 from medseg.workflows.workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from numpy.typing import ArrayLike
 
+    from medseg.core.doctor import CheckReport
     from medseg.core.prediction import Prediction
-    from medseg.data.check import CheckReport
     from medseg.data.store import Store
     from medseg.workflows.evaluate import Evaluated
     from medseg.workflows.train import Trained
@@ -64,25 +61,21 @@ def train(
     return _train.train(Workspace(Path(workspace)), chosen, name=name, restart=restart)
 
 
-def infer(volume: Path | str | Volume | Sequence[Path | str], *, bundle: Path | str, **settings: Any) -> Prediction:
+def infer(volume: Any, *, bundle: Path | str, affine: ArrayLike | None = None, **settings: Any) -> Prediction:
     """Predict one case and return the answer; for many cases keep a `Predictor`.
 
     Args:
-        volume: A file, a DICOM folder, one file per channel, or a `Volume`.
+        volume: A file, a DICOM folder, one file per channel, a `Volume`, a nibabel or SimpleITK image, or an array.
         bundle: The model's folder.
+        affine: (4, 4) voxel indices to RAS+ mm, for an array.
         **settings: The `infer` section of configs/default.yaml.
 
     Returns:
         Mask on the volume's own grid and class probabilities; nothing is written.
     """
     chosen = merge(Settings(), "infer", settings).infer
-    predictor = Predictor(read_bundle(Path(bundle)), chosen)
-    if not isinstance(volume, Volume):
-        paths = [volume] if isinstance(volume, str | Path) else list(volume)
-        channels = len(predictor.bundle.plan.channels)
-        with contained(chosen):
-            volume = read_volumes([Path(path) for path in paths], chosen, channels=channels)
-    return predictor.predict(volume)
+    with contained(chosen), Predictor(bundle, chosen) as predictor:
+        return predictor.predict(volume, affine=affine)
 
 
 def evaluate(
@@ -90,6 +83,7 @@ def evaluate(
     *,
     out: Path | str,
     manifest: Path | str | None = None,
+    references: Path | str | None = None,
     workspace: Path | str = WORKSPACE,
     **settings: Any,
 ) -> Evaluated:
@@ -99,12 +93,19 @@ def evaluate(
         predictions: Folder of `CASE.nii.gz`.
         out: Reports go here.
         manifest: With the references.
+        references: A folder of reference masks instead.
         workspace: Holds the embedded cohort.
-        **settings: The `evaluate` section of configs/default.yaml.
+        **settings: The `evaluate` section of configs/default.yaml; `jobs` is 1 unless given: more processes need a
+            script that guards its start with `if __name__ == "__main__"`.
     """
-    chosen = merge(Settings(), "evaluate", settings).evaluate
+    chosen = merge(Settings(), "evaluate", {"jobs": 1, **settings}).evaluate
     return _evaluate.evaluate(
-        Workspace(Path(workspace)), Path(predictions), Path(out), chosen, manifest=_path(manifest)
+        Workspace(Path(workspace)),
+        Path(predictions),
+        Path(out),
+        chosen,
+        manifest=_path(manifest),
+        references=_path(references),
     )
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
-import medseg
 from medseg.core.document import suggest
-from medseg.core.errors import InputError, UsageError
-from medseg.core.settings import Settings, Window
-from medseg.io.files import require_file
+from medseg.core.errors import UsageError
+from medseg.core.settings import Settings
+from medseg.io.packaged import named_windows as named_windows
+from medseg.io.packaged import packaged as packaged
+from medseg.io.packaged import read_yaml as read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,32 +38,3 @@ def load_settings(config: Path | None = None, assignments: Sequence[str] = ()) -
             )
         values[section] = {**values.get(section, {}), key: yaml.safe_load(text)}
     return Settings.parse(values, file=config)
-
-
-def named_windows() -> dict[str, Window]:
-    """The CT windows of configs/windows.yaml, in HU."""
-    return {
-        name: (float(low), float(high)) for name, (low, high) in read_yaml(packaged("configs", "windows.yaml")).items()
-    }
-
-
-def packaged(*parts: str) -> Path:
-    """A file of `configs/` or `data_manifests/`: inside the installed package, or beside it in a checkout."""
-    package = Path(medseg.__file__).parent
-    inside = package.joinpath(*parts)
-    return inside if inside.exists() else package.parents[1].joinpath(*parts)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Raises: InputError: E-YAML when the file is not a mapping in YAML."""
-    try:
-        values = yaml.safe_load(require_file(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InputError(
-            f"not valid YAML: {' '.join(str(error).split())}", code="E-YAML", file=path, remedy="Mend the file."
-        ) from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise InputError("must hold sections with keys", code="E-YAML", file=path, remedy="See configs/default.yaml.")
-    return values

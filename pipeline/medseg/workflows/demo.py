@@ -15,7 +15,7 @@ from medseg.workflows.preprocess import preprocess
 from medseg.workflows.train import train
 
 if TYPE_CHECKING:
-    from medseg.data.check import CheckReport
+    from medseg.core.doctor import CheckReport
     from medseg.engine.clock import Status
     from medseg.workflows.workspace import Workspace
 

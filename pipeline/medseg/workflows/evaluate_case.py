@@ -5,131 +5,182 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from medseg.core.errors import InputError
-from medseg.core.findings import CasePrediction, CaseReport, ClassAnswer
-from medseg.core.volume import LabelMap, Volume, require_same_grid
-from medseg.data.contents import read_reference
+from medseg.core.errors import InputError, MedsegError, case_context
+from medseg.core.findings import CaseFailure, CasePrediction, CaseReport, ClassAnswer, GridSummary
+from medseg.core.volume import LabelMap, Volume
+from medseg.data.contents import values_in
 from medseg.io.documents import read_document
 from medseg.io.files import sha256_of, write_text
-from medseg.io.volumes import SUFFIXES, read_labels, read_volumes
-from medseg.ops.metrics import LabelComparison, compare_labels
+from medseg.io.volumes import read_labels, read_volumes
 from medseg.report.case import render_case
 from medseg.report.pictures import case_pictures
-from medseg.workflows.infer import grid_summary
+from medseg.workflows.evaluate_inputs import DICOM_SUFFIXES
 from medseg.workflows.provenance import make_provenance
+from medseg.workflows.score_masks import Rules, ScoredMasks, is_labelled, score_masks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from medseg.core.case import Case, Dataset
     from medseg.core.settings import EvaluateSettings
+    from medseg.workflows.label_map import Relabelling
+
+NO_IMAGE = "W-NO-IMAGE: none of the images exists: no pictures, and the masks were compared with one another only"
 
 
-@dataclass(frozen=True, eq=False)
-class _Masks:
-    """Both masks of a case, on one grid, and their comparison label by label."""
+@dataclass(frozen=True)
+class Scoring:
+    """What is the same for all cases of an evaluation; small, for it travels to every process.
 
-    prediction: LabelMap
-    reference: LabelMap
-    compared: tuple[LabelComparison, ...]
+    Attributes:
+        rules: Labels, lesions, settings.
+        predictions: Folder in which `infer` left `CASE.json`.
+        relabelling: What the values of the predictions mean.
+        out: Folder that takes `cases/CASE.json` and `.html`.
+    """
+
+    rules: Rules
+    predictions: Path
+    relabelling: Relabelling
+    out: Path
+
+    @property
+    def dataset(self) -> Dataset:
+        return self.rules.dataset
+
+    @property
+    def settings(self) -> EvaluateSettings:
+        return self.rules.settings
 
 
-def evaluate_case(
-    case: Case, dataset: Dataset, predictions: Path, settings: EvaluateSettings, *, out: Path
-) -> CaseReport:
+def attempt_case(item: tuple[Case, tuple[Path, ...]], scoring: Scoring) -> CaseReport | CaseFailure:
+    """`evaluate_case`, whose failure is a result: the others go on.
+
+    A fault of medseg fails its case too; a disk that takes no more ends the evaluation.
+    """
+    case, masks = item
+    try:
+        with case_context(case.id):
+            return evaluate_case(case, masks, scoring)
+    except MedsegError as error:
+        return CaseFailure(case=case.id, code=error.code, message=error.message, remedy=error.remedy or None)
+    except MemoryError:
+        return CaseFailure(
+            case=case.id, code="E-MEMORY", message="the memory does not hold this case", remedy="Use fewer --jobs."
+        )
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 - one case's fault of ours must not cost the others; it is named, not hidden
+        return CaseFailure(
+            case=case.id,
+            code="E-INTERNAL",
+            message=f"{type(error).__name__}: {error}",
+            remedy="This is a fault of medseg: run again with --jobs 1 --debug on this case and report what it prints.",
+        )
+
+
+def evaluate_case(case: Case, masks: tuple[Path, ...], scoring: Scoring) -> CaseReport:
     """Score one case and write `cases/CASE.json` and `.html`.
 
+    Args:
+        case: With a mask, or classes, as reference.
+        masks: The predicted mask; none, or more than one, is a fault.
+        scoring: Labels, settings, where to write.
+
     Raises:
-        InputError: E-NO-PREDICTION, or as the readers.
+        InputError: E-NO-PREDICTION, E-MASK-TWICE, E-LABEL-UNKNOWN, E-CLASS-NAME, or as the readers.
         GeometryError: E-GRID-MISMATCH.
     """
-    found = _findings(predictions, case.id)
-    volume = read_volumes(case.images, dataset.reading, channels=len(dataset.channels))
-    reference = read_reference(case, dataset, onto=volume.geometry)
-    masks = None if reference is None else _compare(case, dataset, predictions, volume, reference, settings)
+    dataset = scoring.dataset
+    found = _findings(scoring.predictions, case.id)
+    classes = _answers(case, found, dataset)
+    image, flags = _image(case, masks, scoring)
+    compared = None
+    if case.label is not None:
+        onto = None if image is None else image.geometry
+        found_mask = read_labels(_only(masks, case, scoring), onto=onto, names=dataset.labels)
+        prediction = scoring.relabelling.applied(found_mask)
+        compared, image, moved = score_masks(prediction, case, image, scoring.rules)
+        flags += moved
+    scored = make_provenance(dataset.name, scoring.settings)
     report = CaseReport(
         case=case.id,
         patient=case.group,
-        grid=grid_summary(volume),
+        grid=_grid(compared, image, found),
         reference_sha256=None if case.label is None else sha256_of(case.label),
-        volumes_ml=_volumes(masks, dataset, found),
-        metrics=() if masks is None else tuple(one.metrics for one in masks.compared),
-        unlabelled=tuple(name for name in dataset.label_names if not _is_labelled(case, name)),
-        classes=_answers(case, found, dataset),
-        flags=(*(volume.warnings if found is None else found.flags), *_mask_flags(masks)),
+        volumes_ml=_volumes(None if compared is None else compared.prediction, dataset, found),
+        metrics=() if compared is None else tuple(one.metrics for one in compared.labels),
+        unlabelled=tuple(name for name in dataset.label_names if not is_labelled(case, name)),
+        classes=classes,
+        lesions=() if compared is None else compared.lesions,
+        flags=tuple(_flags(case, flags, found, compared)),
         attributes=case.attributes,
-        provenance=make_provenance(dataset.name, settings) if found is None else found.provenance,
+        provenance=scored if found is None else found.provenance,
+        scoring=scored,
     )
-    write_text(out / "cases" / f"{case.id}.json", report.to_json())
-    write_text(
-        out / "cases" / f"{case.id}.html", _page(report, case, dataset, volume, masks, pictured=settings.pictures)
-    )
+    write_text(scoring.out / "cases" / f"{case.id}.json", report.to_json())
+    write_text(scoring.out / "cases" / f"{case.id}.html", _page(report, case, dataset, image, compared))
     return report
 
 
-def mask_path(predictions: Path, case_id: str) -> Path | None:
-    """The case's mask in a folder of predictions, in any format."""
-    paths = (predictions / f"{case_id}{suffix}" for suffix in (".nii.gz", *SUFFIXES))
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _compare(
-    case: Case, dataset: Dataset, predictions: Path, volume: Volume, reference: LabelMap, settings: EvaluateSettings
-) -> _Masks:
-    """Every label that was annotated in this case."""
-    path = mask_path(predictions, case.id)
-    if path is None:
+def _only(masks: tuple[Path, ...], case: Case, scoring: Scoring) -> Path:
+    if len(masks) > 1:
         raise InputError(
-            f"no prediction for this case in {predictions}",
+            f"two predictions for this case: {', '.join(path.name for path in masks)}",
+            code="E-MASK-TWICE",
+            file=scoring.predictions,
+            remedy="Keep one of them.",
+        )
+    if not masks:
+        raise InputError(
+            f"no prediction for this case in {scoring.predictions}",
             code="E-NO-PREDICTION",
             remedy=f"Run `medseg infer` for it, or name its mask {case.id}.nii.gz.",
         )
-    prediction = read_labels(path, onto=volume.geometry, names=dataset.labels)
-    for mask in (reference, prediction):
-        require_same_grid(volume, mask)
-    compared = compare_labels(
-        prediction.array,
-        reference.array,
-        spacing_mm=reference.geometry.spacing_mm,
-        labels={name: value for name, value in dataset.labels.items() if _is_labelled(case, name)},
-        tolerance_mm=settings.tolerance_mm,
-        ignore=None if dataset.ignore_value is None else reference.array == dataset.ignore_value,
-    )
-    return _Masks(prediction, reference, compared)
+    return masks[0]
 
 
-def _page(
-    report: CaseReport, case: Case, dataset: Dataset, volume: Volume, masks: _Masks | None, *, pictured: bool
-) -> str:
+def _image(case: Case, masks: tuple[Path, ...], scoring: Scoring) -> tuple[Volume | None, list[str]]:
+    """What the pictures need, and DICOM masks, which say where they lie by it; absent when there is none."""
+    files = [path for path in (*masks, case.label) if path is not None]
+    on_image = not files or any(path.suffix.lower() in DICOM_SUFFIXES for path in files)
+    if not case.images or not (scoring.settings.pictures or on_image):
+        return None, []
+    if not any(path.exists() for path in case.images):
+        return None, [NO_IMAGE]
+    volume = read_volumes(case.images, scoring.dataset.reading, channels=len(scoring.dataset.channels))
+    return volume, list(volume.warnings)
+
+
+def _grid(masks: ScoredMasks | None, image: Volume | None, found: CasePrediction | None) -> GridSummary:
+    """Of the prediction; a class-only case has that of its image, or the one its prediction names."""
+    if masks is not None:
+        return GridSummary.of(masks.prediction.geometry)
+    if image is not None:
+        return GridSummary.of(image.geometry)
+    if found is None:
+        message = "neither the image nor a prediction of this case is there"
+        raise InputError(message, code="E-NO-PREDICTION", remedy="Run `medseg infer` for it.")
+    return found.grid
+
+
+def _page(report: CaseReport, case: Case, dataset: Dataset, image: Volume | None, masks: ScoredMasks | None) -> str:
     pictures = (
-        case_pictures(
-            volume,
+        ()
+        if image is None
+        else case_pictures(
+            image,
             prediction=None if masks is None else masks.prediction,
             reference=None if masks is None else masks.reference,
             labels=dataset.labels,
             modality=dataset.channels[0],
             annotated=case.labelled,
         )
-        if pictured
-        else ()
     )
     distances = (
-        {}
-        if masks is None
-        else {one.metrics.label: one.distances for one in masks.compared if one.distances is not None}
+        {} if masks is None else {one.metrics.label: one.distances for one in masks.labels if one.distances is not None}
     )
     return render_case(report, pictures, distances=distances, cohort_page="../index.html")
-
-
-def _mask_flags(masks: _Masks | None) -> list[str]:
-    read = {} if masks is None else {"prediction": masks.prediction, "reference": masks.reference}
-    return [f"{flag}: while reading the {name}" for name, mask in read.items() for flag in mask.warnings]
-
-
-def _is_labelled(case: Case, name: str) -> bool:
-    return case.label is not None and (case.labelled is None or name in case.labelled)
 
 
 def _findings(predictions: Path, case_id: str) -> CasePrediction | None:
@@ -146,16 +197,33 @@ def _answers(case: Case, found: CasePrediction | None, dataset: Dataset) -> tupl
         if case.label is None and dataset.heads:
             raise InputError("no prediction for this case", code="E-NO-PREDICTION", remedy="Run `medseg infer` for it.")
         return ()
+    for answer in found.classes:
+        if answer.head in dataset.heads and set(answer.probabilities) != set(dataset.heads[answer.head]):
+            raise InputError(
+                f"head {answer.head!r} answers with the classes {', '.join(answer.probabilities)}; "
+                f"the references have {', '.join(dataset.heads[answer.head])}",
+                code="E-CLASS-NAME",
+                remedy="Predict with a model of this dataset, or call the classes in the manifest as the model does.",
+            )
     return tuple(answer.model_copy(update={"reference": case.classes.get(answer.head)}) for answer in found.classes)
 
 
-def _volumes(masks: _Masks | None, dataset: Dataset, found: CasePrediction | None) -> dict[str, float]:
+def _flags(case: Case, noticed: list[str], found: CasePrediction | None, compared: ScoredMasks | None) -> list[str]:
+    """What was noticed on the way: by the prediction, the readers, and here."""
+    read = {} if compared is None else {"prediction": compared.prediction, "reference": compared.reference}
+    answered = {answer.head for answer in found.classes} if found is not None else set(case.classes)
+    return [
+        *(noticed if found is None else dict.fromkeys([*found.flags, *noticed])),
+        *(f"{flag}: while reading the {name}" for name, mask in read.items() for flag in mask.warnings),
+        *(f"W-NO-ANSWER: the prediction says nothing of {head}" for head in case.classes if head not in answered),
+    ]
+
+
+def _volumes(prediction: LabelMap | None, dataset: Dataset, found: CasePrediction | None) -> dict[str, float]:
     if found is not None:
         return found.volumes_ml
-    if masks is None:
+    if prediction is None:
         return {}
-    voxel_ml = masks.prediction.geometry.voxel_volume_mm3 / 1000
-    return {
-        name: float(np.count_nonzero(masks.prediction.array == value)) * voxel_ml
-        for name, value in dataset.labels.items()
-    }
+    voxel_ml = prediction.geometry.voxel_volume_mm3 / 1000
+    counts = values_in(prediction)
+    return {name: counts.get(value, 0) * voxel_ml for name, value in dataset.labels.items()}

@@ -17,7 +17,7 @@ from medseg.io.volumes import read_volumes
 from medseg.nn.build import build_network
 from medseg.ops.prepare import network_shape
 from medseg.ops.sliding import count_windows
-from medseg.workflows.evaluate_case import mask_path
+from medseg.workflows.evaluate_inputs import open_inputs
 from medseg.workflows.inputs import collect_inputs
 from medseg.workflows.preprocess import plan_dataset
 
@@ -131,10 +131,11 @@ def forecast_infer(
             shape = network_shape(geometry.canonical(), plan.spacing_mm)
             windows += count_windows(shape, plan.patch_size, settings.overlap) if plan.labels else 1
             largest, source = max(largest, int(np.prod(shape))), max(source, int(np.prod(geometry.shape)))
+    window = torch.randn(1, len(plan.channels), *plan.patch_size, generator=torch.Generator().manual_seed(0))
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        predictor.forward(torch.zeros(1, len(plan.channels), *plan.patch_size))
+        predictor.forward(window, num_windows=windows)
         seconds.append(time.perf_counter() - start)
     mib = (largest * 4 * (len(plan.channels) + plan.num_outputs + 1) + source * (4 * len(plan.channels) * 3 + 2)) / _MIB
     return Forecast(
@@ -151,18 +152,25 @@ def forecast_infer(
 
 
 def forecast_evaluate(
-    workspace: Workspace, predictions: Path, out: Path, settings: EvaluateSettings, manifest: Path | None
+    workspace: Workspace,
+    predictions: Path,
+    out: Path,
+    settings: EvaluateSettings,
+    *,
+    manifest: Path | None = None,
+    references: Path | None = None,
 ) -> Forecast:
     """How many cases have a reference and a prediction."""
-    dataset = workspace.dataset(manifest)
-    cases = [case for case in dataset.cases if settings.split in {"all", case.split}]
-    found = sum(
-        mask_path(predictions, case.id) is not None or (predictions / f"{case.id}.json").is_file() for case in cases
-    )
+    inputs = open_inputs(workspace, predictions, settings, manifest=manifest, references=references)
+    cases = inputs.dataset.cases
+    found = sum(case.id in inputs.masks or (predictions / f"{case.id}.json").is_file() for case in cases)
     return Forecast(
         rows=(
-            ("cases with a reference", str(sum(case.label is not None or bool(case.classes) for case in cases))),
+            ("cases with a reference", str(len(cases))),
             ("of these with a prediction", str(found)),
+            ("predictions without a reference", str(len(set(inputs.masks) - inputs.ids))),
+            ("labels", ", ".join(f"{name} = {value}" for name, value in inputs.dataset.labels.items()) or "none"),
+            ("processes", str(inputs.processes(settings.jobs))),
             ("report", str(out / "index.html")),
         )
     )

@@ -11,6 +11,7 @@ from medseg.core.errors import MedsegError, case_context
 from medseg.core.findings import CaseFailure, CasePrediction, ClassAnswer, GridSummary, Provenance
 from medseg.core.outputs import SUFFIX_OF
 from medseg.core.progress import Progress, silent
+from medseg.core.volume import LabelMap
 from medseg.engine.predict import Predictor
 from medseg.io.bundle import read_bundle
 from medseg.io.contained import contained
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from medseg.core.prediction import Prediction
     from medseg.core.settings import InferSettings
     from medseg.core.terminology import Term
-    from medseg.core.volume import LabelMap, Volume
+    from medseg.core.volume import Volume
     from medseg.io.bundle import BundleManifest
 
 
@@ -103,9 +104,10 @@ def _predict_one(
     answer = predictor.predict(volume)
     classes = tuple(ClassAnswer(head=head, probabilities=values) for head, values in answer.classes.items())
     files = _write_voxels(case, answer, plan, settings, out)
-    flags = [*volume.warnings, *_flags(case, predictor.bundle.manifest)]
-    if slices is not None and answer.labels is not None:
-        finding = Finding(case.id, answer.labels, plan.labels, terms, algorithm_of(provenance), classes)
+    flags = [*volume.warnings, *answer.flags, *_flags(case, predictor.bundle.manifest)]
+    if slices is not None:
+        nothing = LabelMap(np.zeros(volume.geometry.shape, np.uint8), volume.geometry)
+        finding = Finding(case.id, answer.labels or nothing, plan.labels, terms, algorithm_of(provenance), classes)
         objects = write_objects(finding, slices, settings, out, resample=settings.fix_geometry)
         files |= objects.files
         flags += objects.flags
@@ -124,9 +126,10 @@ def _predict_one(
         source_names=tuple(path.name for path in case.images),
         grid=grid_summary(volume),
         labels=plan.labels,
-        volumes_ml=_volumes(answer, plan.labels),
+        volumes_ml=_volumes(answer, plan),
         classes=classes,
         flags=tuple(flags),
+        backend=answer.backend,
         seconds=answer.seconds,
         provenance=provenance,
     )
@@ -147,17 +150,17 @@ def _write_voxels(
 
 
 def grid_summary(volume: Volume | LabelMap) -> GridSummary:
-    geometry = volume.geometry
-    return GridSummary(shape=geometry.shape, spacing_mm=geometry.spacing_mm, axis_codes=geometry.axis_codes)
+    return GridSummary.of(volume.geometry)
 
 
-def _volumes(answer: Prediction, labels: dict[str, int]) -> dict[str, float]:
-    """Millilitres by label."""
+def _volumes(answer: Prediction, plan: Plan) -> dict[str, float]:
+    """Millilitres by label, and by region where regions unite several labels."""
     if answer.labels is None:
         return {}
-    counts = np.bincount(answer.labels.array.ravel(), minlength=max(labels.values(), default=0) + 1)
+    united = {name: (value,) for name, value in plan.labels.items()} | plan.regions
+    counts = np.bincount(answer.labels.array.ravel(), minlength=max(map(max, united.values()), default=0) + 1)
     voxel_ml = answer.labels.geometry.voxel_volume_mm3 / 1000
-    return {name: round(float(counts[value]) * voxel_ml, 4) for name, value in labels.items()}
+    return {name: round(float(counts[list(values)].sum()) * voxel_ml, 4) for name, values in united.items()}
 
 
 def _flags(case: InferCase, manifest: BundleManifest) -> list[str]:

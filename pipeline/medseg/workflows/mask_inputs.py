@@ -19,7 +19,6 @@ from medseg.io.documents import read_document
 from medseg.io.files import require_path
 from medseg.io.label_names import read_label_names
 from medseg.io.volumes import SUFFIXES
-from medseg.workflows.evaluate_case import mask_path
 from medseg.workflows.inputs import case_id
 
 if TYPE_CHECKING:
@@ -133,7 +132,7 @@ def _image(case: str, image: Path | None, dataset: Dataset | None, *, is_only: b
     require_path(image)
     if image.is_file():
         return image
-    named = mask_path(image, case) or mask_path(image, f"{case}_0000")
+    named = _image_named(image, case) or _image_named(image, f"{case}_0000")
     if named is None and not is_only:
         remedy = f"Name the images after the masks, as {case}.nii.gz."
         raise InputError(
@@ -152,3 +151,8 @@ def _names_beside(mask: Path) -> Mapping[str, int] | None:
 
 def _listed(values: list[int]) -> str:
     return ", ".join(map(str, values[:10])) + (f" and {len(values) - 10} more" if len(values) > 10 else "")
+
+
+def _image_named(folder: Path, name: str) -> Path | None:
+    paths = (folder / f"{name}{suffix}" for suffix in (".nii.gz", *SUFFIXES))
+    return next((path for path in paths if path.is_file()), None)

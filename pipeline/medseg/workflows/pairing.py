@@ -9,8 +9,8 @@ from medseg.core.comparison import PairedScore
 from medseg.core.errors import UsageError
 from medseg.core.findings import CaseReport, CohortReport
 
-# What these say changes no number of a case: where the pages go, which cases were asked for, how masks name labels.
-_WITHOUT_WEIGHT = {"pictures", "split", "map", "workers", "subgroups"}
+# The settings that the compared numbers depend on, and what they are where a report does not name them.
+_WEIGHTY = {"tolerance_mm": "1.0", "tolerances_mm": "{}", "mode": "surface", "resample_reference": "False"}
 _METRICS = ("dice", "iou", "nsd", "hd95_mm", "hd_mm", "assd_mm")
 _SHOWN = 5
 
@@ -71,12 +71,9 @@ def _lacking(one: CohortReport, other: CohortReport) -> tuple[str, ...]:
 
 
 def _require_same_settings(first: CohortReport, second: CohortReport) -> None:
-    left, right = first.provenance.settings, second.provenance.settings
-    differing = [
-        f"{name} {left.get(name)} and {right.get(name)}"
-        for name in dict.fromkeys((*left, *right))
-        if name not in _WITHOUT_WEIGHT and left.get(name) != right.get(name)
-    ]
+    sides = [report.provenance.settings for report in (first, second)]
+    chosen = {name: [str(side.get(name, default)) for side in sides] for name, default in _WEIGHTY.items()}
+    differing = [f"{name} {left} and {right}" for name, (left, right) in chosen.items() if left != right]
     if differing:
         raise UsageError(
             f"the two were measured with different settings: {', '.join(differing)}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Any
 
 import medseg
 from medseg.core.document import Document
@@ -15,11 +16,7 @@ _PACKAGES = ("torch", "monai", "numpy", "nibabel", "SimpleITK", "pydicom")
 def make_provenance(dataset: str, settings: Document | None = None) -> Provenance:
     """Versions, time and the settings in force; no path, no host and no user name."""
     values = {} if settings is None else settings.model_dump(mode="json")
-    plain = {
-        key: value if isinstance(value, str | int | float | bool) or value is None else str(value)
-        for key, value in values.items()
-        if key not in {"manifest", "plan", "terminology"}
-    }
+    plain = {key: _plain(value) for key, value in values.items() if key not in {"manifest", "plan", "terminology"}}
     return Provenance(
         medseg_version=medseg.__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -27,3 +24,12 @@ def make_provenance(dataset: str, settings: Document | None = None) -> Provenanc
         packages={name: version(name) for name in _PACKAGES},
         settings=plain,
     )
+
+
+def _plain(value: Any) -> str | int | float | bool | None:
+    """Lists and tables of settings as words."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={one}" for key, one in value.items())
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)

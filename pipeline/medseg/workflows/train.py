@@ -156,7 +156,7 @@ class _BundleWriter:
             self.folder / "bundle",
             manifest,
             plan,
-            weights=weights,
+            weights=[weights],
             metrics=json.dumps({"validation": validation, "history": self._history()}, indent=2) + "\n",
             card=model_card(manifest, plan),
         )

@@ -10,8 +10,6 @@ from medseg.core.errors import ModelError
 from medseg.core.progress import Progress, silent
 from medseg.data.manifest import read_manifest
 from medseg.data.phantom import make_phantom
-from medseg.io.bundle import MANIFEST, BundleManifest
-from medseg.io.documents import read_document
 from medseg.workflows.config import packaged
 
 
@@ -56,6 +54,9 @@ class Workspace:
         Raises:
             ModelError: E-NO-MODEL when there is none.
         """
+        from medseg.io.bundle import MANIFEST, BundleManifest  # here: torch takes seconds, and not every verb needs it
+        from medseg.io.documents import read_document
+
         bundles = [
             (read_document(path, BundleManifest), path.parent) for path in self.runs.glob(f"*/bundle/{MANIFEST}")
         ]

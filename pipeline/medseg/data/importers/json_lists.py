@@ -56,6 +56,16 @@ def read_json_list(path: Path) -> Draft:
     )
 
 
+def label_names(path: Path) -> tuple[dict[str, int], int | None]:
+    """Name to mask value, and the ignore value, that a `dataset.json` declares.
+
+    Raises:
+        InputError: `E-MANIFEST-JSON`, or as `require_file`.
+        UsageError: `E-REGION-LABELS`, `E-CONFIG`.
+    """
+    return _labels(read_json_object(path).get("labels") or {}, path)
+
+
 def _labels(written: Any, path: Path) -> tuple[dict[str, int], int | None]:
     """Both directions: `{"1": "liver"}` (MSD) and `{"liver": 1}` (nnU-Net)."""
     if not isinstance(written, dict):

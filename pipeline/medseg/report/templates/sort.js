@@ -27,3 +27,14 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
     });
   });
 }
+for (const control of document.querySelectorAll("[data-filter]")) {
+  const rows = [...document.getElementById(control.dataset.filter).tBodies[0].rows];
+  const texts = rows.map((row) => row.textContent.toLowerCase());
+  const [input, status] = [control.querySelector("input"), control.querySelector("[role=status]")];
+  input.addEventListener("input", () => {
+    const words = input.value.toLowerCase().split(/\s+/);
+    rows.forEach((row, n) => (row.hidden = !words.every((word) => texts[n].includes(word))));
+    status.textContent = input.value.trim() ? `${rows.filter((row) => !row.hidden).length} of ${rows.length}` : "";
+  });
+  control.hidden = false;
+}

@@ -1,0 +1,258 @@
+"""Who runs the segmentation network: torch, OpenVINO or ONNX Runtime, behind one call.
+
+Every backend maps windows (B, C, *patch) to logits (B, K, *patch). What is not torch is compared with torch on a window
+of the case at hand before it is used, and is built for one window at a time.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import platform
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medseg.core.errors import ModelError, UsageError
+from medseg.engine.devices import autocast
+from medseg.io.cache import cache_folder, recall, remember
+from medseg.io.files import atomic_path, sha256_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from medseg.nn.network import Network
+
+Segment = Callable[[Tensor], Tensor]
+Name = Literal["torch", "openvino", "onnx"]
+
+_PACKAGES: dict[Name, str] = {"openvino": "openvino", "onnx": "onnxruntime"}
+# Below this much work for torch, trying the others costs more than it can save.
+_WORTH_TRYING_S = 20.0
+_TOLERANCE = {torch.bfloat16: 0.05, None: 1e-3}
+
+logger = logging.getLogger(__name__)
+
+
+class Finest(nn.Module):
+    """The segmentation half of a network: windows to logits at the finest scale."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.unet = network.unet
+
+    def forward(self, windows: Tensor) -> Tensor:
+        return self.unet.decode(self.unet.encode(windows), all_scales=False)[0]
+
+
+class Backends:
+    """The segmentation halves of an ensemble, on the backend that was asked for or measured fastest.
+
+    Args:
+        networks: Members, on their device, in evaluation mode.
+        wanted: A backend, or `auto`.
+        dtype: Reduced precision, or None for fp32.
+        key: Identifies weights and plan, for what is remembered between runs.
+    """
+
+    def __init__(
+        self, networks: Sequence[Network], wanted: Name | Literal["auto"], *, dtype: torch.dtype | None, key: str
+    ) -> None:
+        self.networks = networks
+        self.name: Name = "torch" if wanted == "auto" else wanted
+        self._open = wanted == "auto"
+        self._dtype = dtype
+        self._key = key
+        self._segments: list[Segment] = []
+        if wanted not in {"auto", "torch"}:
+            _require(self.name, networks[0])
+
+    def segments(self, example: Tensor, num_windows: int) -> list[Segment]:
+        """One callable per member.
+
+        Args:
+            example: (1, C, *patch), a window of the case at hand.
+            num_windows: How many will come: what is worth trying depends on it.
+
+        Raises:
+            ModelError: `E-BACKEND` when the backend that was asked for does not answer as torch does.
+        """
+        if self._open:
+            self._choose(example, num_windows)
+        if not self._segments:
+            self._segments = self._build(self.name, example)
+        return self._segments
+
+    def clear(self) -> None:
+        """Let go of what was built."""
+        self._segments = []
+
+    def _choose(self, example: Tensor, num_windows: int) -> None:
+        rivals = [name for name in _PACKAGES if find_spec(_PACKAGES[name])]
+        if example.device.type != "cpu" or not rivals:
+            self._open = False
+            return
+        folder, memory = cache_folder("backends"), _memory_key(self._key, self._dtype)
+        known = recall(folder, memory).get("fastest")
+        if known in {"torch", *rivals}:
+            self._open, self.name = False, known
+            return
+        torch_s = _seconds(self._build("torch", example), example)
+        if torch_s * num_windows < _WORTH_TRYING_S:
+            return
+        times: dict[Name, float] = {"torch": torch_s}
+        for name in rivals:
+            try:
+                times[name] = _seconds(self._build(name, example), example)
+            except ModelError as error:
+                logger.warning("%s is not used: %s", name, error.message)
+        self._open, self.name, self._segments = False, min(times, key=lambda name: times[name]), []
+        remember(folder, memory, {"fastest": self.name, "seconds_per_window": times})
+
+    def _build(self, name: Name, example: Tensor) -> list[Segment]:
+        if name == "torch":
+            return [torch_segment(network, self._dtype) for network in self.networks]
+        segments = []
+        for number, network in enumerate(self.networks):
+            if name == "openvino":
+                segment = _openvino(network, example, self._dtype, f"{self._key}-{number}")
+            else:
+                segment = _onnx(network, example, f"{self._key}-{number}")
+            _compare(name, segment, network, example, self._dtype)
+            segments.append(segment)
+        return segments
+
+
+def torch_segment(network: Network, dtype: torch.dtype | None) -> Segment:
+    """The network itself, in evaluation mode, on the device where it lies."""
+    finest = Finest(network).eval()
+
+    def segment(windows: Tensor) -> Tensor:
+        with torch.inference_mode(), autocast(windows.device, dtype):
+            return finest(windows.contiguous(memory_format=torch.channels_last_3d))  # type: ignore[no-any-return]
+
+    return segment
+
+
+def _openvino(network: Network, example: Tensor, dtype: torch.dtype | None, key: str) -> Segment:
+    import openvino
+
+    with _graph(network, example, key) as path:
+        core = openvino.Core()
+        precision = "bf16" if dtype is torch.bfloat16 else "f32"
+        options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
+
+    def segment(windows: Tensor) -> Tensor:
+        answers = [next(iter(request.infer({0: _array(window)}).values())) for window in windows]
+        return torch.from_numpy(np.concatenate(answers))
+
+    return segment
+
+
+def _onnx(network: Network, example: Tensor, key: str) -> Segment:
+    """In fp32: ONNX Runtime has no reduced precision for these layers on a CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with _graph(network, example, key) as path:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def segment(windows: Tensor) -> Tensor:
+        answers = [session.run(None, {name: _array(window)})[0] for window in windows]
+        return torch.from_numpy(np.concatenate(answers))
+
+    return segment
+
+
+@contextmanager
+def _graph(network: Network, example: Tensor, key: str) -> Iterator[Path]:
+    """The network as an ONNX file: from the cache when it is there whole, else made, and kept if there is a place."""
+    kept = cache_folder("networks")
+    with tempfile.TemporaryDirectory() as passing:
+        folder = kept or Path(passing)
+        path = folder / f"{_digest(key, torch.__version__, *example.shape)}.onnx"
+        if not (path.is_file() and recall(folder, path.stem).get("sha256") == sha256_of(path)):
+            with atomic_path(path) as temporary:
+                export_onnx(network, example, temporary)
+            remember(folder, path.stem, {"sha256": sha256_of(path)})
+        yield path
+
+
+def export_onnx(network: Network, example: Tensor, path: Path) -> None:
+    """Write the segmentation half as one ONNX file for windows of the example's shape.
+
+    Args:
+        network: On any device.
+        example: (1, C, *patch).
+        path: File to write.
+    """
+    # a copy, because tracing expects another memory layout than running
+    finest = copy.deepcopy(Finest(network)).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    with warnings.catch_warnings(), torch.no_grad():
+        # tracing warns of every branch that it fixes; there is one, and it is right (`nn.network._convolve`)
+        warnings.simplefilter("ignore")
+        torch.onnx.export(finest.eval(), (example,), path, dynamo=True, external_data=False, verbose=False)
+
+
+def _compare(name: Name, segment: Segment, network: Network, example: Tensor, dtype: torch.dtype | None) -> None:
+    expected, found = torch_segment(network, None)(example), segment(example)
+    error = float((found - expected).norm() / expected.norm().clamp(min=1e-8))
+    tolerance = _TOLERANCE.get(dtype, _TOLERANCE[torch.bfloat16])
+    if not error <= tolerance:
+        raise ModelError(
+            f"{name} answers {error:.2g} away from torch on a window of this case, more than {tolerance:g}",
+            code="E-BACKEND",
+            remedy="Use --backend torch.",
+        )
+
+
+def _require(name: Name, network: Network) -> None:
+    if not find_spec(_PACKAGES[name]):
+        message = f"backend {name} needs {_PACKAGES[name]}, which is not installed"
+        raise UsageError(message, code="E-EXTRA", remedy=f"Run: pip install 'medseg[{name}]'")
+    if next(network.parameters()).device.type != "cpu":
+        message = f"backend {name} runs on the CPU only"
+        raise UsageError(message, code="E-BACKEND", remedy="Add --device cpu, or use --backend torch.")
+
+
+def _seconds(segments: Sequence[Segment], example: Tensor) -> float:
+    """Of all members on one window; the second run, without what only the first one does."""
+    taken = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        for segment in segments:
+            segment(example)
+        taken = time.perf_counter() - start
+    return taken
+
+
+def _array(window: Tensor) -> np.ndarray[Any, Any]:
+    return np.ascontiguousarray(window[None].float().numpy())
+
+
+def _memory_key(key: str, dtype: torch.dtype | None) -> str:
+    packages = []
+    for package in ("torch", *_PACKAGES.values()):
+        try:
+            packages.append(version(package))
+        except PackageNotFoundError:
+            packages.append("")
+    return _digest(key, dtype, platform.processor(), platform.node(), torch.get_num_threads(), *packages)
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()[:32]

@@ -1,0 +1,114 @@
+"""From the reports of the cases to the report of the cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medseg.core.findings import CaseFailure, CaseReport, CohortReport
+from medseg.ops.lesions import summarise_lesions
+from medseg.ops.multilabel import multilabel_summary
+from medseg.ops.scores import classification_summary
+from medseg.ops.statistics import estimate, summarise_labels
+from medseg.ops.subgroups import subgroup_summaries
+from medseg.workflows.provenance import make_provenance
+
+if TYPE_CHECKING:
+    from medseg.core.case import Dataset
+    from medseg.core.detection import LesionSummary
+    from medseg.core.findings import ClassSummary, MultiLabelSummary
+    from medseg.core.settings import EvaluateSettings
+
+
+def cohort_report(
+    dataset: Dataset, reports: Sequence[CaseReport], failures: Sequence[CaseFailure], settings: EvaluateSettings
+) -> CohortReport:
+    """Put the cases together, worst first."""
+    rows = [(report.patient, row) for report in reports for row in report.metrics]
+    scored = [(report.patient, report.mean_dice) for report in reports if report.mean_dice is not None]
+    subgroups, not_grouped = subgroup_summaries(reports)
+    return CohortReport(
+        name=dataset.name,
+        num_cases=len(reports) + len(failures),
+        labels=summarise_labels(rows),
+        mean_dice=estimate([value for _, value in scored], [patient for patient, _ in scored], bounds=(0, 1))
+        if scored
+        else None,
+        classes=tuple(
+            summary for head in dataset.heads for summary in _class_summary(head, dataset.heads[head], reports)
+        ),
+        multilabel=_multilabel(dataset, reports),
+        unanswered=_unanswered(dataset, reports),
+        lesions=_lesions(reports),
+        subgroups=subgroups,
+        not_grouped=not_grouped,
+        cases=tuple(sorted(reports, key=_badness)),
+        failures=tuple(failures),
+        provenance=make_provenance(dataset.name, settings),
+    )
+
+
+def _lesions(reports: Sequence[CaseReport]) -> tuple[LesionSummary, ...]:
+    found = [detection for report in reports for detection in report.lesions]
+    labels = dict.fromkeys(detection.label for detection in found)
+    return tuple(summarise_lesions([one for one in found if one.label == label]) for label in labels)
+
+
+def _class_summary(head: str, names: tuple[str, ...], reports: Sequence[CaseReport]) -> Iterable[ClassSummary]:
+    answers = [
+        answer
+        for report in reports
+        for answer in report.classes
+        if answer.head == head and answer.reference is not None
+    ]
+    if answers:
+        yield classification_summary(
+            head,
+            names,
+            np.array([[answer.probabilities[name] for name in names] for answer in answers]),
+            np.array([names.index(answer.reference or "") for answer in answers]),
+        )
+
+
+def _multilabel(dataset: Dataset, reports: Sequence[CaseReport]) -> MultiLabelSummary | None:
+    """Two and more heads of two classes are findings that may occur together."""
+    heads = [head for head, names in dataset.heads.items() if len(names) == 2]
+    answered = [
+        {answer.head: answer for answer in report.classes if answer.reference is not None} for report in reports
+    ]
+    complete = [answers for answers in answered if all(head in answers for head in heads)]
+    if len(heads) < 2 or not complete:
+        return None
+    positive = [dataset.heads[head][1] for head in heads]
+    return multilabel_summary(
+        heads,
+        np.array(
+            [[one[head].probabilities[name] for head, name in zip(heads, positive, strict=True)] for one in complete]
+        ),
+        np.array(
+            [[one[head].reference == name for head, name in zip(heads, positive, strict=True)] for one in complete]
+        ),
+    )
+
+
+def _unanswered(dataset: Dataset, reports: Sequence[CaseReport]) -> dict[str, int]:
+    answered = {report.case: {answer.head for answer in report.classes} for report in reports}
+    return {
+        head: missing
+        for head in dataset.heads
+        if (
+            missing := sum(
+                head in case.classes and case.id in answered and head not in answered[case.id] for case in dataset.cases
+            )
+        )
+    }
+
+
+def _badness(report: CaseReport) -> tuple[float, str]:
+    """Worst mean Dice first; without masks, the least probability given to the right class."""
+    if report.mean_dice is not None:
+        return report.mean_dice, report.case
+    right = [answer.probabilities.get(answer.reference, 0.0) for answer in report.classes if answer.reference]
+    return min(right, default=1.0), report.case

@@ -1,0 +1,146 @@
+"""Other runtimes answer as torch does, are measured before they are chosen, and are refused when they do not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from medseg.core.errors import MedsegError
+from medseg.core.settings import InferSettings
+from medseg.engine import backends
+from medseg.engine.backends import Backends, torch_segment
+from medseg.engine.predict import Predictor
+from medseg.io.bundle import read_bundle
+from medseg.io.volumes import read_volume
+from medseg.nn.build import build_network
+
+NUM_WINDOWS = 48
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "medseg"
+
+
+@pytest.fixture(scope="module")
+def bundle(workspace):
+    return read_bundle(workspace.newest_bundle())
+
+
+@pytest.fixture
+def network(bundle):
+    network = build_network(bundle.plan).eval()
+    network.load_state_dict(bundle.weights[0])
+    return network
+
+
+@pytest.fixture
+def window(bundle):
+    return torch.randn(1, 1, *bundle.plan.patch_size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def volume(cohort):
+    return read_volume(min((cohort.parent / "images").glob("*.nii.gz")))
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnx"])
+def test_the_answer_is_that_of_torch(name, network, window):
+    pytest.importorskip(backends._PACKAGES[name])
+    expected = torch_segment(network, None)(window)
+    [segment] = Backends([network], name, dtype=None, key="k").segments(window, NUM_WINDOWS)
+    two = torch.cat([window, window.flip(2)])
+    torch.testing.assert_close(segment(window), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(segment(two)[:1], expected, rtol=1e-3, atol=1e-3)
+    assert segment(two).shape == (2, *expected.shape[1:])
+
+
+@pytest.mark.parametrize(("amp", "share"), [(False, 0.9999), (True, 0.95)])
+def test_a_case_gets_the_same_mask(amp, share, bundle, volume):
+    pytest.importorskip("openvino")
+    answers = [
+        Predictor(bundle, InferSettings(backend=name, amp=amp)).predict(volume) for name in ("torch", "openvino")
+    ]
+    masks = [answer.labels.array for answer in answers]
+    assert np.mean(masks[0] == masks[1]) > share
+    assert answers[0].classes["lesion_type"] == pytest.approx(answers[1].classes["lesion_type"], abs=0.1)
+
+
+def test_a_short_task_is_not_worth_trying_others(network, window, cache):
+    chosen = Backends([network], "auto", dtype=None, key="k")
+    chosen.segments(window, 1)
+    assert chosen.name == "torch"
+    assert not list(cache.glob("backends/*.json"))
+
+
+def test_the_fastest_is_chosen_and_remembered(network, window, monkeypatch, cache):
+    measured = {"torch": 3.0, "openvino": 1.0, "onnx": 2.0}
+    built = []
+
+    def build(self, name, example):
+        built.append(name)
+        return [name]
+
+    monkeypatch.setattr(Backends, "_build", build)
+    monkeypatch.setattr(backends, "_seconds", lambda segments, _: measured[segments[0]])
+    monkeypatch.setattr(backends, "find_spec", lambda _: True)
+    chosen = Backends([network], "auto", dtype=None, key="k")
+    assert chosen.segments(window, NUM_WINDOWS) == ["openvino"]
+    assert set(built) == {"torch", "openvino", "onnx"}
+    built.clear()
+    again = Backends([network], "auto", dtype=None, key="k")
+    assert again.segments(window, 1) == ["openvino"]
+    assert built == ["openvino"]
+    assert [path.suffix for path in cache.glob("backends/*")] == [".json"]
+
+
+def test_a_runtime_that_fails_is_left_out(network, window, monkeypatch):
+    build = Backends._build
+
+    def failing(self, name, example):
+        if name == "openvino":
+            raise backends.ModelError("it answers otherwise", code="E-BACKEND")
+        return build(self, "torch", example)
+
+    monkeypatch.setattr(Backends, "_build", failing)
+    monkeypatch.setattr(backends, "_WORTH_TRYING_S", 0.0)
+    monkeypatch.setattr(backends, "find_spec", lambda _: True)
+    chosen = Backends([network], "auto", dtype=None, key="k")
+    chosen.segments(window, NUM_WINDOWS)
+    assert chosen.name in {"torch", "onnx"}
+
+
+def test_an_answer_unlike_torchs_is_refused(network, window, monkeypatch):
+    monkeypatch.setattr(backends, "_onnx", lambda *_: torch.zeros_like)
+    monkeypatch.setattr(backends, "find_spec", lambda _: True)
+    with pytest.raises(MedsegError, match="away from torch") as caught:
+        Backends([network], "onnx", dtype=None, key="k").segments(window, NUM_WINDOWS)
+    assert caught.value.code == "E-BACKEND"
+
+
+def test_a_missing_package_is_named_with_its_cure(network, monkeypatch):
+    monkeypatch.setattr(backends, "find_spec", lambda _: None)
+    with pytest.raises(MedsegError, match=r"pip install 'medseg\[openvino\]'") as caught:
+        Backends([network], "openvino", dtype=None, key="k")
+    assert (caught.value.code, caught.value.exit_code) == ("E-EXTRA", 2)
+
+
+def test_a_damaged_compiled_network_is_made_again(network, window, cache):
+    pytest.importorskip("openvino")
+    expected = torch_segment(network, None)(window)
+    for _ in range(2):
+        [segment] = Backends([network], "openvino", dtype=None, key="k").segments(window, NUM_WINDOWS)
+        torch.testing.assert_close(segment(window), expected, rtol=1e-3, atol=1e-3)
+        [kept] = cache.glob("networks/*.onnx")
+        kept.write_bytes(bytes(kept.stat().st_size))
+    assert cache.stat().st_mode & 0o077 == 0
+
+
+def test_without_a_place_for_a_cache_it_works_all_the_same(network, window, tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    [segment] = Backends([network], "openvino", dtype=None, key="k").segments(window, NUM_WINDOWS)
+    torch.testing.assert_close(segment(window), torch_segment(network, None)(window), rtol=1e-3, atol=1e-3)
