@@ -25,10 +25,14 @@ class ReadOptions:
 
     Attributes:
         channels: How many channels a file holds; more than one must be asked for.
+        onto: DICOM SEG and RTSTRUCT: the grid that their structures are put on.
+        names: DICOM SEG and RTSTRUCT: which structures to take, and the value of each.
     """
 
     reading: Reading = AS_IT_IS
     channels: int = 1
+    onto: Geometry | None = None
+    names: dict[str, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +106,7 @@ def settle_geometry(affine: ArrayLike, shape: Shape, path: Path) -> Geometry:
             f"its axes are not at right angles: a corner lies {moved_mm:.2f} mm from the nearest straight grid",
             code="E-GEOM-SHEAR",
             file=path,
-            remedy="Resample it onto a straight grid (gantry tilt: read the DICOM series with geometry repair).",
+            remedy="Resample it onto a straight grid (gantry tilt: read the DICOM series with --fix-geometry).",
         )
     return result
 
