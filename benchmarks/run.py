@@ -1,4 +1,4 @@
-"""The benchmarks that need no data: start-up, the summary of a cohort, metrics beside the peers, memory. `nox -s bench`."""
+"""The benchmarks that need no data: start-up, cohorts, metrics beside the peers, memory. `nox -s bench`."""
 
 from __future__ import annotations
 
