@@ -18,9 +18,12 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from medseg.core.volume import LabelMap
 from medseg.io.browser import pdf_printer
+from medseg.ops.surfaces import DirectedDistances, SurfaceDistances
 from medseg.report.calipers import draw_lesions
 from medseg.report.case import render_case
 from medseg.report.cohort import render_cohort
@@ -302,11 +305,26 @@ def test_every_picture_is_told_in_words(browser, case_page) -> None:
     assert sum("missed" in words for words in told) >= 3
 
 
+def _ten_labels(get: Callable) -> str:
+    """Ten labels with a histogram each."""
+    image, prediction, reference, _ = get("scan")
+    labels = {f"structure {n}": n for n in range(1, 11)}
+    grown = [LabelMap(mask.array + 2 * (np.arange(18) // 4).astype(np.uint8) * (mask.array > 0), mask.geometry)
+             for mask in (prediction, reference)]  # fmt: skip
+    pictures = case_pictures(image, prediction=grown[0], reference=grown[1], labels=labels)
+    one = get("make_case")().metrics[0]
+    rows = tuple(one.model_copy(update={"label": name}) for name in labels)
+    side = DirectedDistances(np.random.default_rng(0).exponential(1.0, 500), np.ones(500))
+    report = get("make_case")(metrics=rows, volumes_ml=dict.fromkeys(labels, 12.3), unlabelled=(), flags=())
+    return render_case(report, pictures, distances=dict.fromkeys(labels, SurfaceDistances(side, side)))
+
+
 @pytest.mark.parametrize("paper", ["A4", "Letter"])
-def test_a_case_prints_on_two_sheets_tagged_and_without_a_path(case_page, tmp_path, paper) -> None:
+@pytest.mark.parametrize("make", [_case, _ten_labels])
+def test_a_case_prints_on_two_sheets_tagged_and_without_a_path(request, tmp_path, paper, make) -> None:
     target = tmp_path / "case.pdf"
     with pdf_printer(Path(CHROMIUM), tmp_path) as print_page:
-        print_page(for_paper(case_page.read_text(encoding="utf-8"), paper), target)
+        print_page(for_paper(make(request.getfixturevalue), paper), target)
     written = target.read_bytes()
     assert len(re.findall(rb"/Type\s*/Page\b", written)) == 2
     width, height = map(float, re.search(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", written).groups())
