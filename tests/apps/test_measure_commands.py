@@ -61,3 +61,40 @@ def test_a_lesion_that_does_not_exist(run, mask):
     assert code == 2
     assert "E-LESION-NAME" in err
     assert "did you mean 'tumour'" in err
+
+
+def test_stage_from_a_mask(run, mask):
+    code, out, _ = run("stage", mask, "--labels", "liver=1,tumour=2", "-t", "liver_hcc_tnm8", "--given", "extension=no")
+    assert code == 0
+    assert "needs to know vascular_invasion (no, minor, major)" in out
+    assert (mask.parent / "measurements" / "case.staging.json").is_file()
+
+
+def test_stage_from_measurements_as_json(run, mask):
+    run("measure", mask, "--labels", "liver=1,tumour=2")
+    code, out, _ = run("stage", mask.parent / "measurements", "-t", "lung_tnm9", "--json")
+    assert code == 0
+    assert json.loads(out)["cases"][0]["results"][0]["category"] == "T1b"
+
+
+def test_the_tables_are_listed(run):
+    code, out, _ = run("stage", "--list")
+    assert code == 0
+    assert "lung_tnm9" in out
+    code, out, _ = run("stage", "--list", "--json")
+    assert {"edition", "source", "scope", "licence"} <= json.loads(out)[0].keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("stage",), "E-NO-INPUT"),
+        (("stage", "MASK"), "E-STAGE-TABLE"),
+        (("stage", "MASK", "-t", "lung"), "E-STAGE-TABLE"),
+        (("stage", "MASK", "-t", "lung_tnm9", "--given", "solid"), "E-OPTION"),
+    ],
+)
+def test_stage_refuses(run, mask, arguments, code):
+    status, _, err = run(*[mask if word == "MASK" else word for word in arguments])
+    assert status == 2
+    assert code in err

@@ -35,7 +35,10 @@ def test_the_answer_lies_on_the_volumes_own_grid(bundle, volume):
     assert answer.probabilities is not None
     assert answer.probabilities.shape == (3, *volume.geometry.shape)
     assert np.allclose(answer.probabilities.astype(float).sum(0), 1, atol=5e-3)
-    assert (answer.probabilities.argmax(0) == answer.labels.array).mean() > 0.999
+    ranked = np.sort(answer.probabilities.astype(float), axis=0)
+    is_tied = ranked[-1] - ranked[-2] < 1e-3
+    assert is_tied.mean() < 0.1
+    assert ((answer.probabilities.argmax(0) == answer.labels.array) | is_tied).all()
     (head,) = answer.classes
     assert set(answer.classes[head]) == {"benign", "malignant"}
     assert sum(answer.classes[head].values()) == pytest.approx(1, abs=1e-5)

@@ -17,17 +17,16 @@ from medseg.core.errors import GeometryError
 from medseg.core.geometry import Geometry
 from medseg.core.plan import IGNORE_INDEX, Plan
 from medseg.core.volume import LabelMap, Volume
-from medseg.ops import prepare
+from medseg.ops import restore
 from medseg.ops.prepare import (
     Prepared,
     label_indices,
     label_values,
     prepare_transform,
-    probabilities_to_source,
     to_network,
-    to_source,
 )
 from medseg.ops.resample import resample
+from medseg.ops.restore import probabilities_to_source, to_source
 
 ORIENTATIONS = tuple(product(permutations(range(3)), product((1, -1), repeat=3)))
 SPACING, SHAPE = (0.8, 1.5, 2.75), (11, 8, 6)
@@ -95,7 +94,7 @@ def test_labels_come_back_exactly_on_their_own_grid(orientation, angles):
     prepared = to_network(volume, plan, labels=labels)
     assert prepared.geometry.agrees_with(geometry.canonical(), tolerance_mm=1e-6)
     assert prepared.source is geometry
-    answer = to_source(_one_hot(prepared.labels, plan.num_outputs), prepared)
+    answer = to_source([_one_hot(prepared.labels, plan.num_outputs)], prepared)
     assert answer.shape == geometry.shape
     assert np.array_equal(label_values(answer, plan), labels.array)
 
@@ -113,7 +112,7 @@ def test_smooth_labels_come_back_through_another_spacing(orientation, angles, fa
     plan = _plan(spacing)
     prepared = to_network(Volume(labels.array[None] + 1, geometry), plan, labels=labels)
     np.testing.assert_allclose(prepared.geometry.spacing_mm, spacing, rtol=0.05)
-    answer = label_values(to_source(_one_hot(prepared.labels, plan.num_outputs), prepared), plan)
+    answer = label_values(to_source([_one_hot(prepared.labels, plan.num_outputs)], prepared), plan)
     for value in (1, 3):
         mine, truth = answer == value, labels.array == value
         assert 2 * (mine & truth).sum() / (mine.sum() + truth.sum()) > 0.95
@@ -144,9 +143,9 @@ def test_the_crop_to_nonzero_is_undone_with_background_outside(orientation):
     prepared = to_network(Volume(image, geometry), plan, labels=labels)
     assert sorted(prepared.geometry.shape) == [2, 5, 7]
     logits = _one_hot(prepared.labels, plan.num_outputs)
-    answer = label_values(to_source(logits, prepared), plan)
+    answer = label_values(to_source([logits], prepared), plan)
     assert np.array_equal(answer, np.where(inside, labels.array, 0))
-    shares = probabilities_to_source(logits, prepared)
+    shares = probabilities_to_source([logits], prepared, num_outputs=len(logits))
     assert shares.shape == (4, *geometry.shape)
     np.testing.assert_allclose(shares.sum(0, dtype=np.float32), 1, atol=2e-3)
     assert (shares[0][~inside] == 1).all()
@@ -241,7 +240,7 @@ def test_a_reference_on_another_grid_is_refused():
 def test_an_answer_on_a_grid_that_is_not_parallel_is_refused():
     prepared = Prepared(torch.zeros(1, *SHAPE), None, _grid(ORIENTATIONS[0]), _grid(ORIENTATIONS[0], (0, 0, 3)))
     with pytest.raises(GeometryError, match="not parallel") as caught:
-        to_source(torch.zeros(2, *SHAPE), prepared)
+        to_source([torch.zeros(2, *SHAPE)], prepared)
     assert caught.value.code == "E-GRID-MISMATCH"
 
 
@@ -249,7 +248,7 @@ def test_memory_does_not_grow_with_the_number_of_classes(monkeypatch):
     network = _grid(ORIENTATIONS[0], shape=(16, 16, 16), spacing=(4, 4, 4))
     prepared = Prepared(torch.zeros(1, 16, 16, 16), None, network, network.resized((64, 64, 64)))
     made, most = [], []
-    interpolate = prepare._GridMapping._slab
+    interpolate = restore._GridMapping._slab
 
     def counted(*arguments):
         score = interpolate(*arguments)
@@ -257,13 +256,13 @@ def test_memory_does_not_grow_with_the_number_of_classes(monkeypatch):
         most.append(sum(reference() is not None for reference in made))
         return score
 
-    monkeypatch.setattr(prepare._GridMapping, "_slab", staticmethod(counted))
+    monkeypatch.setattr(restore._GridMapping, "_slab", staticmethod(counted))
     peaks = []
     for count in (3, 60):
         logits = torch.zeros(count, 16, 16, 16)
         logits[2] = 1
         tracemalloc.start()
-        answer = to_source(logits, prepared)
+        answer = to_source([logits], prepared)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert (answer == 2).all()
@@ -275,11 +274,14 @@ def test_slabs_do_not_show(monkeypatch):
     geometry = _grid(ORIENTATIONS[30], (4, 5, 6), shape=(19, 23, 17))
     logits = torch.randn(5, 12, 14, 9)
     prepared = Prepared(torch.zeros(1, 12, 14, 9), None, geometry.canonical().resized((12, 14, 9)), geometry)
-    whole, shares = to_source(logits, prepared), probabilities_to_source(logits, prepared)
-    monkeypatch.setattr("medseg.ops.prepare._SLAB_BYTES", 1)
-    assert np.array_equal(to_source(logits, prepared), whole)
-    np.testing.assert_allclose(probabilities_to_source(logits, prepared), shares, atol=1e-3)
+    whole, shares = to_source([logits], prepared), probabilities_to_source([logits], prepared, num_outputs=len(logits))
+    monkeypatch.setattr("medseg.ops.restore._SLAB_BYTES", 1)
+    assert np.array_equal(to_source([logits], prepared), whole)
+    np.testing.assert_allclose(probabilities_to_source([logits], prepared, num_outputs=len(logits)), shares, atol=1e-3)
     assert (shares.argmax(0) == whole).mean() > 0.999
+    for lead in range(3):
+        parts = logits.movedim(lead + 1, 1).split([1, 4, logits.shape[lead + 1] - 5], dim=1)
+        assert np.array_equal(to_source(parts, prepared.led_by(lead)), whole)
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 7), (9, 1, 1)])
@@ -288,4 +290,4 @@ def test_a_single_plane_is_a_volume_too(shape):
     volume, labels = _case(geometry)
     plan = _plan((0.8, 3.0, 1.375))
     prepared = to_network(volume, plan, labels=labels)
-    assert to_source(_one_hot(prepared.labels, plan.num_outputs), prepared).shape == shape
+    assert to_source([_one_hot(prepared.labels, plan.num_outputs)], prepared).shape == shape

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from monai.inferers import sliding_window_inference
 
-from medseg.ops.sliding import count_windows, gaussian, sliding_window
+from medseg.ops.sliding import _starts, count_windows, gaussian, sliding_slabs, sliding_window
 
 torch.manual_seed(0)
 CONVOLUTION = torch.nn.Conv3d(2, 3, 3, padding=1).eval().requires_grad_(requires_grad=False)
@@ -89,3 +91,25 @@ def test_gaussian_by_hand():
     assert weight.min().item() == pytest.approx(1e-3)
     assert torch.equal(weight, weight.flip(0, 1, 2))
     assert gaussian((1, 1, 1)).item() == 1
+
+
+@pytest.mark.parametrize("shape", [(30, 9, 7), (8, 20, 20), (3, 4, 5), (17, 4, 19)])
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.8])
+def test_slabs_come_in_order_and_are_finished(shape, overlap):
+    """Against a blend that holds everything until the end."""
+    window = (8, 6, 7)
+    image = torch.randn(2, *shape)
+    slabs = list(sliding_slabs(image, CONVOLUTION, window=window, num_outputs=3, overlap=overlap, window_batch=2))
+    assert sum(slab.shape[1] for slab in slabs) == shape[0]
+    assert max(slab.shape[1] for slab in slabs) <= window[0]
+    low = [max(size - length, 0) // 2 for size, length in zip(window, shape, strict=True)]
+    padded = torch.zeros(2, *(max(size, length) for size, length in zip(window, shape, strict=True)))
+    inner = tuple(slice(first, first + length) for first, length in zip(low, shape, strict=True))
+    padded[(slice(None), *inner)] = image
+    total, weight = torch.zeros(3, *padded.shape[1:]), torch.zeros(padded.shape[1:])
+    for start in product(*_starts(padded.shape[1:], window, overlap)):
+        box = tuple(slice(first, first + size) for first, size in zip(start, window, strict=True))
+        total[(slice(None), *box)] += CONVOLUTION(padded[(slice(None), *box)][None])[0] * gaussian(window)
+        weight[box] += gaussian(window)
+    expected = (total / weight)[(slice(None), *inner)]
+    torch.testing.assert_close(torch.cat(slabs, dim=1), expected, atol=1e-5, rtol=1e-4)

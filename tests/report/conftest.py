@@ -26,6 +26,7 @@ from medseg.core.findings import (
 )
 from medseg.core.geometry import Geometry
 from medseg.core.measurements import Caliper, CaseMeasurements, Intensity, Measurement, NormalRange
+from medseg.core.staging import Bin, CaseStaging, RuleInput, StageResult
 from medseg.core.volume import LabelMap, Volume
 
 LABELS = {"organ": 1, "lesion": 2}
@@ -197,6 +198,44 @@ def make_cohort(make_case: Callable[..., CaseReport]) -> Callable[..., CohortRep
             "provenance": provenance(),
         }
         return CohortReport.model_validate(values | changes)
+
+    return make
+
+
+@pytest.fixture
+def make_staging() -> Callable[..., CaseStaging]:
+    """A borderline category and one that misses an answer."""
+
+    def make() -> CaseStaging:
+        about = {
+            "table": "own",
+            "title": "Own table",
+            "edition": "2nd",
+            "source": "A book",
+            "scope": "Some.",
+            "licence": "Free.",
+            "component": "size component only",
+            "lesions": ("lesion-1",),
+        }
+        bins = (
+            Bin(category="T1", above=None, up_to=10, closed="right"),
+            Bin(category="T2", above=10, up_to=None, closed="right"),
+        )
+        size = RuleInput(name="long_axis_mm", value=12.7, uncertainty=2.9, origin="measured")
+        told = RuleInput(name="timing", value="new", origin="given")
+        judged = StageResult(
+            **about,
+            category="T2",
+            borderline=("T1", "T2"),
+            rule="own.size",
+            measure="long_axis_mm",
+            cut_offs=bins,
+            inputs=(size, told),
+            remark="longest distance in space 9 mm would be T1",
+            statement="lesion-1: T2",
+        )
+        open_ = StageResult(**about, category=None, statement="lesion-1: no category: needs to know timing")
+        return CaseStaging(case="case_001", results=(judged, open_), provenance=provenance())
 
     return make
 

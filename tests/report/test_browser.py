@@ -21,13 +21,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medseg.core.case import Case, Dataset
+from medseg.core.doctor import CaseTreatment, DoctorReport, Finding
+from medseg.core.findings import Provenance
+from medseg.core.reading import Reading
 from medseg.core.volume import LabelMap
+from medseg.data.treatment import diagnose, intended
 from medseg.io.browser import pdf_printer
+from medseg.io.volumes import write_labels, write_volume
 from medseg.ops.surfaces import DirectedDistances, SurfaceDistances
+from medseg.report.before_after import compare
 from medseg.report.calipers import draw_lesions
 from medseg.report.case import render_case
 from medseg.report.cohort import render_cohort
 from medseg.report.comparison import render_comparison
+from medseg.report.doctor import render_doctor
 from medseg.report.measurements import render_measurements
 from medseg.report.paper import for_paper
 from medseg.report.pictures import case_pictures
@@ -51,15 +59,41 @@ def _case(get: Callable) -> str:
 def _measurements(get: Callable) -> str:
     image, _, reference, labels = get("scan")
     report = get("make_measurements")()
-    return render_measurements(
-        report, draw_lesions(report.measurements, reference, labels=labels, image=image, unit="HU")
+    drawn = draw_lesions(report.measurements, reference, labels=labels, image=image, unit="HU")
+    return render_measurements(report, drawn, staging=get("make_staging")())
+
+
+def _doctor(get: Callable) -> str:
+    """A mask with a slice less, mended, beside a case that was left out."""
+    (image, _, mask, labels), folder = get("scan"), get("tmp_path")
+    part = mask.geometry.cropped((0, 0, 0), (*mask.array.shape[:2], mask.array.shape[2] - 1))
+    write_volume(image, folder / "image.nii.gz")
+    write_labels(LabelMap(mask.array[:, :, :-1], part), folder / "mask.nii.gz")
+    case = Case(id="case", images=(folder / "image.nii.gz",), label=folder / "mask.nii.gz")
+    dataset = Dataset(name="ward", labels=labels, cases=(case,))
+    patient = diagnose(case, dataset, Reading())
+    reason = Finding(
+        case="other", severity="error", code="E-GZ-CRC", file="o.nii.gz", message="damaged", remedy="Copy."
     )
+    report = DoctorReport(
+        dataset="ward",
+        reading=Reading(),
+        findings=(reason,),
+        cases=(
+            intended(case, patient, folder),
+            CaseTreatment(case="other", outcome="left out", reasons=(reason,)),
+        ),
+        remaining=(reason.model_copy(update={"severity": "warning"}),),
+        provenance=Provenance(medseg_version="9.8.7", created="2026-01-02T03:04:05Z"),
+    )
+    return render_doctor(report, [compare("case", patient, dataset)])
 
 
 PAGES: dict[str, Callable[[Callable], str]] = {
     "case": _case,
     "cohort": lambda get: render_cohort(get("make_cohort")(), case_pages={"case_001": "case.html"}),
     "measurements": _measurements,
+    "doctor": _doctor,
     "comparison": lambda get: render_comparison(get("make_comparison")()),
 }
 

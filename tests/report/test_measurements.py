@@ -103,3 +103,19 @@ def test_the_table_has_a_row_for_everything(make_measurements):
     assert rows[0]["long_axis_mm"] == ""
     assert rows[0]["normal_range"] == "above"
     assert rows[1]["touching"] == "organ"
+
+
+def test_categories_are_a_section_of_the_page(make_measurements, make_staging, inspect):
+    faults, text = inspect(render_measurements(make_measurements(), {}, staging=make_staging()))
+    assert faults == []
+    for part in (
+        "borderline: T1 or T2",
+        "long_axis_mm 12.7 ± 2.9",
+        "timing new (told)",
+        "T1: up to 10; T2: beyond",
+        "own.size",
+        "size component only. Longest distance in space 9 mm would be T1",
+        "no category: needs to know timing",
+        "Own table , 2nd. Some. Source: A book. Free.",
+    ):
+        assert part in text, part

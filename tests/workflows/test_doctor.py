@@ -6,12 +6,15 @@ import gzip
 import json
 import struct
 import sys
+import warnings
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its own name for itself
+from pydicom.uid import generate_uid
 
 from medseg.apps import cli
 from medseg.core.case import Case, Dataset
@@ -538,3 +541,100 @@ def test_fix_and_report_do_not_go_together(ward, run, tmp_path):
     code, _, err = run("check", "--manifest", ward.write(), "--fix", tmp_path / "n", "--report", tmp_path / "r.csv")
     assert code == 2
     assert "changes.json" in err
+
+
+def series(folder: Path, heights: list[float]) -> Path:
+    """CT slices at the given heights; a voxel of 2000 HU in the one at 15 mm."""
+    folder.mkdir()
+    uid = generate_uid()
+    for number, height in enumerate(heights):
+        data = pydicom.Dataset()
+        data.file_meta = pydicom.dataset.FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        data.SeriesInstanceUID, data.Modality, data.PatientID = uid, "CT", "x"
+        data.ImagePositionPatient, data.ImageOrientationPatient = [-20, -30, height], [1, 0, 0, 0, 1, 0]
+        data.PixelSpacing, data.SliceThickness, data.InstanceNumber = [2, 2], 5, number + 1
+        data.Rows, data.Columns, data.SamplesPerPixel, data.PhotometricInterpretation = 16, 16, 1, "MONOCHROME2"
+        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 1
+        data.RescaleSlope, data.RescaleIntercept = 1, 0
+        pixels = np.random.default_rng(number).integers(-1000, 80, (16, 16)).astype(np.int16)
+        pixels[6, 4] = 2000 if height == 15 else 0
+        data.PixelData = pixels.tobytes()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            data.save_as(folder / f"{number:03d}.dcm", enforce_file_format=True)
+    return folder
+
+
+def test_a_gap_in_a_dicom_series_is_filled_and_a_whole_one_is_copied(ward, tmp_path):
+    gap = series(ward.folder / "gap", [0, 5, 10, 15, 20, 30, 35, 40])
+    whole = series(ward.folder / "whole", [0, 5, 10, 15, 20, 25])
+    ward.cases += [Case(id="gap", images=(gap,)), Case(id="whole", images=(whole,))]
+    healed = heal(Workspace(tmp_path / "w"), ward.write(), tmp_path / "new")
+    assert [case.outcome for case in healed.report.cases] == ["repaired", "kept"]
+    change = healed.report.cases[0].files[0].changes[0]
+    assert change.code == "E-SERIES-GAP"
+    repaired, kept = read_manifest(tmp_path / "new" / "manifest.json").cases
+    volume = read_volume(repaired.images[0])
+    assert volume.geometry.shape == (16, 16, 9)
+    # column 4 and row 6 of 2 mm from (-20, -30) in LPS
+    np.testing.assert_allclose(marker_mm(volume), (12, 18, 15), atol=0.01)
+    assert sorted(path.name for path in kept.images[0].iterdir()) == [f"{n:03d}.dcm" for n in range(6)]
+    assert [one for one in healed.report.remaining if one.severity == "error"] == []
+    assert "cannot be drawn as one volume" in (tmp_path / "new" / "doctor.html").read_text()
+
+
+def real(real_data: Path, name: str) -> Path:
+    path = real_data / name
+    if not path.exists():
+        pytest.skip(f"no {name} in the folder of real scans")
+    return path
+
+
+@pytest.mark.real_data
+def test_a_real_mask_turned_against_its_series_is_exchanged_exactly(real_data, tmp_path):
+    """TotalSegmentator's example: the mask's rows run the other way than the series', aligned in the patient."""
+    folder = real(real_data, "totalsegmentator")
+    label = folder / "example_seg_dicom.nii.gz"
+    values = np.unique(np.asarray(nib.load(label).dataobj).astype(int))
+    case = Case(id="dicom", images=(folder / "example_ct_dicom",), label=label)
+    labels = {f"organ_{value}": int(value) for value in values if value}
+    write_manifest(Dataset(name="d", labels=labels, cases=(case,)), tmp_path / "m.json")
+    healed = heal(Workspace(tmp_path / "w"), tmp_path / "m.json", tmp_path / "new", link=True)
+    (file,) = healed.report.cases[0].files
+    codes = [change.code for change in file.changes]
+    assert "E-GRID-MISMATCH" in codes
+    made = read_manifest(tmp_path / "new" / "manifest.json").cases[0]
+    fitted, image = read_labels(made.label), read_volume(made.images[0])
+    assert fitted.geometry.deviation_mm(image.geometry) < 0.01
+    original = read_labels(label)
+    indices = np.argwhere(original.array)[::97]
+    there = np.rint(fitted.geometry.to_index(original.geometry.to_world(indices))).astype(int)
+    np.testing.assert_array_equal(fitted.array[tuple(there.T)], original.array[tuple(indices.T)])
+    assert np.count_nonzero(fitted.array) == np.count_nonzero(original.array)
+
+
+@pytest.mark.real_data
+def test_real_float_masks_become_whole_numbers(real_data, tmp_path):
+    """Some masks of the Decathlon's hippocampus are float32; a brain mask of BraTS holds 0.99999997."""
+    masks = sorted(real(real_data, "hippocampus/labelsTr").glob("*.nii.gz"))
+    floats = [path for path in masks if nib.load(path).get_data_dtype().kind == "f"][:2]
+    brain = next(real(real_data, "brats2013").glob("*/brainmask.nii.gz"))
+    cases = [
+        Case(id=path.name.split(".")[0], images=(path.parents[1] / "imagesTr" / path.name,), label=path)
+        for path in floats
+    ]
+    cases.append(Case(id="brain", images=(next(brain.parent.glob("*Flair*Std.nii.gz")),), label=brain))
+    labels = {"anterior": 1, "posterior": 2}
+    manifest = tmp_path / "m.json"
+    write_manifest(Dataset(name="d", channels=("MRI",), labels=labels, cases=tuple(cases)), manifest)
+    healed = heal(Workspace(tmp_path / "w"), manifest, tmp_path / "new", link=True)
+    assert len(floats) == 2
+    assert [case.outcome for case in healed.report.cases] == ["repaired"] * 3
+    for case in read_manifest(tmp_path / "new" / "manifest.json").cases:
+        assert nib.load(case.label).get_data_dtype() == np.uint8
+        original = next(one.label for one in cases if one.id == case.id)
+        np.testing.assert_array_equal(read_labels(case.label).array, np.rint(nib.load(original).get_fdata()))
+    assert "W-LABEL-FLOAT" not in {one.code for one in healed.report.remaining}

@@ -71,6 +71,7 @@ for _command in (
     report_commands.report,
     model_commands.demo,
     measure_commands.measure,
+    measure_commands.stage,
 ):
     app.command()(_command)
 

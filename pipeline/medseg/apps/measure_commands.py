@@ -1,4 +1,4 @@
-"""The commands about what masks mean: measure."""
+"""The commands about what masks mean: measure, stage."""
 
 from __future__ import annotations
 
@@ -62,3 +62,47 @@ def measure(
     measured = run(masks, target, request, progress=TERMINAL.progress)
     show_clinical.measured(TERMINAL, measured, as_json=json)
     show.fail_for(TERMINAL, measured.failures, len(measured.cases))
+
+
+def stage(
+    source: Annotated[
+        Path | None, typer.Argument(help="A CASE.measurements.json, a mask, or a folder of either.")
+    ] = None,
+    table: Annotated[
+        list[str] | None, typer.Option("--table", "-t", help="Rule table by name, or a YAML file; may be repeated.")
+    ] = None,
+    given: Annotated[
+        list[str] | None, typer.Option("--given", help="What a table asks, as name=answer; may be repeated.")
+    ] = None,
+    lesions: Annotated[str | None, typer.Option("--lesions", help="Labels of the lesions to judge; else all.")] = None,
+    image: Annotated[Path | None, typer.Option("--image", "-i", help="Image of the mask, to draw on.")] = None,
+    labels: Annotated[str | None, typer.Option("--labels", help="Names of a mask's values: liver=1,tumour=2.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: beside the measurements.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the rule tables and what they ask; do nothing.")] = False,
+    json: o.Json = False,
+) -> None:
+    """Size-based T and risk categories from rule tables; one component of a stage, never the whole of it.
+
+    Example: `medseg stage measurements --table lung_rads_2022 --given nodule_type=solid --given timing=baseline`
+    """
+    from medseg.core.errors import UsageError
+    from medseg.workflows.mask_inputs import MaskRequest
+    from medseg.workflows.stage import StageRequest, known_tables, read_tables
+    from medseg.workflows.stage import stage as run
+
+    if list_:
+        show_clinical.tables(TERMINAL, read_tables(list(known_tables())), as_json=json)
+        return
+    if source is None:
+        remedy = "Name measurements or a mask, or --list."
+        raise UsageError("nothing to stage", code="E-NO-INPUT", remedy=remedy)
+    named = None if lesions is None else show.split_names(lesions)
+    request = StageRequest(read_tables(table or ()), show_clinical.answers(given or ()), named)
+    masks = MaskRequest(image=image, labels=show.parse_labels(labels), lesions=named)
+    is_measured = source.suffix == ".json" or any(source.glob("*.measurements.json"))
+    folder = source if source.is_dir() else source.parent
+    staged = run(
+        source, out or (folder if is_measured else folder / "measurements"), request, masks, progress=TERMINAL.progress
+    )
+    show_clinical.staged(TERMINAL, staged, as_json=json)
+    show.fail_for(TERMINAL, staged.failures, len(staged.cases))

@@ -1,18 +1,22 @@
-"""Measurements as text or JSON."""
+"""Measurements and categories as text or JSON."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
 
+from medseg.core.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from medseg.apps.terminal import Terminal
+    from medseg.clinical.rule_tables import RuleTable
     from medseg.core.measurements import CaseMeasurements, Measurement
     from medseg.workflows.mask_inputs import MaskCase
     from medseg.workflows.measure import Measured
+    from medseg.workflows.stage import Staged
 
 _MOST_ROWS = 20
 
@@ -45,6 +49,56 @@ def measured(terminal: Terminal, made: Measured, *, as_json: bool) -> None:
         terminal.result(f"{case.case}: {case.summary}")
     rest = len(made.cases) - _MOST_ROWS
     terminal.result(f"{f'... and {rest} more; ' if rest > 0 else ''}pages, JSON and measurements.csv in {made.out}")
+
+
+def staged(terminal: Terminal, made: Staged, *, as_json: bool) -> None:
+    if as_json:
+        cases = [json.loads(case.model_dump_json()) for case in made.cases]
+        failures = [failure.model_dump() for failure in made.failures]
+        terminal.json(json.dumps({"out": str(made.out), "cases": cases, "failures": failures}, indent=2))
+        return
+    for case in made.cases[:_MOST_ROWS]:
+        rows = [
+            (", ".join(one.lesions) or "-", one.category or "none", " or ".join(one.borderline) or "-", one.title)
+            for one in case.results
+        ]
+        terminal.table(("lesion", "category", "borderline", "by"), rows[:_MOST_ROWS], title=case.case)
+        for one in case.results[:_MOST_ROWS]:
+            terminal.result(f"{one.statement} [{one.rule or one.table}, {one.edition}]")
+    terminal.result(f"size components only, research use only; JSON and pages in {made.out}")
+
+
+def tables(terminal: Terminal, known: Sequence[RuleTable], *, as_json: bool) -> None:
+    """The rule tables and what they ask."""
+    if as_json:
+        terminal.json(json.dumps([json.loads(table.model_dump_json()) for table in known], indent=2))
+        return
+    rows = [
+        (
+            table.id,
+            f"{table.title}; {table.component}",
+            table.edition,
+            "; ".join(f"{name} ({', '.join(one.answers) or 'a number'})" for name, one in table.inputs.items()) or "-",
+        )
+        for table in known
+    ]
+    terminal.table(("table", "what it says", "edition", "what it asks (--given)"), rows)
+
+
+def answers(given: Sequence[str]) -> dict[str, str]:
+    """`nodule_type=solid` and the like.
+
+    Raises:
+        UsageError: `E-OPTION`.
+    """
+    found = {}
+    for text in given:
+        name, _, answer = text.partition("=")
+        if not (name.strip() and answer.strip()):
+            remedy = "Write --given name=answer, as nodule_type=solid."
+            raise UsageError(f"cannot read --given {text!r}", code="E-OPTION", remedy=remedy)
+        found[name.strip()] = answer.strip()
+    return found
 
 
 def _tables(terminal: Terminal, case: CaseMeasurements) -> None:

@@ -88,6 +88,7 @@ class CasePrediction(Document):
     volumes_ml: dict[str, float]
     classes: tuple[ClassAnswer, ...] = ()
     flags: tuple[str, ...] = ()
+    backend: str = Field(default="torch", description="who ran the network")
     seconds: dict[str, float] = Field(default_factory=dict)
     provenance: Provenance
 

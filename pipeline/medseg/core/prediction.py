@@ -21,9 +21,11 @@ class Prediction:
         classes: Head to {class name: probability}, each summing to 1.
         probabilities: (labels + 1, I, J, K) float16 on the source's grid when asked for, background first.
         seconds: Wall time by stage.
+        backend: Who ran the network.
     """
 
     labels: LabelMap | None
     classes: dict[str, dict[str, float]] = field(default_factory=dict)
     probabilities: NDArray[np.float16] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    backend: str = "torch"

@@ -9,8 +9,8 @@ import torch
 
 from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS
 from medseg.engine.backends import torch_segment
+from medseg.engine.case_run import infer_case
 from medseg.engine.devices import autocast
-from medseg.engine.predict import infer_case
 from medseg.ops.scores import classification_summary
 
 if TYPE_CHECKING:

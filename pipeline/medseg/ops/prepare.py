@@ -1,7 +1,6 @@
-"""A volume to network input and the network's answer back to the volume's grid: one pair, used by every verb.
+"""A volume to network input, the same for every verb: one `monai.transforms.Compose` built from the plan.
 
-`to_network` is one `monai.transforms.Compose` built from the plan. `to_source` needs no record of what it did: both
-grids have parallel axes, so the affine between them holds the permutation, the flips, the crop and the scale.
+`medseg.ops.restore` is the way back.
 """
 
 from __future__ import annotations
@@ -15,15 +14,14 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, CropForegroundd, MapTransform, Orientationd
 from torch import Tensor
 
-from medseg.core.errors import GeometryError
 from medseg.core.geometry import Geometry
 from medseg.core.plan import IGNORE_INDEX
 from medseg.core.volume import require_same_grid
 from medseg.ops.intensity import correct, normalise
-from medseg.ops.resample import CUBIC, LINEAR, NEAREST, along_axis, interpolation_matrix, resample, resample_labels
+from medseg.ops.resample import CUBIC, LINEAR, NEAREST, resample, resample_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from medseg.core.volume import LabelMap, Volume
 
 IMAGE, LABEL = "image", "label"
-_SLAB_BYTES = 64 * 2**20
 _AXIS_NAMES = (("L", "R"), ("P", "A"), ("I", "S"))
 _COARSE_RATIO = 3.0
 
@@ -54,6 +51,21 @@ class Prepared:
     geometry: Geometry
     source: Geometry
     slices_mm: Vector | None = None
+
+    def led_by(self, axis: int) -> Prepared:
+        """The same case with one axis brought to the front, the others in their order; labels are left behind."""
+        order = [axis, *(other for other in range(3) if other != axis)]
+        i, j, k = (self.geometry.shape[other] for other in order)
+        affine = self.geometry.affine[:, [*order, 3]]
+        first, second, third = order
+        spacing = None if (mm := self.slices_mm) is None else (mm[first], mm[second], mm[third])
+        return Prepared(
+            image=self.image.permute(0, *(1 + other for other in order)),
+            labels=None,
+            geometry=Geometry((i, j, k), affine),
+            source=self.source,
+            slices_mm=spacing,
+        )
 
 
 class ToSpacing(MapTransform):  # type: ignore[misc]
@@ -182,113 +194,6 @@ def label_values(indices: NDArray[np.uint8], plan: Plan) -> NDArray[Any]:
     """Network indices to the dataset's values, in the smallest unsigned type that holds them."""
     values = [0, *(plan.labels[name] for name in plan.label_names)]
     return np.asarray(values, dtype=np.uint8 if max(values) < 256 else np.uint16)[indices]
-
-
-def to_source(logits: Tensor, prepared: Prepared, *, paint_order: Sequence[int] = ()) -> NDArray[np.uint8]:
-    """Logits (K, I, J, K) on the network grid to network indices on the source's grid.
-
-    Interpolated linearly and compared class by class, slab by slab: the peak of memory does not depend on the number of
-    classes. Voxels outside the crop are background.
-
-    Args:
-        logits: One channel per class, background first; or one per overlapping region.
-        prepared: The case, as `to_network` made it.
-        paint_order: `Plan.paint_order`: with regions, the index that each paints where its logit is above zero.
-    """
-    mapping = _GridMapping(prepared)
-    result = np.zeros(mapping.shape, dtype=np.uint8)
-    for slab, scores in mapping.slabs(logits):
-        result[slab] = (_painted(scores, paint_order) if paint_order else _winner(scores)).numpy()
-    result[~mapping.inside] = 0
-    return mapping.to_source_axes(result)
-
-
-def probabilities_to_source(logits: Tensor, prepared: Prepared, *, regions: bool = False) -> NDArray[np.float16]:
-    """Softmax of the interpolated logits, (K, I, J, K) on the source's grid; certain background outside the crop.
-
-    Overlapping regions have a sigmoid each, and no background.
-    """
-    mapping = _GridMapping(prepared)
-    result = np.zeros((len(logits), *mapping.shape), dtype=np.float16)
-    for slab, scores in mapping.slabs(logits):
-        stacked = torch.stack(list(scores))
-        shares = torch.sigmoid(stacked) if regions else torch.softmax(stacked, dim=0)
-        result[(slice(None), *slab)] = shares.half().numpy()
-    result[:, ~mapping.inside] = 0
-    if not regions:
-        result[0][~mapping.inside] = 1
-    return np.stack([mapping.to_source_axes(channel) for channel in result])
-
-
-def _winner(scores: Iterator[Tensor]) -> Tensor:
-    best = next(scores)
-    winner = torch.zeros(best.shape, dtype=torch.uint8)
-    for index, score in enumerate(scores, start=1):
-        wins = score > best
-        winner[wins] = index
-        best = torch.maximum(best, score)
-    return winner
-
-
-def _painted(scores: Iterator[Tensor], paint_order: Sequence[int]) -> Tensor:
-    painted = torch.zeros((), dtype=torch.uint8)
-    for index, score in zip(paint_order, scores, strict=True):
-        painted = torch.where(score > 0, torch.tensor(index, dtype=torch.uint8), painted)
-    return painted
-
-
-class _GridMapping:
-    """Interpolation from the network grid to a source grid with parallel axes, in slabs: linear, or nearest slices.
-
-    Work happens on the source grid with its axes in network order; `to_source_axes` puts them back.
-    """
-
-    def __init__(self, prepared: Prepared) -> None:
-        network, source = prepared.geometry, prepared.source
-        matrix = np.linalg.inv(network.affine) @ source.affine
-        self.order = [int(axis) for axis in np.abs(matrix[:3, :3]).argmax(axis=1)]
-        scales = matrix[range(3), self.order]
-        residue = np.abs(matrix[:3, :3]).sum(axis=1) - np.abs(scales)
-        if sorted(self.order) != [0, 1, 2] or (residue * np.asarray(source.shape)[self.order]).max() > 0.01:
-            raise GeometryError(
-                f"the network grid ({network.describe()}) is not parallel to the source's ({source.describe()})",
-                code="E-GRID-MISMATCH",
-            )
-        self.shape = tuple(source.shape[axis] for axis in self.order)
-        positions = [
-            scale * np.arange(size) + offset
-            for scale, offset, size in zip(scales, matrix[:3, 3], self.shape, strict=True)
-        ]
-        i, j, k = (source.spacing_mm[axis] for axis in self.order)
-        nearest = slice_axis(prepared.slices_mm, (i, j, k)) if prepared.slices_mm else None
-        self.matrices = [
-            torch.from_numpy(interpolation_matrix(line, size, NEAREST if axis == nearest else LINEAR))
-            for axis, (line, size) in enumerate(zip(positions, network.shape, strict=True))
-        ]
-        # Half a voxel beyond the last centre is still inside the network grid.
-        covered = [
-            (line > -0.5 - 1e-3) & (line < size - 0.5 + 1e-3)
-            for line, size in zip(positions, network.shape, strict=True)
-        ]
-        self.inside = covered[0][:, None, None] & covered[1][None, :, None] & covered[2][None, None, :]
-
-    def slabs(self, logits: Tensor) -> Iterator[tuple[tuple[slice], Iterator[Tensor]]]:
-        """Yield (slab of the first axis, iterator of one (rows, J, K) float32 per class)."""
-        matrices = [matrix.to(logits.device) for matrix in self.matrices]
-        rows_per_slab = max(1, _SLAB_BYTES // (4 * self.shape[1] * self.shape[2]))
-        for start in range(0, self.shape[0], rows_per_slab):
-            rows = slice(start, min(start + rows_per_slab, self.shape[0]))
-            used = matrices[0][rows].any(dim=0).nonzero().flatten()
-            support = slice(int(used[0]), int(used[-1]) + 1)
-            yield (rows,), (self._slab(channel[support], rows, support, matrices) for channel in logits)
-
-    @staticmethod
-    def _slab(channel: Tensor, rows: slice, support: slice, matrices: list[Tensor]) -> Tensor:
-        slab = along_axis(channel.float(), matrices[0][rows, support], 0)
-        return along_axis(along_axis(slab, matrices[1], 1), matrices[2], 2).cpu()
-
-    def to_source_axes(self, array: NDArray[Any]) -> NDArray[Any]:
-        return np.ascontiguousarray(array.transpose(np.argsort(self.order)))
 
 
 def _nonzero(image: Tensor) -> Tensor:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from medseg.core.geometry import Shape
 
@@ -18,7 +18,7 @@ _SIGMA = 1 / 8
 _FLOOR = 1e-3
 
 
-def sliding_window(
+def sliding_slabs(
     image: Tensor,
     predict: Callable[[Tensor], Tensor],
     *,
@@ -26,8 +26,10 @@ def sliding_window(
     num_outputs: int,
     overlap: float = 0.5,
     window_batch: int = 1,
-) -> Tensor:
-    """Run `predict` over overlapping windows and blend the answers.
+) -> Iterator[Tensor]:
+    """Run `predict` over overlapping windows and blend the answers, from the first row of the image to the last.
+
+    Only the rows that a window still touches are held: memory depends on the window, not on the length of the image.
 
     Args:
         image: (C, I, J, K) on the device where the windows run.
@@ -37,26 +39,40 @@ def sliding_window(
         overlap: Share of a window that its neighbour repeats, in [0, 1).
         window_batch: Windows per call of `predict`.
 
-    Returns:
-        (num_outputs, I, J, K) float32 on the image's device: the mean of the windows' answers weighted with a Gaussian
-        of sigma 1/8 of the window (Isensee et al. 2021).
+    Yields:
+        Consecutive (num_outputs, rows, J, K) float32 on the image's device: the mean of the windows' answers weighted
+        with a Gaussian of sigma 1/8 of the window (Isensee et al. 2021).
     """
     shape = tuple(image.shape[1:])
     low = [max(size - length, 0) // 2 for size, length in zip(window, shape, strict=True)]
     high = [max(size - length, 0) - before for size, length, before in zip(window, shape, low, strict=True)]
     padded = functional.pad(image, (low[2], high[2], low[1], high[1], low[0], high[0])) if any(low + high) else image
-    starts = list(product(*_starts(tuple(padded.shape[1:]), window, overlap)))
+    first_rows, *others = _starts(tuple(padded.shape[1:]), window, overlap)
+    starts = list(product(*others))
     weight = gaussian(window).to(image.device)
-    total = torch.zeros((num_outputs, *padded.shape[1:]), dtype=torch.float32, device=image.device)
-    weight_sum = torch.zeros(tuple(padded.shape[1:]), dtype=torch.float32, device=image.device)
-    for first in range(0, len(starts), window_batch):
-        boxes = [_box(start, window) for start in starts[first : first + window_batch]]
-        answers = predict(torch.stack([padded[(slice(None), *box)] for box in boxes]))
-        for box, answer in zip(boxes, answers, strict=True):
-            total[(slice(None), *box)].addcmul_(answer.float(), weight)
-            weight_sum[box] += weight
-    total /= weight_sum
-    return total[(slice(None), *_box(low, shape))]
+    crop = (slice(None), *_box(low, shape))
+    total = torch.zeros((num_outputs, window[0], *padded.shape[2:]), dtype=torch.float32, device=image.device)
+    weight_sum = torch.zeros((window[0], *padded.shape[2:]), dtype=torch.float32, device=image.device)
+    for row, following in zip(first_rows, [*first_rows[1:], first_rows[-1] + window[0]], strict=True):
+        rows = slice(row, row + window[0])
+        for first in range(0, len(starts), window_batch):
+            boxes = [_box((0, *start), window)[1:] for start in starts[first : first + window_batch]]
+            answers = predict(torch.stack([padded[(slice(None), rows, *box)] for box in boxes]))
+            for box, answer in zip(boxes, answers, strict=True):
+                total[(slice(None), slice(None), *box)].addcmul_(answer.float(), weight)
+                weight_sum[(slice(None), *box)] += weight
+        done = following - row
+        finished = total[:, :done] / weight_sum[:done]
+        yield finished[crop] if any(low + high) else finished
+        for blended in (total.transpose(0, 1), weight_sum):
+            kept = blended[done:].clone()
+            blended[: window[0] - done] = kept
+            blended[window[0] - done :] = 0
+
+
+def sliding_window(image: Tensor, predict: Callable[[Tensor], Tensor], **options: Any) -> Tensor:
+    """(num_outputs, I, J, K): the slabs of `sliding_slabs`, which has the same options, in one piece."""
+    return torch.cat(list(sliding_slabs(image, predict, **options)), dim=1)
 
 
 def count_windows(shape: Sequence[int], window: Shape, overlap: float) -> int:

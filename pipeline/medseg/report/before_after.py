@@ -24,7 +24,7 @@ class Comparison:
 
     Attributes:
         case: Its id.
-        labels: What can be outlined, and its colour.
+        labels: What is outlined, and its colour.
         before: Every voxel where the original file puts it; empty where that cannot be drawn.
         after: The repaired case.
         note: What to know about `before`.
@@ -59,11 +59,11 @@ def compare(name: str, patient: Patient, dataset: Dataset) -> Comparison:
     after = _drawn("As repaired", image, mask, dataset, window, middle)
     own = _own_grid(found)
     if own is None or own.shape != image.geometry.shape:
-        return Comparison(name, _colours(dataset), (), after, "The original cannot be drawn as one volume.")
+        return Comparison(name, _colours(after), (), after, "The original cannot be drawn as one volume.")
     before_mask, note = _mask_before(patient, own)
     index = _array_index(middle, image.geometry)
     before = _drawn("As found", Volume(image.array, own), before_mask, dataset, window, _canonical_index(index, own))
-    return Comparison(name, _colours(dataset), before, after, note)
+    return Comparison(name, _colours((*before, *after)), before, after, note)
 
 
 def _drawn(
@@ -86,8 +86,9 @@ def _edges(picture: Picture) -> str:
     return f"{left} at the left edge, {right} right, {top} top, {bottom} bottom"
 
 
-def _colours(dataset: Dataset) -> dict[str, int]:
-    return {name: colour for colour, name in enumerate(dataset.label_names)}
+def _colours(pictures: tuple[Picture, ...]) -> dict[str, int]:
+    outlines = {outline.label: outline.colour for picture in pictures for outline in picture.prediction}
+    return dict(sorted(outlines.items(), key=lambda item: item[1]))
 
 
 def _window(image: Volume, mask: LabelMap | None, modality: str) -> Window:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from medseg.core.measurements import Caliper, CaseMeasurements, Measurement
+from medseg.core.staging import CaseStaging
 from medseg.report.calipers import DrawnLesion
 from medseg.report.html import render
 from medseg.report.outlines import UNITS_PER_VOXEL
@@ -19,12 +20,15 @@ _COLUMNS = (
 )
 
 
-def render_measurements(report: CaseMeasurements, drawn: Mapping[str, DrawnLesion]) -> str:
+def render_measurements(
+    report: CaseMeasurements, drawn: Mapping[str, DrawnLesion], *, staging: CaseStaging | None = None
+) -> str:
     """One self-contained HTML page.
 
     Args:
         report: All numbers on the page.
         drawn: From `draw_lesions`.
+        staging: Categories by size, a section of the page.
     """
     lesions = [one for one in report.measurements if one.kind == "lesion"]
     return render(
@@ -35,12 +39,15 @@ def render_measurements(report: CaseMeasurements, drawn: Mapping[str, DrawnLesio
             "lesions": lesions,
             "organs": [one for one in report.measurements if one.kind == "organ"],
             "drawn": drawn,
+            "staged": () if staging is None else staging.results,
+            "tables": {} if staging is None else {result.table: result for result in staging.results},
             "units": UNITS_PER_VOXEL,
             "unit": next((one.intensity.unit for one in report.measurements if one.intensity), None),
             "has_peak": any(one.intensity and one.intensity.suv_peak is not None for one in lesions),
             "has_image": any(one.intensity for one in report.measurements),
             "ranged": [one for one in report.measurements if one.normal_range],
         },
+        script="zoom.js",
     )
 
 

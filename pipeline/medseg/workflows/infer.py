@@ -113,6 +113,7 @@ def _predict_one(case: InferCase, predictor: Predictor, out: Path, provenance: P
         volumes_ml=_volumes(answer, plan),
         classes=tuple(ClassAnswer(head=head, probabilities=values) for head, values in answer.classes.items()),
         flags=(*volume.warnings, *_flags(case, predictor.bundle.manifest)),
+        backend=answer.backend,
         seconds=answer.seconds,
         provenance=provenance,
     )

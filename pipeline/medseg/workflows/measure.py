@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from medseg.core.errors import MedsegError, case_context
 from medseg.core.findings import CaseFailure
 from medseg.core.measurements import CaseMeasurements, Measurement
 from medseg.core.progress import Progress, silent
+from medseg.core.staging import CaseStaging
 from medseg.core.volume import LabelMap, Volume, require_same_grid
 from medseg.io.files import require_writable, write_text
 from medseg.io.volumes import read_labels, read_volume
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
     from medseg.core.geometry import Geometry
 
+Judge = Callable[[CaseMeasurements], CaseStaging]
+
 _TILT_WORTH_SAYING_DEGREES = 10.0
 _CT_AIR_HU = -500.0
 
@@ -42,13 +46,16 @@ class Measured:
     failures: tuple[CaseFailure, ...]
 
 
-def measure(masks: Path, out: Path, request: MaskRequest, *, progress: Progress = silent) -> Measured:
+def measure(
+    masks: Path, out: Path, request: MaskRequest, *, judge: Judge | None = None, progress: Progress = silent
+) -> Measured:
     """Measure one mask, or every mask of a folder; of a batch, a case that fails is reported and the others go on.
 
     Args:
         masks: A mask, or a folder of masks.
         out: `CASE.measurements.json`, `CASE.measurements.html` and one `measurements.csv` go here.
         request: Images, labels, lesions.
+        judge: What stages a case; its results become a section of the page.
         progress: Wraps the loop over cases.
 
     Raises:
@@ -61,7 +68,7 @@ def measure(masks: Path, out: Path, request: MaskRequest, *, progress: Progress 
     for case in progress(cases, "measuring", len(cases)):
         try:
             with case_context(case.id):
-                done.append(_measure_case(case, request, normal, out))
+                done.append(_measure_case(case, request, normal, out=out, judge=judge))
         except MedsegError as error:
             if len(cases) == 1:
                 raise
@@ -77,7 +84,9 @@ def read_normal_ranges() -> NormalTable:
     return NormalTable.parse(read_yaml(path), file=path)
 
 
-def _measure_case(case: MaskCase, request: MaskRequest, normal: NormalTable, out: Path) -> CaseMeasurements:
+def _measure_case(
+    case: MaskCase, request: MaskRequest, normal: NormalTable, *, out: Path, judge: Judge | None
+) -> CaseMeasurements:
     mask = read_labels(case.mask, request.reading)
     image = None if case.image is None else read_volume(case.image, request.reading)
     flags = [*mask.warnings, *(() if image is None else image.warnings)]
@@ -104,7 +113,10 @@ def _measure_case(case: MaskCase, request: MaskRequest, normal: NormalTable, out
     )
     drawn = draw_lesions(report.measurements, mask, labels=labels, image=image, unit=unit) if request.pictures else {}
     write_text(out / f"{case.id}.measurements.json", report.to_json())
-    write_text(out / f"{case.id}.measurements.html", render_measurements(report, drawn))
+    write_text(
+        out / f"{case.id}.measurements.html",
+        render_measurements(report, drawn, staging=None if judge is None else judge(report)),
+    )
     return report
 
 

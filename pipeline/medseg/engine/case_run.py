@@ -1,0 +1,179 @@
+"""One case through the networks: logits slab by slab, then one diagnosis."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medseg.core.errors import ModelError
+from medseg.data.patches import crop, view_start, whole_view
+from medseg.ops.augment import Augmentation, swap_table
+from medseg.ops.sliding import sliding_slabs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from medseg.core.plan import ClassificationPlan, Plan
+    from medseg.engine.backends import Segment
+    from medseg.nn.network import Network
+
+_VOXELS_PER_CALL = {"cpu": 2 * 64**3, "cuda": 8 * 128**3, "mps": 128**3}
+
+
+def infer_case(
+    networks: Sequence[Network], image: Tensor, plan: Plan, *, segments: Sequence[Segment], overlap: float
+) -> tuple[Tensor | None, dict[str, dict[str, float]]]:
+    """Both answers for one case on the network grid; call inside inference mode and autocast.
+
+    Args:
+        networks: In evaluation mode.
+        image: (C, I, J, K) on the networks' device.
+        plan: The model's.
+        segments: The segmentation half of each network, from `Backends` or `torch_segment`.
+        overlap: Of neighbouring windows.
+
+    Returns:
+        Logits (K, I, J, K), None without labels, and class probabilities by head.
+    """
+    run = CaseRun(networks, image, plan, segments=segments, overlap=overlap)
+    logits = torch.cat(list(run.slabs()), dim=1) if plan.num_outputs else None
+    return logits, run.classes()
+
+
+class CaseRun:
+    """One case on its way through the networks: first its logits, slab by slab, then its classes.
+
+    The segmentation is stitched first, then the case is classified once, from one view under the stitched
+    probabilities: the diagnosis is not an average over windows and does not depend on where they lie. The members of an
+    ensemble answer together, with the mean of their logits and of their class probabilities.
+
+    Args:
+        networks: In evaluation mode.
+        image: (C, I, J, K) on the networks' device.
+        plan: The model's.
+        segments: The segmentation half of each network.
+        overlap: Of neighbouring windows.
+        tta: Average over mirrored copies.
+        lead: The axis along which slabs follow one another.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[Network],
+        image: Tensor,
+        plan: Plan,
+        *,
+        segments: Sequence[Segment],
+        overlap: float,
+        tta: bool = False,
+        lead: int = 0,
+    ) -> None:
+        self._networks, self._image, self._plan = networks, image, plan
+        self._segments = [_mirrored(segment, plan) if tta else segment for segment in segments]
+        self._overlap, self._lead = overlap, lead
+        pooled = plan.classification.pool_labels if plan.classification and plan.num_outputs else ()
+        self._pooled = [plan.label_names.index(name) + 1 for name in pooled]
+        shape = image.shape[1:] if self._pooled else (0, 0, 0)
+        self._regions = torch.zeros((len(self._pooled), *shape), dtype=torch.float16, device=image.device)
+
+    def slabs(self) -> Iterator[Tensor]:
+        """Yield consecutive (K, rows, J, K) along the leading axis, which comes first.
+
+        Raises:
+            ModelError: E-NUMERIC.
+        """
+        lead, size = self._lead, self._plan.patch_size
+        window = (size[lead], *(size[axis] for axis in range(3) if axis != lead))
+        streams = [
+            sliding_slabs(
+                self._image.movedim(lead + 1, 1),
+                partial(_turned, segment, lead),
+                window=(window[0], window[1], window[2]),
+                num_outputs=self._plan.num_outputs,
+                overlap=self._overlap,
+                window_batch=max(1, _VOXELS_PER_CALL[self._image.device.type] // int(np.prod(size))),
+            )
+            for segment in self._segments
+        ]
+        row = 0
+        for parts in zip(*streams, strict=True):
+            logits = parts[0] if len(parts) == 1 else torch.stack(parts).mean(0)
+            if not bool(torch.isfinite(logits).all()):
+                raise ModelError(
+                    "the network's answer is not finite",
+                    code="E-NUMERIC",
+                    remedy="Run again with --no-amp; if it stays, the input or the model is broken.",
+                )
+            if self._pooled:
+                rows = self._regions.movedim(lead + 1, 1)[:, row : row + logits.shape[1]]
+                rows.copy_(torch.softmax(logits, dim=0)[self._pooled])
+            row += logits.shape[1]
+            yield logits
+
+    def classes(self) -> dict[str, dict[str, float]]:
+        """Class probabilities by head; call after the last slab."""
+        if self._plan.classification is None:
+            return {}
+        return _mean_classes([self._classify(network, self._plan.classification) for network in self._networks])
+
+    def _classify(self, network: Network, classification: ClassificationPlan) -> dict[str, dict[str, float]]:
+        size = self._plan.patch_size
+        if not self._pooled or classification.view == "whole":
+            view, probabilities = whole_view(self._image, size), None
+        else:
+            start = view_start(_centre(self._regions.sum(0, dtype=torch.float32)), size)
+            view = crop(self._image, start, size)
+            probabilities = torch.zeros((1, self._plan.num_outputs, *size), device=view.device)
+            probabilities[0, self._pooled] = crop(self._regions, start, size).float()
+        answers = network.classify(view[None], probabilities)
+        return {
+            head: dict(zip(names, torch.softmax(answers[head][0].float(), dim=0).tolist(), strict=True))
+            for head, names in classification.heads.items()
+        }
+
+
+def _turned(segment: Segment, lead: int, windows: Tensor) -> Tensor:
+    """A segment for windows whose leading axis was brought to the front."""
+    return segment(windows.movedim(2, lead + 2)).movedim(lead + 2, 2)
+
+
+def _mean_classes(answers: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Probabilities of each head and class, averaged over the members of an ensemble."""
+    return {
+        head: {name: sum(answer[head][name] for answer in answers) / len(answers) for name in probabilities}
+        for head, probabilities in answers[0].items()
+    }
+
+
+def _centre(weight: Tensor) -> np.ndarray:
+    """(3,) centre of the voxels above one half, or of everything by its weight when none is."""
+    chosen = torch.where(weight > 0.5, 1.0, 0.0) if bool((weight > 0.5).any()) else weight + 1e-6
+    total = chosen.sum()
+    lines = [chosen.sum(tuple(other for other in range(3) if other != axis)) for axis in range(3)]
+    return np.array([float((line * torch.arange(len(line), device=line.device)).sum() / total) for line in lines])
+
+
+def _mirrored(segment: Segment, plan: Plan) -> Segment:
+    """The mean over every mirrored copy; a left-right flip exchanges the labels of each pair."""
+    table = swap_table(Augmentation.from_plan(plan).swaps)[: plan.num_outputs].long()
+
+    def predict(windows: Tensor) -> Tensor:
+        total, count = torch.zeros((), device=windows.device), 0
+        for axes in _subsets(plan.mirror_axes):
+            dims = [axis + 2 for axis in axes]
+            answer = segment(windows.flip(dims)).float().flip(dims)
+            total = total + (answer[:, table.to(answer.device)] if 0 in axes else answer)
+            count += 1
+        return total / count
+
+    return predict
+
+
+def _subsets(axes: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    for size in range(len(axes) + 1):
+        yield from combinations(axes, size)
