@@ -227,14 +227,14 @@ def test_a_zip_member_cannot_leave_its_archive(slices):
     assert sorted(path.name for path in slices.folder.iterdir()) == ["s", "x.zip"]
 
 
-def test_a_single_slice_is_as_thick_as_it_says(slices):
+def test_d23_a_single_slice_is_as_thick_as_it_says(slices):
     volume = read_volume(slices.series(num_slices=1) / "s_000.dcm")
     assert volume.geometry.shape == (32, 40, 1)
     assert volume.geometry.spacing_mm == pytest.approx((0.8, 0.8, 2.5))
     assert volume.warnings == ("W-SMALL",)
 
 
-def test_every_slice_has_its_own_scale(slices):
+def test_d06_every_slice_has_its_own_scale(slices):
     def scale(index, data):
         data.RescaleSlope, data.RescaleIntercept = 1 + 0.5 * index, -1024 * (1 + 0.5 * index)
 
@@ -243,7 +243,7 @@ def test_every_slice_has_its_own_scale(slices):
     assert volume.array.dtype == np.float32
 
 
-def test_padding_of_a_ct_becomes_air(slices):
+def test_d35_padding_of_a_ct_becomes_air(slices):
     def pad(_index, data):
         hu = stored(data).astype(int).reshape(40, 32) - 1024
         hu[:3] = -2000
@@ -257,7 +257,7 @@ def test_padding_of_a_ct_becomes_air(slices):
     assert volume.warnings == ("W-PADDING",)
 
 
-def test_several_series_are_listed_and_chosen(slices):
+def test_d04_several_series_are_listed_and_chosen(slices):
     folder = slices.series()
     slices.series(uid="1.2.3.4", folder="t", heights=[100 + 5 * index for index in range(8)])
     shutil.copytree(slices.folder / "t", folder / "t")

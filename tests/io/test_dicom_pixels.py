@@ -109,6 +109,22 @@ def test_d35_a_range_of_padding_values(slices):
     assert volume.array[0, 20, 10, 8] == -1024
 
 
+def test_numbers_of_32_bits_do_not_wrap(slices):
+    def change(index, data):
+        data.BitsAllocated, data.BitsStored, data.HighBit, data.RescaleIntercept = 32, 32, 31, 0
+        data.Modality = "NM"
+        data.PixelData = (stored(slices)[:, :, index].T.astype(np.uint32) << 20).tobytes()
+
+    volume = read_volume(slices.series(change))
+    assert volume.array.dtype == np.float32
+    np.testing.assert_array_equal(volume.array[0], stored(slices) * 2.0**20)
+
+
+def test_numbers_beyond_16_bits_signed_are_kept(slices):
+    volume = read_volume(slices.series(setting(RescaleIntercept=40_000)))
+    np.testing.assert_array_equal(volume.array[0], stored(slices) + 40_000)
+
+
 def test_a_modality_lookup_table_is_applied(slices):
     def change(_index, data):
         del data.RescaleSlope, data.RescaleIntercept

@@ -252,7 +252,7 @@ def test_missing_places_are_listed(slices):
         read_volume(slices.series(without(4, 5, 6)))
 
 
-def test_gaps_are_filled_on_request(slices):
+def test_d01_gaps_are_filled_on_request(slices):
     volume = read_volume(slices.series(without(5)), Reading(fix_geometry=True))
     expected = slices.volume().astype(np.float32)
     expected[:, :, 5] = (expected[:, :, 4] + expected[:, :, 6]) / 2
@@ -261,7 +261,7 @@ def test_gaps_are_filled_on_request(slices):
     assert volume.warnings == ("W-GAPS-FILLED",)
 
 
-def test_gantry_tilt_is_straightened_on_request(slices):
+def test_d05_gantry_tilt_is_straightened_on_request(slices):
     """The marker's true place follows from its own slice's position; linear shifting may cost half a voxel."""
     volume = read_volume(slices.series(tilted), Reading(fix_geometry=True))
     index = np.unravel_index(int(volume.array[0].argmax()), volume.geometry.shape)
@@ -270,6 +270,32 @@ def test_gantry_tilt_is_straightened_on_request(slices):
     assert volume.geometry.axis_codes == "LPS"
     assert "W-TILT-STRAIGHTENED" in volume.warnings
     assert volume.geometry.shape[1] == 40 + int(np.ceil(15 * 2.5 * TILT / 0.8))
+
+
+def test_d03_uneven_steps_are_evened_on_request(slices):
+    """2.5 mm below, 5 mm above: every place that was imaged keeps its values, the others lie halfway."""
+    heights = [-50 + 2.5 * k if k < 8 else -32.5 + 5 * (k - 7) for k in range(16)]
+    volume = read_volume(slices.series(heights=heights), Reading(fix_geometry=True))
+    assert volume.geometry.spacing_mm[2] == pytest.approx(2.5)
+    assert volume.warnings == ("W-GAPS-FILLED",)
+    imaged = [*range(8), *range(9, 25, 2)]
+    np.testing.assert_allclose(volume.array[0][:, :, imaged], slices.volume(), atol=1e-3)
+    between = (volume.array[0][:, :, 7:22:2] + volume.array[0][:, :, 9:24:2]) / 2
+    np.testing.assert_allclose(volume.array[0][:, :, 8:23:2], between, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("code", "change"),
+    [
+        ("E-SERIES-GAP", lambda k, d: setattr(d, "ImagePositionPatient", [-30, -20, 2.5 * k + 1e6 * (k == 15)])),
+        ("E-GEOM-SHEAR", lambda k, d: setattr(d, "ImagePositionPatient", [-30, -20 + 1e4 * k, 2.5 * k])),
+    ],
+)
+def test_what_would_be_mostly_invented_is_not_repaired(slices, little_memory, code, change):
+    folder = slices.series(change)
+    with pytest.raises(InputError) as caught, little_memory():
+        read_volume(folder, Reading(fix_geometry=True))
+    assert caught.value.code == code
 
 
 def test_an_even_series_is_the_same_with_repair(slices):

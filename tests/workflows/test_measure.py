@@ -201,3 +201,26 @@ def test_a_lesion_of_a_lung(real_data, tmp_path):
     (lesion,) = made.cases[0].measurements
     assert 10 < lesion.long_axis.length_mm < 25
     assert lesion.side == "right"
+
+
+@pytest.mark.real_data
+def test_slices_of_a_series_carry_the_number_that_viewers_show(real_data, tmp_path):
+    """Instance numbers of this series run from the head down, its slices are sorted upwards."""
+    scans = real_data / "totalsegmentator"
+    request = MaskRequest(image=scans / "example_ct_dicom", lesions=("aorta",), pictures=False)
+    made = measure(scans / "example_seg_dicom.nii.gz", tmp_path, request)
+    lesion = next(one for one in made.cases[0].measurements if one.kind == "lesion")
+    assert lesion.instance_number == 287 - lesion.slice_number
+    # Instance 267 lies at -766.5 mm and every next one 2 mm lower.
+    assert lesion.long_axis.ends_mm[0][2] == pytest.approx(-766.5 - 2 * (lesion.instance_number - 267))
+    assert lesion.intensity.unit == "HU"
+
+
+@pytest.mark.real_data
+def test_a_tumour_in_a_pet(real_data, tmp_path):
+    folder = real_data / "sarcoma_pet" / "STS_002"
+    made = measure(folder / "PET_mask.nii.gz", tmp_path, MaskRequest(image=folder / "PET_image.nii.gz", unit="SUV"))
+    (lesion,) = made.cases[0].measurements
+    values = lesion.intensity
+    assert values.mean < values.suv_peak < values.maximum
+    assert values.total_lesion_glycolysis == pytest.approx(values.mean * lesion.volume_ml)

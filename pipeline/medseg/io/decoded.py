@@ -102,7 +102,7 @@ def settle_geometry(affine: ArrayLike, shape: Shape, path: Path) -> Geometry:
             f"its axes are not at right angles: a corner lies {moved_mm:.2f} mm from the nearest straight grid",
             code="E-GEOM-SHEAR",
             file=path,
-            remedy="Resample it onto a straight grid (gantry tilt: read the DICOM series with geometry repair).",
+            remedy="Resample it onto a straight grid (gantry tilt: read the DICOM series with --fix-geometry).",
         )
     return result
 

@@ -11,8 +11,9 @@ from medseg.io.decoded import Decoded, ReadOptions
 from medseg.io.dicom_outliers import strange_slices
 from medseg.io.dicom_pixels import decode_planes
 from medseg.io.dicom_planes import Plane
+from medseg.io.dicom_repair import straighten
 from medseg.io.dicom_series import chosen_planes
-from medseg.io.dicom_stack import affine_lps, require_even, straighten
+from medseg.io.dicom_stack import affine_lps, require_even
 from medseg.io.dicom_suv import to_suv
 
 

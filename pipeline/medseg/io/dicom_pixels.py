@@ -13,6 +13,8 @@ from medseg.io.dicom_headers import untrusted
 from medseg.io.dicom_planes import Plane
 
 _AIR_HU = -1024
+_SMALLEST, _LARGEST = np.iinfo(np.int16).min, np.iinfo(np.int16).max
+_BYTES_OF_16_BITS = 2
 # Their stored values are measurements: which end of the scale is drawn white does not change them.
 _MEASURED = {"PT", "NM"}
 
@@ -29,8 +31,8 @@ def decode_planes(planes: Sequence[Plane]) -> tuple[NDArray[Any], tuple[str, ...
     """
     scales = [plane.rescale or (1.0, 0.0) for plane in planes]
     is_whole = all(slope == 1 and intercept % 1 == 0 for slope, intercept in scales)
-    is_whole = is_whole and not any("ModalityLUTSequence" in plane.file.header for plane in planes)
-    values = np.empty((len(planes), planes[0].file.rows, planes[0].file.columns), np.int32 if is_whole else np.float32)
+    is_whole = is_whole and all(_is_narrow(plane.file.header) for plane in planes)
+    values = np.empty((len(planes), planes[0].file.rows, planes[0].file.columns), np.int16 if is_whole else np.float32)
     remarks = {"W-RESCALE"} if planes[0].modality == "CT" and any(plane.rescale is None for plane in planes) else set()
     order = sorted(range(len(planes)), key=lambda index: (str(planes[index].path), planes[index].frame))
     data, opened = None, None
@@ -38,10 +40,16 @@ def decode_planes(planes: Sequence[Plane]) -> tuple[NDArray[Any], tuple[str, ...
         plane = planes[index]
         if opened is not plane.file:
             data, opened = plane.file.load(), plane.file
-        values[index] = _plane_values(data, plane, scales[index], remarks)
-    if is_whole and values.min() >= np.iinfo(np.int16).min and values.max() <= np.iinfo(np.int16).max:
-        values = values.astype(np.int16)
+        found = _plane_values(data, plane, scales[index], remarks)
+        if values.dtype == np.int16 and not _SMALLEST <= found.min() <= found.max() <= _LARGEST:
+            values = values.astype(np.int32)
+        values[index] = found
     return values, tuple(sorted(remarks))
+
+
+def _is_narrow(header: Any) -> bool:
+    """Whether what is stored fits 16 bits and nothing but a number is added to it."""
+    return "ModalityLUTSequence" not in header and int(header.get("BitsAllocated", 0)) <= 8 * _BYTES_OF_16_BITS
 
 
 def _plane_values(data: Any, plane: Plane, scale: tuple[float, float], remarks: set[str]) -> NDArray[Any]:
@@ -66,7 +74,8 @@ def _plane_values(data: Any, plane: Plane, scale: tuple[float, float], remarks: 
 
 def _rescaled(data: Any, plane: Plane, stored: NDArray[Any], scale: tuple[float, float]) -> NDArray[Any]:
     if "ModalityLUTSequence" not in data:
-        return stored * scale[0] + scale[1]
+        is_shifted = scale[0] == 1 and scale[1] % 1 == 0 and stored.dtype.itemsize <= _BYTES_OF_16_BITS
+        return np.add(stored, int(scale[1]), dtype=np.int32) if is_shifted else stored * scale[0] + scale[1]
     from pydicom.pixels import apply_modality_lut
 
     with untrusted(plane.path, "its modality lookup table"):

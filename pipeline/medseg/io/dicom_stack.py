@@ -1,14 +1,12 @@
-"""A pile of planes in order: every fault that would move a voxel is found here, and some are repaired on request."""
+"""A pile of planes in order: every fault that would move a voxel is found here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from medseg.core.errors import GeometryError, InputError
 from medseg.core.geometry import Affine
@@ -16,13 +14,13 @@ from medseg.io.dicom_phases import choose_phase, find_phases, refuse_phase
 from medseg.io.dicom_pixels import decode_planes
 from medseg.io.dicom_planes import Plane
 
-_COSINE_TOLERANCE = 5e-4
+EVEN = 5e-4  # of cosines, and of steps and spacings by their own size
 _SAME_PLACE_MM = 0.01
 _UNEVEN_SHARE = 0.1
-_DRIFT_MM = 0.1
+DRIFT_MM = 0.1
 _MANY_GAPS_SHARE = 0.2
 _EXPORT = "Export the series again, complete and by itself."
-_REPAIR = "Export the series again, or ask for geometry repair (resamples onto an even grid)."
+_REPAIR = "Export the series again, or repair it with --fix-geometry (resamples onto a straight, even grid)."
 
 
 def one_pile(planes: Sequence[Plane], path: Path, phase: str | None = None) -> tuple[list[Plane], tuple[str, ...]]:
@@ -71,11 +69,11 @@ def require_alike(planes: Sequence[Plane], path: Path) -> None:
         message = f"its slices differ in size: {sorted(sizes)}"
         raise InputError(message, code="E-SERIES-SIZE", file=path, remedy=_EXPORT)
     orientations = np.array([plane.orientation for plane in planes])
-    if np.abs(orientations - np.median(orientations, axis=0)).max() > _COSINE_TOLERANCE:
+    if np.abs(orientations - np.median(orientations, axis=0)).max() > EVEN:
         message = f"its slices are tilted against one another: {_distinct(orientations.reshape(-1, 6))}"
         raise GeometryError(message, code="E-SERIES-IOP", file=path, remedy=_EXPORT)
     spacings = np.array([plane.spacing_mm for plane in planes])
-    if np.abs(spacings - spacings[0]).max() > _COSINE_TOLERANCE * spacings[0].max():
+    if np.abs(spacings - spacings[0]).max() > EVEN * spacings[0].max():
         message = f"its slices differ in PixelSpacing: {_distinct(spacings)}"
         raise GeometryError(message, code="E-SERIES-SPACING", file=path, remedy=_EXPORT)
 
@@ -106,13 +104,13 @@ def require_even(planes: Sequence[Plane], path: Path) -> None:
         raise GeometryError(message, code="E-SERIES-GAP", file=path, remedy=_REPAIR)
     even = np.linspace(heights[0], heights[-1], len(heights))
     drift_mm = float(np.abs(heights - even).max())
-    if gaps.size or (np.abs(steps - usual) > _UNEVEN_SHARE * usual).any() or drift_mm > max(_DRIFT_MM, 0.05 * usual):
+    if gaps.size or (np.abs(steps - usual) > _UNEVEN_SHARE * usual).any() or drift_mm > max(DRIFT_MM, 0.05 * usual):
         message = f"its slices lie {steps.min():.3g} to {steps.max():.3g} mm apart"
         raise GeometryError(message, code="E-SERIES-SPACING", file=path, remedy=_REPAIR)
     positions = np.array([plane.position for plane in planes])
     line = np.linspace(positions[0], positions[-1], len(positions))
     off_mm = float(np.linalg.norm(positions - line, axis=1).max())
-    if off_mm > max(_DRIFT_MM, 0.05 * usual) + drift_mm:
+    if off_mm > max(DRIFT_MM, 0.05 * usual) + drift_mm:
         message = f"its slices do not lie on one line: one is {off_mm:.2f} mm off"
         raise GeometryError(message, code="E-SERIES-SPACING", file=path, remedy=_REPAIR)
 
@@ -142,55 +140,3 @@ def affine_lps(planes: Sequence[Plane], path: Path) -> tuple[Affine, tuple[str, 
     affine[:3, 2] = step
     overlaps = first.thickness_mm is not None and first.thickness_mm > 1.05 * float(step @ first.normal)
     return affine, ("W-OVERLAP",) if overlaps else ()
-
-
-def straighten(
-    values: NDArray[Any], planes: Sequence[Plane], path: Path
-) -> tuple[NDArray[Any], Affine, tuple[str, ...]]:
-    """Resample (K, rows, columns) linearly onto the straight, even grid of the usual step; what is even stays as it is.
-
-    Slices that drift sideways (gantry tilt) are shifted within their plane, onto a canvas that holds all of them; the
-    new border takes the smallest value of the image. Places between slices are interpolated along the normal.
-    """
-    affine, remarks = affine_lps(planes, path)
-    if len(planes) == 1:
-        return values, affine, remarks
-    normal = planes[0].normal
-    heights = heights_of(planes) - float(planes[0].position @ normal)
-    offsets = np.array([plane.position - planes[0].position for plane in planes]) - heights[:, np.newaxis] * normal
-    # sideways drift of each slice in columns and rows of pixels
-    shifts = offsets @ planes[0].orientation.T / np.array(planes[0].spacing_mm[::-1])
-    if np.abs(shifts).max() > _DRIFT_MM / max(planes[0].spacing_mm):
-        values, start = _shifted(values, shifts)
-        affine[:3, 3] = planes[0].position + affine[:3, 0] * start[0] + affine[:3, 1] * start[1]
-        remarks = (*remarks, "W-TILT-STRAIGHTENED")
-    steps = np.diff(heights)
-    usual = float(np.median(steps))
-    if (np.abs(steps - usual) > _COSINE_TOLERANCE * usual).any():
-        count = int(np.rint(heights[-1] / usual)) + 1
-        values = _interpolated(values, heights, np.linspace(0, heights[-1], count))
-        usual = float(heights[-1]) / (count - 1)
-        remarks = (*remarks, "W-GAPS-FILLED")
-    affine[:3, 2] = normal * usual
-    return values, affine, remarks
-
-
-def _shifted(values: NDArray[Any], shifts: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.int_]]:
-    """Every slice moved by its own (columns, rows), and the index of the canvas's corner."""
-    low, high = np.floor(shifts.min(axis=0)).astype(int), np.ceil(shifts.max(axis=0)).astype(int)
-    num_planes, rows, columns = values.shape
-    border = float(values.min())
-    canvas = np.full((num_planes, rows + high[1] - low[1], columns + high[0] - low[0]), border, np.float32)
-    canvas[:, -low[1] : rows - low[1], -low[0] : columns - low[0]] = values
-    for plane, (across, down) in zip(canvas, shifts, strict=True):
-        plane[...] = ndimage.shift(plane, (down, across), order=1, cval=border)
-    return canvas, low
-
-
-def _interpolated(
-    values: NDArray[Any], heights: NDArray[np.float64], wanted: NDArray[np.float64]
-) -> NDArray[np.float32]:
-    after = np.clip(np.searchsorted(heights, wanted), 1, len(heights) - 1)
-    share = (wanted - heights[after - 1]) / (heights[after] - heights[after - 1])
-    weights = share.astype(np.float32)[:, np.newaxis, np.newaxis]
-    return np.asarray(values[after - 1] * (1 - weights) + values[after] * weights, dtype=np.float32)
