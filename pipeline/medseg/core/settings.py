@@ -16,6 +16,7 @@ from medseg.core.detection import Criterion
 from medseg.core.document import Document
 from medseg.core.errors import UsageError
 from medseg.core.geometry import Shape, Vector
+from medseg.core.listening import ListenSettings
 from medseg.core.outputs import Outputs
 from medseg.core.reading import Containment, Reading
 
@@ -136,6 +137,7 @@ class Settings(Document):
     train: TrainSettings = TrainSettings()
     infer: InferSettings = InferSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    listen: ListenSettings = ListenSettings()
 
 
 def seconds(duration: str) -> float:

@@ -135,8 +135,13 @@ def words_of(label: str) -> Name:
 
 
 def tracking_uid(study_uid: str, lesion: str) -> str:
-    """A DICOM UID that is the same whenever this lesion of this study is written (PS3.5 B.2, from its hash)."""
-    digest = hashlib.sha256(f"{study_uid}/{lesion}".encode()).digest()
+    """A DICOM UID that is the same whenever this lesion of this study is written."""
+    return hashed_uid(f"{study_uid}/{lesion}")
+
+
+def hashed_uid(text: str) -> str:
+    """A DICOM UID that is the same for the same text, and shows nothing of it (PS3.5 B.2, from its hash)."""
+    digest = hashlib.sha256(text.encode()).digest()
     # the version and variant bits make it a UUID (RFC 9562, version 8: a hash of the maker's choice)
     number = int.from_bytes(digest[:16]) & ~(0xF << 76) & ~(0x3 << 62) | (0x8 << 76) | (0x2 << 62)
     return f"2.25.{number}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from medseg.core.errors import GeometryError, InputError
 from medseg.core.segments import Algorithm, Segment
-from medseg.core.terminology import PRIVATE_SCHEME, Code
+from medseg.core.terminology import PRIVATE_SCHEME, Code, hashed_uid
 from medseg.io.dicom_source import SourceSlice, SourceSlices
 from medseg.io.files import atomic_path
 
@@ -179,14 +179,24 @@ def concept(code: Code) -> Any:
     return CodedConcept(value=code.value, scheme_designator=code.scheme, meaning=code.meaning)
 
 
-def series_facts(algorithm: Algorithm, *, what: str, number: int) -> dict[str, Any]:
-    """Series and equipment of a new object, as highdicom's constructors take them."""
+def series_facts(algorithm: Algorithm, *, what: str, number: int, seed: str = "") -> dict[str, Any]:
+    """Series and equipment of a new object, as highdicom's constructors take them.
+
+    Args:
+        algorithm: Who made it.
+        what: In the series' description.
+        number: Of the series.
+        seed: What the UIDs are computed from, so that making the object again gives the same one; empty: random UIDs.
+    """
     from pydicom.uid import generate_uid
 
+    def uid(part: str) -> str:
+        return hashed_uid(f"{seed}/{what}/{part}") if seed else str(generate_uid(prefix=None))
+
     return {
-        "series_instance_uid": str(generate_uid(prefix=None)),
+        "series_instance_uid": uid("series"),
         "series_number": number,
-        "sop_instance_uid": str(generate_uid(prefix=None)),
+        "sop_instance_uid": uid("instance"),
         "instance_number": 1,
         "manufacturer": MAKER,
         "manufacturer_model_name": MAKER,

@@ -31,7 +31,13 @@ _PLACES = 4  # decimals of a coordinate in mm: far less than a voxel, and within
 
 
 def write_structure_set(
-    labels: NDArray[Any], slices: SourceSlices, path: Path, *, segments: Sequence[Segment], algorithm: Algorithm
+    labels: NDArray[Any],
+    slices: SourceSlices,
+    path: Path,
+    *,
+    segments: Sequence[Segment],
+    algorithm: Algorithm,
+    seed: str = "",
 ) -> None:
     """Write a mask as one RTSTRUCT with a region of interest per segment.
 
@@ -41,6 +47,7 @@ def write_structure_set(
         path: Where.
         segments: What the numbers mean.
         algorithm: Who made the mask.
+        seed: Of the object's UIDs, as `series_facts`.
 
     Raises:
         InputError: `E-EMPTY-MASK`, `E-SOURCE-UID`, `E-NOT-WRITABLE`, `E-DISK-FULL` or `E-READ-BACK`.
@@ -64,7 +71,7 @@ def _head(slices: SourceSlices, algorithm: Algorithm) -> Any:
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 
-    facts = series_facts(algorithm, what="contours", number=_SERIES_NUMBER)
+    facts = series_facts(algorithm, what="contours", number=_SERIES_NUMBER, seed=seed)
     dataset = identity_of(slices.header)
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

@@ -48,6 +48,7 @@ def write_segmentation(
     segments: Sequence[Segment],
     algorithm: Algorithm,
     kind: SegmentationKind = "binary",
+    seed: str = "",
 ) -> WrittenSegmentation:
     """Write a mask as one DICOM SEG; slices without a segment take no frame.
 
@@ -59,6 +60,7 @@ def write_segmentation(
         algorithm: Who made the mask.
         kind: `binary`, one frame per segment and slice, or `labelmap`, one frame per slice (Supplement 243), which
             fewer viewers read.
+        seed: Of the object's UIDs, as `series_facts`.
 
     Raises:
         InputError: `E-EMPTY-MASK`, `E-SOURCE-UID`, `E-NOT-WRITABLE`, `E-DISK-FULL` or `E-READ-BACK`.
@@ -80,7 +82,7 @@ def write_segmentation(
             segment_descriptions=[_description(segment, algorithm) for segment in segments],
             content_label="SEGMENTATION",
             content_description=f"{algorithm.name} {algorithm.version}"[:64],
-            **series_facts(algorithm, what="segmentation", number=_SERIES_NUMBER),
+            **series_facts(algorithm, what="segmentation", number=_SERIES_NUMBER, seed=seed),
         )
     _refer_to_slices(dataset, slices)
     finish(dataset, slices, segments)

@@ -36,6 +36,7 @@ def write_report(
     segmentation: WrittenSegmentation | None,
     classes: Sequence[ClassAnswer] = (),
     algorithm: Algorithm,
+    seed: str = "",
 ) -> None:
     """Write one Enhanced SR with a measurement group per structure and one per classification head.
 
@@ -46,6 +47,7 @@ def write_report(
         segmentation: What the measurements were made on; None when nothing was found.
         classes: Answers of the case's diagnosis.
         algorithm: Who made mask, measurements and diagnosis.
+        seed: Of the object's UIDs, as `series_facts`.
 
     Raises:
         InputError: `E-EMPTY-REPORT`, `E-SOURCE-UID`, `E-NOT-WRITABLE`, `E-DISK-FULL` or `E-READ-BACK`.
@@ -74,7 +76,7 @@ def write_report(
             evidence=_evidence(slices, segmentation),
             content=content,
             is_complete=True,
-            **series_facts(algorithm, what="measurements", number=_SERIES_NUMBER),
+            **series_facts(algorithm, what="measurements", number=_SERIES_NUMBER, seed=seed),
         )
     finish(dataset, slices, () if segmentation is None else segmentation.segments, has_private=bool(classes))
     expected = sorted(value for row in rows for _, value, _, _ in _numbers(row))

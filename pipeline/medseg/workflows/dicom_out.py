@@ -41,6 +41,7 @@ class Finding:
         labels: Name to value in the mask; values without a name are left out.
         terms: What the labels are called; every one of `labels` has its term.
         known: Lesions that already have an id and a tracking UID, as `medseg follow-up` gives them.
+        seed: What the UIDs of the new objects are computed from; empty: they are random.
     """
 
     case: str
@@ -50,6 +51,7 @@ class Finding:
     algorithm: Algorithm
     classes: tuple[ClassAnswer, ...] = ()
     known: tuple[Measurement, ...] = ()
+    seed: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ def write_objects(
             segments=segments,
             algorithm=finding.algorithm,
             kind=outputs.seg_kind,
+            seed=finding.seed,
         )
         if "dicom-sr" in files:
             write_report(
@@ -147,10 +150,16 @@ def write_objects(
                 segmentation=seg,
                 classes=finding.classes,
                 algorithm=finding.algorithm,
+                seed=finding.seed,
             )
     if "dicom-rtstruct" in files:
         write_structure_set(
-            pixels, slices, out / files["dicom-rtstruct"], segments=segments, algorithm=finding.algorithm
+            pixels,
+            slices,
+            out / files["dicom-rtstruct"],
+            segments=segments,
+            algorithm=finding.algorithm,
+            seed=finding.seed,
         )
     return WrittenObjects(files, segments, ())
 
@@ -160,7 +169,15 @@ def _report_only(finding: Finding, slices: SourceSlices, outputs: Outputs, out: 
     if "dicom-sr" not in outputs.dicom or not finding.classes:
         return WrittenObjects({}, (), (flag,))
     name = f"{finding.case}{SUFFIX_OF['dicom-sr']}"
-    write_report((), slices, out / name, segmentation=None, classes=finding.classes, algorithm=finding.algorithm)
+    write_report(
+        (),
+        slices,
+        out / name,
+        segmentation=None,
+        classes=finding.classes,
+        algorithm=finding.algorithm,
+        seed=finding.seed,
+    )
     return WrittenObjects({"dicom-sr": name}, (), (flag,))
 
 
