@@ -15,6 +15,7 @@ import medseg
 from medseg.apps import (
     bundle_commands,
     data_commands,
+    deidentify_commands,
     evaluate_command,
     followup_commands,
     measure_commands,
@@ -74,6 +75,7 @@ for _command in (
     measure_commands.measure,
     measure_commands.stage,
     followup_commands.follow_up,
+    deidentify_commands.deidentify,
 ):
     app.command()(_command)
 
