@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +103,23 @@ def test_decathlon(bring, source, path):
     assert dataset.case("a").split is None
     assert "1 images without labels were left out" in dataset.description
     assert "channels: FLAIR, T1w" in dataset.description
+
+
+@pytest.mark.parametrize("name", ["task.tar", "task.tar.gz", "task.zip"])
+def test_a_dataset_in_an_archive(bring, source, tmp_path, name):
+    _decathlon(source)
+    kind = {"tar": "tar", "gz": "gztar", "zip": "zip"}[name.split(".")[-1]]
+    shutil.make_archive(str(tmp_path / "task"), kind, root_dir=tmp_path, base_dir="source")
+    dataset = bring(name)
+    assert {path.parents[2] for case in dataset.cases for path in case.images} == {tmp_path / "out" / "m_files"}
+
+
+def test_a_hostile_archive_leaves_nothing(bring, tmp_path):
+    with zipfile.ZipFile(tmp_path / "task.zip", "w") as archive:
+        archive.writestr("../evil.json", "{}")
+    assert _refused(lambda **_: bring("task.zip"), "E-PATH-ESCAPE")
+    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "evil.json").exists()
 
 
 def test_options_win_over_the_source(bring, source):
@@ -456,6 +475,16 @@ def test_dicom_folders_count_as_images(bring, source):
     assert _ids_and_files(dataset, source) == [("p1", ["images/p1"], "labels/p1.nii.gz")]
     alone = bring("source/images/p1", channels=("CT",))
     assert [case.images for case in alone.cases] == [(source / "images" / "p1",)]
+
+
+def test_dicom_files_need_no_suffix(bring, source):
+    for name in ("p1", "p2"):
+        (source / "images" / name).mkdir(parents=True)
+        (source / "images" / name / "IM0001").write_bytes(bytes(128) + b"DICM")
+        (source / "images" / name / ".index").touch()
+        _mask(source / "labels" / f"{name}.nii.gz", 1)
+    dataset = bring(channels=("CT",))
+    assert [case.id for case in dataset.cases] == ["p1", "p2"]
 
 
 def test_what_is_absent_is_not_annotated(bring, source):
