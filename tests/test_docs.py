@@ -9,7 +9,9 @@ import pytest
 import typer
 
 from medseg.apps.cli import app
+from medseg.core import detection, findings
 from medseg.core.settings import Settings
+from medseg.ops.metrics import METRICS
 from medseg.workflows.config import load_settings, named_windows, packaged
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +50,20 @@ def test_commands_and_options_in_the_documentation_exist(page):
             option = word.rstrip(".,;:)").split("=")[0]
             if option.startswith("--"):
                 assert option in known[name] | {"--help", "--debug"}, f"{page.name}: medseg {line}"
+
+
+def test_every_number_of_a_report_is_defined():
+    """Each field of the documents that hold numbers, and each metric, stands on the page of definitions."""
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    documents = (
+        findings.LabelMetrics, findings.LabelSummary, findings.Estimate, findings.ClassSummary, findings.ClassArea,
+        findings.RocCurve, findings.ReliabilityBin, findings.MultiLabelSummary, findings.SubgroupSummary,
+        detection.LesionMatch, detection.LesionDetection, detection.LesionSummary,
+    )  # fmt: skip
+    names = {name for document in documents for name in document.model_fields} | set(METRICS)
+    self_evident = {"label", "head", "heads", "classes", "name", "attribute", "group", "lesions"}
+    missing = {name for name in names - self_evident if f"`{name}`" not in text}
+    assert missing == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -52,6 +52,7 @@ def lesion(
         )
     return TrackedLesion(
         id=name,
+        number=1,
         label=label,
         tracking_uid="2.25.1",
         state=state,
@@ -264,7 +265,7 @@ def test_every_table_is_named_after_itself_and_has_a_source():
 def test_results_carry_the_rule_and_its_cut_offs():
     _, (response,) = course([base("a", 50)], [lesion("a", 50)])
     assert response.criterion == "recist11"
-    assert response.cut_offs["progression, mm above the nadir"] == 5
+    assert response.cut_offs.progression_absolute == 5
     assert response.quantity == "long_axis_mm"
 
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +103,23 @@ def test_decathlon(bring, source, path):
     assert dataset.case("a").split is None
     assert "1 images without labels were left out" in dataset.description
     assert "channels: FLAIR, T1w" in dataset.description
+
+
+@pytest.mark.parametrize("name", ["task.tar", "task.tar.gz", "task.zip"])
+def test_a_dataset_in_an_archive(bring, source, tmp_path, name):
+    _decathlon(source)
+    kind = {"tar": "tar", "gz": "gztar", "zip": "zip"}[name.split(".")[-1]]
+    shutil.make_archive(str(tmp_path / "task"), kind, root_dir=tmp_path, base_dir="source")
+    dataset = bring(name)
+    assert {path.parents[2] for case in dataset.cases for path in case.images} == {tmp_path / "out" / "m_files"}
+
+
+def test_a_hostile_archive_leaves_nothing(bring, tmp_path):
+    with zipfile.ZipFile(tmp_path / "task.zip", "w") as archive:
+        archive.writestr("../evil.json", "{}")
+    assert _refused(lambda **_: bring("task.zip"), "E-PATH-ESCAPE")
+    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "evil.json").exists()
 
 
 def test_options_win_over_the_source(bring, source):

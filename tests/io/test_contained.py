@@ -23,6 +23,7 @@ from medseg.core.settings import PreprocessSettings
 from medseg.core.volume import LabelMap, Volume
 from medseg.io import contained as module
 from medseg.io.contained import can_contain, containable, contained
+from medseg.io.decoded import Decoded, ReadOptions
 from medseg.io.handover import Handed, Refusal, hand_over, take_over
 from medseg.io.volumes import read_labels, read_volume, read_volumes, write_labels, write_volume
 
@@ -33,41 +34,43 @@ HOSTILE = """
     from pathlib import Path
     import numpy as np
     from medseg.core.errors import GeometryError
-    from medseg.core.geometry import Geometry
-    from medseg.core.volume import LabelMap, Volume
+    from medseg.io.decoded import Decoded
 
-    def segfault(path): ctypes.string_at(1)
-    def abort(path): os.abort()
-    def leave(path): os._exit(0)
-    def leave_loudly(path): os._exit(9)
-    def exit(path): sys.exit(3)
-    def sleep(path): time.sleep(60)
-    def doze(path):
+    def segfault(path, options): ctypes.string_at(1)
+    def abort(path, options): os.abort()
+    def leave(path, options): os._exit(0)
+    def leave_loudly(path, options): os._exit(9)
+    def exit(path, options): sys.exit(3)
+    def sleep(path, options): time.sleep(60)
+    def doze(path, options):
         time.sleep(2)
-        return pid(path)
-    def deaf(path):
+        return pid(path, options)
+    def deaf(path, options):
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
         time.sleep(60)
-    def spin(path):
+    def spin(path, options):
         while True: pass
-    def eat(path): return np.ones(1 << 40, np.uint8)
-    def nibble(path):
+    def eat(path, options): return np.ones(1 << 40, np.uint8)
+    def nibble(path, options):
         held = []
         while True: held.append(np.ones(1 << 24, np.uint8))
-    def fail(path): raise RuntimeError("Jane Doe 1970")
-    def disk(path): raise OSError(5, "Input/output error")
-    def recurse(path): return recurse(path)
-    def refuse(path): raise GeometryError("no place", code="E-SPACING", remedy="Look.", file=path)
-    def write(path):
+    def fail(path, options): raise RuntimeError("Jane Doe 1970")
+    def disk(path, options): raise OSError(5, "Input/output error")
+    def recurse(path, options): return recurse(path, options)
+    def refuse(path, options): raise GeometryError("no place", code="E-SPACING", remedy="Look.", file=path)
+    def write(path, options):
         with (Path(path).parent / "out").open("wb") as file:
             for _ in range(3): file.write(bytes(1 << 26))
-    def pid(path): return LabelMap(np.full((1, 1, 1), os.getpid()), Geometry.from_parts((1, 1, 1)))
-    def modules(path):
+    def pid(path, options): return Decoded(np.full((1, 1, 1), os.getpid()), np.eye(4))
+    def settled(path, options):
+        numbers = [options.channels, *options.onto.shape, options.names["a"], len(options.names)]
+        return Decoded(np.array(numbers).reshape(1, 1, -1), options.onto.affine, (options.reading.series,))
+    def modules(path, options):
         heavy = {"torch", "monai", "SimpleITK", "itk"} & set(sys.modules)
-        return LabelMap(np.full((1, 1, 1), len(heavy)), Geometry.from_parts((1, 1, 1)))
-    def remains(path):
+        return Decoded(np.full((1, 1, 1), len(heavy)), np.eye(4))
+    def remains(path, options):
         remains.count = getattr(remains, "count", 0) + 1
-        return LabelMap(np.full((1, 1, 1), remains.count), Geometry.from_parts((1, 1, 1)))
+        return Decoded(np.full((1, 1, 1), remains.count), np.eye(4))
 """
 LIMITS = Containment(read_memory_gib=0.125, read_timeout_s=60)
 SHORT = LIMITS.model_copy(update={"read_timeout_s": 1})
@@ -97,9 +100,13 @@ def alone(monkeypatch):
     monkeypatch.setattr(module, "_open", module._Open())
 
 
+def asked(function, path=Path("x")) -> Decoded:
+    return containable(function)(path, ReadOptions())
+
+
 def refused(function, path=Path("case.nii.gz")) -> MedsegError:
     with pytest.raises(MedsegError) as caught:
-        containable(function)(path)
+        asked(function, path)
     assert caught.value.file == path
     return caught.value
 
@@ -127,7 +134,7 @@ def test_a_reader_that_misbehaves_is_one_refusal(keeper, hostile, tmp_path, name
     assert words.lower() in error.message.lower()
     assert error.remedy
     assert "Jane" not in str(error)
-    read = containable(hostile.pid)(Path("next"))
+    read = asked(hostile.pid)
     assert read.array.item() != os.getpid()
 
 
@@ -138,19 +145,19 @@ def test_kinds_of_error_survive(keeper, hostile):
 
 
 def test_every_reading_has_a_process_of_its_own_that_remembers_nothing(keeper, hostile):
-    pids = {containable(hostile.pid)(Path("x")).array.item() for _ in range(5)}
+    pids = {asked(hostile.pid).array.item() for _ in range(5)}
     assert len(pids) == 5
-    assert [containable(hostile.remains)(Path("x")).array.item() for _ in range(3)] == [1, 1, 1]
+    assert [asked(hostile.remains).array.item() for _ in range(3)] == [1, 1, 1]
 
 
 def test_no_heavy_module_is_in_the_reading_process(keeper, hostile):
-    assert containable(hostile.modules)(Path("x")).array.item() == 0
+    assert asked(hostile.modules).array.item() == 0
 
 
 def test_a_slow_reading_does_not_hold_up_the_others(keeper, hostile):
-    slow = threading.Thread(target=containable(hostile.doze), args=(Path("x"),))
+    slow = threading.Thread(target=asked, args=(hostile.doze,))
     slow.start()
-    containable(hostile.pid)(Path("x"))
+    asked(hostile.pid)
     assert slow.is_alive()
     slow.join()
 
@@ -164,10 +171,10 @@ def test_one_that_never_ends_is_ended(alone, hostile, name):
 
 
 def test_a_reading_process_that_is_killed_is_started_again(keeper, hostile):
-    containable(hostile.pid)(Path("x"))
+    asked(hostile.pid)
     process = module._open.reader._process
     os.kill(process.pid, signal.SIGKILL)
-    containable(hostile.pid)(Path("x"))
+    asked(hostile.pid)
     assert module._open.reader._process.pid != process.pid
 
 
@@ -183,16 +190,16 @@ def test_one_that_ignores_its_alarm_is_given_up(alone, hostile, monkeypatch):
 def test_one_that_cannot_be_started_says_so(alone, hostile, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with contained(LIMITS), pytest.raises(MedsegError) as caught:
-        containable(hostile.pid)(Path("x"))
+        asked(hostile.pid)
     assert caught.value.code == "E-CONTAIN"
 
 
 def test_it_ends_with_the_last_user(alone, hostile):
     with contained(LIMITS):
         with contained(Containment()):
-            containable(hostile.pid)(Path("x"))
+            asked(hostile.pid)
         process = module._open.reader._process
-        containable(hostile.pid)(Path("x"))
+        asked(hostile.pid)
         assert process.poll() is None
     assert process.poll() == 0
     assert module._open.reader is None
@@ -206,10 +213,12 @@ def test_readings_end_when_who_asked_is_killed(hostile, tmp_path):
         import hostile_readers
         from medseg.core.reading import Containment
         from medseg.io import contained
+        from medseg.io.decoded import ReadOptions
         with contained.contained(Containment()):
-            print(contained.containable(hostile_readers.pid)(Path("x")).array.item(), flush=True)
+            print(contained.containable(hostile_readers.pid)(Path("x"), ReadOptions()).array.item(), flush=True)
             print(contained._open.reader._process.pid, flush=True)
-            threading.Thread(target=contained.containable(hostile_readers.sleep), args=(Path("x"),)).start()
+            sleep = contained.containable(hostile_readers.sleep)
+            threading.Thread(target=sleep, args=(Path("x"), ReadOptions())).start()
             time.sleep(0.3)
             os.kill(os.getpid(), signal.SIGKILL)
     """
@@ -226,7 +235,7 @@ GRID = Geometry.from_parts((6, 5, 4), (0.7, 0.8, 3.0), np.diag([-1.0, -1.0, 1.0]
 
 
 @pytest.mark.parametrize("name", ["x.nii.gz", "x.nii", "x.nrrd", "x.mha"])
-def test_what_is_read_is_the_same(keeper, tmp_path, name):
+def test_what_is_read_is_the_same(keeper, tmp_path, monkeypatch, name):
     source = Volume(np.random.default_rng(4).normal(size=(2, *GRID.shape)).astype(np.float32), GRID)
     write_volume(source, tmp_path / name)
     (tmp_path / name).rename(tmp_path / f"renamed.{name}")
@@ -234,7 +243,9 @@ def test_what_is_read_is_the_same(keeper, tmp_path, name):
         file.write(b"left over")
     path = tmp_path / f"renamed.{name}"
     apart = read_volume(path, channels=2)
-    direct = read_volume.__wrapped__(path, channels=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_open", module._Open())
+        direct = read_volume(path, channels=2)
     np.testing.assert_array_equal(apart.array, direct.array)
     assert apart.array.strides == direct.array.strides
     assert (apart.array.dtype, apart.source, apart.warnings) == (direct.array.dtype, direct.source, direct.warnings)
@@ -264,8 +275,15 @@ def test_what_a_person_settled_reaches_the_reader(keeper, recipes):
         read_volume(path)
     for reading in (Reading(assume_orientation=True), PreprocessSettings(assume_orientation=True)):
         assert read_volume(path, reading).warnings == ("W-ORIENTATION-ASSUMED",)
-    with pytest.raises(TypeError, match="plain values"):
-        read_volume(path, channels=np.int64(1))
+
+
+def test_every_option_reaches_the_decoder(keeper, hostile):
+    options = ReadOptions(Reading(series="3"), 2, GRID, {"a": 7, "b": 9})
+    assert None not in [getattr(options, field.name) for field in dataclasses.fields(options)]
+    decoded = containable(hostile.settled)(Path("x"), options)
+    assert decoded.array.ravel().tolist() == [2, 6, 5, 4, 7, 2]
+    assert decoded.warnings == ("3",)
+    np.testing.assert_array_equal(decoded.affine, GRID.affine)
 
 
 def test_memory_and_files_are_given_back(keeper, tmp_path):
@@ -283,22 +301,23 @@ def test_memory_and_files_are_given_back(keeper, tmp_path):
 @pytest.mark.parametrize("step", [1, -1, 2])
 def test_voxels_keep_their_order_in_memory(axes, step):
     array = np.arange(8 * 5 * 4, dtype=np.int16).reshape(8, 5, 4).transpose(axes)[::step]
-    handed, descriptor = hand_over(LabelMap(array, Geometry.from_parts(array.shape)))
-    try:
-        again = take_over(handed, descriptor).array
-    finally:
-        os.close(descriptor)
+    again = handed_on(Decoded(array, np.eye(4))).array
     np.testing.assert_array_equal(again, array)
     np.testing.assert_array_equal(np.ravel(again, order="K"), np.ravel(array.copy(order="K"), order="K"))
 
 
-@pytest.mark.parametrize("change", [{"stored": (9, 5, 4)}, {"axes": (0, 0, 1)}, {"grid": (5, 8, 4)}, {"dtype": "<i4"}])
+def handed_on(decoded, **changes) -> Decoded:
+    handed, descriptor = hand_over(decoded)
+    try:
+        return take_over(Handed.model_validate({**handed.model_dump(), **changes}), descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("change", [{"stored": (9, 5, 4)}, {"axes": (0, 0, 1)}, {"axes": (0, 1)}, {"dtype": "<i4"}])
 def test_an_answer_that_does_not_add_up_is_not_believed(change):
-    handed, descriptor = hand_over(LabelMap(np.zeros((8, 5, 4), np.int16), Geometry.from_parts((8, 5, 4))))
-    changed = Handed.model_validate({**handed.model_dump(), **change})
-    with pytest.raises(ValueError, match=r"do not fit|must be"):
-        take_over(changed, descriptor)
-    os.close(descriptor)
+    with pytest.raises(ValueError, match="do not fit"):
+        handed_on(Decoded(np.zeros((8, 5, 4), np.int16), np.eye(4)), **change)
 
 
 def test_a_refusal_of_no_known_kind_is_a_plain_one():
@@ -306,25 +325,24 @@ def test_a_refusal_of_no_known_kind_is_a_plain_one():
     assert type(Refusal(**words).error()) is MedsegError
 
 
-def test_every_field_of_what_is_read_makes_the_way():
-    """A new field of Volume or LabelMap needs a place in Handed."""
-    array, source = np.zeros((1, *GRID.shape), np.int16), Path("x.dcm")
-    for value in (Volume(array, GRID, source, ("W-X",), "HU"), LabelMap(array[0], GRID, source, ("W-X",))):
-        handed, descriptor = hand_over(value)
-        again = take_over(handed, descriptor)
-        os.close(descriptor)
-        words = {field.name for field in dataclasses.fields(value)} - {"array", "geometry"}
-        assert [getattr(again, word) for word in words] == [getattr(value, word) for word in words]
+def test_every_field_of_what_is_decoded_makes_the_way():
+    affine = np.array([[np.nan, 0.1, -2, 3e-7], [0, np.inf, 1 / 3, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    decoded = Decoded(np.zeros((2, 3, 4), np.int16), affine, ("W-X",), "HU")
+    again = handed_on(decoded)
+    np.testing.assert_array_equal(again.affine, affine)
+    words = {field.name for field in dataclasses.fields(decoded)} - {"array", "affine"}
+    assert [getattr(again, word) for word in words] == [getattr(decoded, word) for word in words]
+    assert None not in [getattr(decoded, word) for word in words]
 
 
 def test_off_means_in_this_process(alone, hostile):
     with contained(Containment(contain=False)):
-        assert containable(hostile.pid)(Path("x")).array.item() == os.getpid()
+        assert asked(hostile.pid).array.item() == os.getpid()
 
 
 def test_a_system_without_limits_is_flagged(alone, hostile, monkeypatch):
     monkeypatch.setattr(module, "can_contain", lambda: False)
     with contained(Containment()):
-        read = containable(hostile.pid)(Path("x"))
+        read = asked(hostile.pid)
     assert read.array.item() == os.getpid()
     assert read.warnings == ("W-NOT-CONTAINED",)

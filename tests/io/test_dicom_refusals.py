@@ -139,6 +139,14 @@ def broken_zip(slices):
     return slices.folder / "x.zip"
 
 
+def zip_slip(slices):
+    folder = slices.series()
+    with zipfile.ZipFile(slices.folder / "x.zip", "w") as archive:
+        for path in sorted(folder.iterdir()):
+            archive.write(path, f"../../{path.name}")
+    return slices.folder / "x.zip"
+
+
 def zip_bomb(slices):
     with zipfile.ZipFile(slices.folder / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.dcm", bytes(100 << 20))
@@ -222,6 +230,7 @@ REFUSED = {
     "D-described": ("E-SIZE-MISMATCH", frames_half_described),
     "D-report": ("E-NO-DICOM", only_a_report),
     "zip-broken": ("E-ZIP", broken_zip),
+    "zip-slip": ("E-PATH-ESCAPE", zip_slip),
     "zip-bomb": ("E-TOO-LARGE", zip_bomb),
     "not-dicom": ("E-NOT-DICOM", lambda s: edited(s, lambda _data: b"x" * 900) / "s_006.dcm"),
 }

@@ -1,7 +1,9 @@
 """Segmentation metrics against hand-derived cases, the table for empty masks, and independent implementations."""
 
 import warnings
+from itertools import pairwise
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK
@@ -262,3 +264,28 @@ def test_the_relative_volume_error_is_none_without_a_reference_volume():
     assert row.relative_volume_error is None
     (row,) = segmentation_metrics(0 * prediction, reference, spacing_mm=(1, 1, 1), labels={"a": 1})
     assert row.relative_volume_error == -1
+
+
+@pytest.mark.real_data
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_real_pairs_equal_surface_distance(real_data):
+    """Ten hippocampi, each against itself moved by a voxel and against the next patient's, on anisotropic spacing."""
+    import surface_distance as peer
+
+    files = sorted((real_data / "hippocampus" / "labelsTr").glob("*.nii.gz"))[:11]
+    if len(files) < 11:
+        pytest.skip("no folder hippocampus among the real scans")
+    masks = [np.asarray(nibabel.load(file).dataobj).astype(np.uint8) for file in files]
+    spacing_mm = (0.9, 1.1, 2.3)
+    for mask, other in pairwise(masks):
+        size = tuple(min(sizes) for sizes in zip(mask.shape, other.shape, strict=True))
+        box = tuple(slice(0, length) for length in size)
+        for prediction in (np.roll(mask, 1, axis=0)[box], other[box]):
+            rows = segmentation_metrics(
+                prediction, mask[box], spacing_mm=spacing_mm, labels={"anterior": 1, "posterior": 2}
+            )
+            for value, row in enumerate(rows, start=1):
+                theirs = peer.compute_surface_distances(mask[box] == value, prediction == value, spacing_mm)
+                assert row.hd_mm == pytest.approx(peer.compute_robust_hausdorff(theirs, 100), abs=1e-6)
+                assert row.hd95_mm == pytest.approx(peer.compute_robust_hausdorff(theirs, 95), abs=1e-6)
+                assert row.nsd == pytest.approx(peer.compute_surface_dice_at_tolerance(theirs, 1.0), abs=1e-6)

@@ -24,10 +24,13 @@ from medseg.core.findings import (
     ReliabilityBin,
     RocCurve,
 )
+from medseg.core.followup import FollowUp
 from medseg.core.geometry import Geometry
 from medseg.core.measurements import Caliper, CaseMeasurements, Intensity, Measurement, NormalRange
 from medseg.core.staging import Bin, CaseStaging, RuleInput, StageResult
 from medseg.core.volume import LabelMap, Volume
+from medseg.ops.alignment import Alignment
+from medseg.report.followup_pictures import FollowUpPictures, Shown, followup_pictures
 
 LABELS = {"organ": 1, "lesion": 2}
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
@@ -389,6 +392,129 @@ def make_comparison() -> Callable[..., ComparisonReport]:
         return ComparisonReport.model_validate(values | changes)
 
     return make
+
+
+def _tracked(name: str, number: int, state: str, volume_ml: float | None = None, **more: object) -> dict[str, object]:
+    values: dict[str, object] = {
+        "id": name,
+        "number": number,
+        "label": "tumour",
+        "tracking_uid": "2.25.7",
+        "state": state,
+    }
+    if volume_ml is not None:
+        length_mm = (volume_ml * 1000) ** (1 / 3)
+        caliper = {"length_mm": length_mm, "uncertainty_mm": 1.0, "ends_mm": ((0, 0, 0), (length_mm, 0, 0))}
+        values["measurement"] = {
+            "id": name,
+            "label": "tumour",
+            "kind": "lesion",
+            "volume_ml": volume_ml,
+            "centre_mm": (0, 0, 0),
+            "volume_uncertainty_ml": 0.1,
+            "long_axis": caliper,
+            "short_axis": caliper,
+            "feret": caliper,
+        }
+    return {"measurement": None, **values, **more}
+
+
+@pytest.fixture
+def make_followup() -> Callable[..., FollowUp]:
+    def make(days: tuple[int, ...] | None = (0, 60, 150), **changes: object) -> FollowUp:
+        quality = {"correlation": 0.5, "mutual_information": 0.3, "body_dice": 0.9}
+        registration = {
+            "stage": "rigid",
+            "matrix": tuple(tuple(row) for row in np.eye(4).tolist()),
+            "rotation_degrees": 2.0,
+            "determinant": 1.0,
+            "before": quality,
+            "after": quality,
+            "refused": ("affine: stretched",),
+        }
+        cuts = {"partial_relative": -0.3, "progression_relative": 0.2, "progression_absolute": 5, "new_lesion_mm": 5}
+        response = {
+            "criterion": "recist11",
+            "quantity": "long_axis_mm",
+            "cut_offs": cuts,
+            "baseline_total": 40,
+            "targets": ({"id": "tumour-1", "value": 30, "uncertainty": 1},),
+            "uncertainty": 1,
+            "total": 30,
+            "nadir_total": 30,
+            "nadir_at": "mar",
+            "change_from_baseline": -0.25,
+            "change_from_nadir": 0,
+        }
+        stable = {**response, "category": "SD", "decided_by": "neither", "borderline": True, "nadir_total": 40}
+        worse = {**response, "category": "PD", "decided_by": "1 new lesion (tumour-3) that the baseline does not show"}
+        growth = {"days": 40.0, "low_days": 10.0, "high_days": None, "since": "mar"}
+        lesions = (
+            (
+                _tracked("tumour-1", 1, "baseline", 8.0),
+                _tracked("tumour-2", 2, "baseline", 2.0),
+                _tracked("tumour-4", 3, "baseline", 1.0),
+            ),
+            (
+                _tracked("tumour-1", 1, "merged", 9.0, parents=("tumour-1", "tumour-2")),
+                _tracked("tumour-2", 2, "merged", merged_into="tumour-1"),
+                _tracked("tumour-4", 3, "not covered"),
+            ),
+            (
+                _tracked("tumour-1", 1, "grown", 14.0, change_from_previous=0.55, doubling=growth),
+                _tracked("tumour-2", 2, "merged", merged_into="tumour-1"),
+                _tracked("tumour-4", 3, "vanished", change_from_baseline=-1.0),
+                _tracked("tumour-3", 4, "new", 0.5),
+            ),
+        )
+        points = [
+            {
+                "case": case,
+                "date": None if days is None else f"2026-0{number + 1}-01",
+                "days": None if days is None else days[number],
+                "registration": registration if number else None,
+                "lesions": lesions[number],
+                "responses": ((), (stable,), (worse,))[number],
+                "flags": ("W-REGISTRATION: given up, affine",) if number else (),
+            }
+            for number, case in enumerate(("jan", "mar", "jun"))
+        ]
+        criterion = {
+            "id": "recist11",
+            "name": "RECIST 1.1",
+            "edition": "2009",
+            "source": "a journal",
+            "scope": "tumours",
+            "quantity": "long_axis_mm",
+            "targets": ("tumour-1",),
+            "not_judged": ("symptoms",),
+        }
+        values: dict[str, object] = {
+            "name": "patient_9",
+            "time_points": tuple(points),
+            "criteria": (criterion,),
+            "rules": {"grown": 0.25, "shrunk": -0.25, "coverage": 1.0},
+            "flags": ("W-NO-DATES: none",),
+            "provenance": provenance(),
+        }
+        return FollowUp.model_validate(values | changes)
+
+    return make
+
+
+@pytest.fixture
+def followup_drawn(scan, make_followup) -> FollowUpPictures:
+    """Three dates of the case of `scan`; the second and third lie two voxels aside."""
+    image, later, first, _ = scan
+    aside = np.eye(4)
+    aside[:3, 3] = image.geometry.affine[:3, 0] * 2
+    shown = [
+        Shown("jan", image, first, Alignment.identity(), "HU"),
+        Shown("mar", image, later, Alignment(aside), "HU"),
+        Shown("jun", image, later, Alignment(aside)),
+    ]
+    places = {number: image.geometry.to_world(np.argwhere(first.array == min(number, 2))) for number in (1, 2, 3, 4)}
+    return followup_pictures(shown, places, make_followup().time_points[-1].lesions)
 
 
 class _Structure(HTMLParser):

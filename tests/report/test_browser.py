@@ -34,6 +34,7 @@ from medseg.report.case import render_case
 from medseg.report.cohort import render_cohort
 from medseg.report.comparison import render_comparison
 from medseg.report.doctor import render_doctor
+from medseg.report.followup import render_followup
 from medseg.report.measurements import render_measurements
 from medseg.report.paper import for_paper
 from medseg.report.pictures import case_pictures
@@ -93,6 +94,7 @@ PAGES: dict[str, Callable[[Callable], str]] = {
     "measurements": _measurements,
     "doctor": _doctor,
     "comparison": lambda get: render_comparison(get("make_comparison")()),
+    "followup": lambda get: render_followup(get("make_followup")(), get("followup_drawn")),
 }
 
 

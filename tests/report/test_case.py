@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+from medseg.core.detection import LesionDetection, LesionMatch
 from medseg.core.findings import ClassAnswer
 from medseg.ops.surfaces import DirectedDistances, SurfaceDistances
 from medseg.report.case import histograms, render_case
@@ -130,3 +131,35 @@ def test_equal_surfaces_have_a_histogram_too(make_case, inspect) -> None:
     faults, text = inspect(render_case(make_case(), distances={"organ": surfaces(np.zeros(10))}))
     assert faults == []
     assert "organ: 100.0 % of both surfaces" in text
+
+
+def test_lesions_are_listed_with_place_and_slice(make_case, inspect) -> None:
+    def lesion(status: str, number: int) -> LesionMatch:
+        return LesionMatch(
+            status=status, centre_mm=(-12.4, 30.6, -104.0), slice_number=number, volume_ml=1.5 * (status == "matched"),
+            reference_volume_ml=2.5, dice=0.7531, iou=0.6039,
+        )  # fmt: skip
+
+    detection = LesionDetection(
+        label="lesion", criterion="iou", threshold=0.1, min_volume_ml=0.02, num_reference=50, num_predicted=1,
+        num_matched=1, sensitivity=0.02, precision=1.0, f1=0.0392, panoptic_quality=0.0237,
+        lesions=(lesion("matched", 17), *(lesion("missed", 18 + n) for n in range(49))),
+    )  # fmt: skip
+    faults, text = inspect(render_case(make_case(lesions=(detection,))))
+    assert faults == []
+    for shown in ("Lesions: lesion", "1 of 50 found, 0 invented", "17", "0.753", "0.604", "matched", "missed"):
+        assert shown in text, shown
+    assert "L 12, A 31, I 104" in text.replace("\N{NARROW NO-BREAK SPACE}", " ")
+    assert "parts under 0.02 ml are no lesions" in text
+    assert "And 10 smaller ones" in text
+
+
+def test_further_percentiles_and_the_settings_of_the_scoring_are_on_the_page(make_case, inspect) -> None:
+    row = make_case().metrics[0].model_copy(update={"percentiles_mm": {"99": 6.54}})
+    report = make_case(metrics=(row,))
+    scoring = report.provenance.model_copy(update={"settings": {"mode": "voxel"}})
+    faults, text = inspect(render_case(report.model_copy(update={"scoring": scoring})))
+    assert faults == []
+    assert "HD99, mm" in text
+    assert "6.54" in text
+    assert "scoring: mode voxel" in text

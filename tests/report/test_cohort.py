@@ -9,7 +9,8 @@ import re
 
 import pytest
 
-from medseg.core.findings import ClassAnswer
+from medseg.core.detection import LesionSummary
+from medseg.core.findings import ClassAnswer, ClassArea, MultiLabelSummary, SubgroupSummary
 from medseg.report.cohort import cohort_csv, render_cohort
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
@@ -135,3 +136,53 @@ def test_csv_can_be_downloaded_from_the_page(make_cohort) -> None:
     page = render_cohort(cohort, case_pages={})
     encoded = re.search(r'href="data:text/csv;charset=utf-8;base64,([^"]+)"', page).group(1)
     assert base64.b64decode(encoded).decode() == cohort_csv(cohort)
+
+
+def test_lesions_subgroups_areas_and_findings_together_are_shown(make_cohort, inspect) -> None:
+    cohort = make_cohort()
+    lesions = LesionSummary(
+        label="lesion", num_cases=6, num_reference=9, num_predicted=8, num_matched=5, sensitivity=0.5556,
+        precision=0.625, f1=0.5882, panoptic_quality=0.4321, false_positives_per_case=1.75, matched_dice=0.8123,
+    )  # fmt: skip
+    group = SubgroupSummary(
+        attribute="site", group="<A>", num_cases=4, num_patients=3, mean_dice=cohort.mean_dice,
+        dice={"organ": cohort.labels[0].dice, "lesion": cohort.labels[1].dice}, num_missed=2,
+    )  # fmt: skip
+    areas = {
+        name: ClassArea(auroc=value, auroc_low=0.4, auroc_high=0.99, auprc=0.777)
+        for name, value in (("a", 0.654), ("b", 0.765), ("c", None))
+    }
+    together = MultiLabelSummary(
+        heads=("x", "y"), n=6, exact_match=0.3331, hamming_accuracy=0.6662, micro_f1=0.5553, macro_f1=0.4444,
+        macro_auroc=None,
+    )  # fmt: skip
+    page = render_cohort(
+        cohort.model_copy(
+            update={
+                "lesions": (lesions,),
+                "subgroups": (group,),
+                "not_grouped": {"note": "20 different values"},
+                "multilabel": together,
+                "unanswered": {"type": 3},
+                "classes": (cohort.classes[0].model_copy(update={"areas": areas}),),
+            }
+        ),
+        case_pages={},
+    )
+    faults, text = inspect(page)
+    assert faults == []
+    for shown in (
+        "0.556", "0.625", "0.588", "1.75", "0.432", "0.812", "By site", "<A>", "note (20 different values)", "0.654",
+        "0.765", "0.777", "x, y together", "0.333", "0.666", "0.555", "0.444", "type: 3 cases have a reference class",
+    ):  # fmt: skip
+        assert shown in text, shown
+    assert 'data-filter="cases"' in page
+
+
+def test_csv_has_the_further_percentiles_and_seven_digits(make_cohort, make_case) -> None:
+    cohort = make_cohort()
+    row = cohort.cases[0].metrics[0].model_copy(update={"percentiles_mm": {"99": 1 / 3}, "dice": 2 / 3})
+    labels = tuple(one.model_copy(update={"percentiles_mm": {"99": one.hd_mm}}) for one in cohort.labels)
+    case = make_case(metrics=(row,))
+    first = table(cohort.model_copy(update={"cases": (case,), "labels": labels}))[0]
+    assert (first["hd99_mm"], first["dice"], first["relative_volume_error"]) == ("0.3333333", "0.6666667", "")

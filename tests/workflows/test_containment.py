@@ -86,7 +86,7 @@ def test_infer(deadly, workspace, tmp_path):
 
 def test_evaluate(deadly, workspace, inferred, tmp_path):
     manifest, killed, others = deadly
-    settings = EvaluateSettings(pictures=False)
+    settings = EvaluateSettings()
     result = evaluate(workspace, inferred.out, tmp_path / "out", settings, manifest=manifest)
     codes = {failure.case: failure.code for failure in result.report.failures if failure.code != "E-NO-REFERENCE"}
     assert codes == {killed: "E-CRASH"}

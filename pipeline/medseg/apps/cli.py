@@ -16,6 +16,7 @@ from medseg.apps import (
     bundle_commands,
     data_commands,
     evaluate_command,
+    followup_commands,
     measure_commands,
     model_commands,
     report_commands,
@@ -72,6 +73,7 @@ for _command in (
     model_commands.demo,
     measure_commands.measure,
     measure_commands.stage,
+    followup_commands.follow_up,
 ):
     app.command()(_command)
 

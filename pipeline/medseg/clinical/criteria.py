@@ -8,10 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from medseg.core.document import Document
-from medseg.core.followup import CriterionSummary, Quantity
+from medseg.core.followup import CriterionSummary, CutOffs, Quantity
 from medseg.core.measurements import Measurement
-
-UNITS: dict[Quantity, str] = {"long_axis_mm": "mm", "short_axis_mm": "mm", "product_mm2": "mm²", "volume_ml": "ml"}
 
 
 class TargetRules(Document):
@@ -100,13 +98,13 @@ class Criterion(Document):
             return long_mm * short_mm, ((long_mm * short_error) ** 2 + (short_mm * long_error) ** 2) ** 0.5
         return (long_mm, long_error) if quantity == "long_axis_mm" else (short_mm, short_error)
 
-    def cut_offs(self) -> dict[str, float]:
-        return {
-            "partial response, relative to the baseline": self.partial.relative,
-            "progression, relative to the nadir": self.progression.relative,
-            f"progression, {UNITS[self.quantity]} above the nadir": self.progression.absolute,
-            "new lesion, least long axis in mm": self.new_lesion.least_long_axis_mm,
-        }
+    def cut_offs(self) -> CutOffs:
+        return CutOffs(
+            partial_relative=self.partial.relative,
+            progression_relative=self.progression.relative,
+            progression_absolute=self.progression.absolute,
+            new_lesion_mm=self.new_lesion.least_long_axis_mm,
+        )
 
     def summary(self, targets: tuple[str, ...]) -> CriterionSummary:
         return CriterionSummary(

@@ -90,7 +90,7 @@ def find_lesions(
         unit=unit,
     )
     by_label = {measurement.label: measurement for measurement in measured}
-    boxes = cast("list[tuple[slice, slice, slice]]", ndimage.find_objects(numbered, len(origins)))
+    boxes = cast("list[tuple[slice, slice, slice]]", ndimage.find_objects(numbered)[: len(origins)])
     found = []
     for number, ((own, label), box) in enumerate(zip(origins, boxes, strict=True), start=1):
         voxels = np.argwhere(numbered[box] == number) + [side.start for side in box]

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from medseg.clinical.criteria import UNITS, Criterion
-from medseg.core.followup import Category, Response, TargetValue, TrackedLesion
+from medseg.clinical.criteria import Criterion
+from medseg.core.followup import UNITS, Category, Response, TargetValue, TrackedLesion
 
 Lesions = Sequence[TrackedLesion]
 

@@ -48,6 +48,7 @@ class _Known:
     """A lesion as it was last seen."""
 
     id: str
+    number: int
     uid: str
     shape: LesionShape
     last: Measurement
@@ -115,7 +116,10 @@ class _Tracker:
         name = f"{label}-{self._counts[label]}"
         uid = self._uid_of(self._examinations[number].study, lesion.measurement.id)
         first_ml = lesion.shape.volume_ml if number == 0 else None
-        self._known[name] = _Known(name, uid, lesion.shape, lesion.measurement, number, first_ml, is_present=False)
+        place = len(self._known) + 1
+        self._known[name] = _Known(
+            name, place, uid, lesion.shape, lesion.measurement, number, first_ml, is_present=False
+        )
         return name
 
     def _seen(
@@ -123,6 +127,7 @@ class _Tracker:
     ) -> TrackedLesion:
         known = self._known[name]
         before = known.last if known.is_present else None
+        is_comparable = before is not None and not parents
         now = lesion.measurement.model_copy(update={"id": name, "tracking_uid": known.uid})
         state: LesionState
         if number == 0:
@@ -133,17 +138,22 @@ class _Tracker:
             state = "merged" if len(parents) > 1 else "split"
         else:
             state = "new" if before is None else change_state(before, now, rules=self._rules.change)
-        self._known[name] = replace(known, shape=lesion.shape, last=now, last_at=number, is_present=True)
+        # A part, or a lesion of several, is not the lesion of the baseline that it could be compared with.
+        first_ml = None if parents else known.baseline_ml
+        self._known[name] = replace(
+            known, shape=lesion.shape, last=now, last_at=number, baseline_ml=first_ml, is_present=True
+        )
         return TrackedLesion(
             id=name,
+            number=known.number,
             label=now.label,
             tracking_uid=known.uid,
             state=state,
             parents=parents,
             measurement=now,
-            change_from_previous=None if before is None else now.volume_ml / before.volume_ml - 1,
-            change_from_baseline=now.volume_ml / known.baseline_ml - 1 if known.baseline_ml and number else None,
-            doubling=None if before is None or parents else self._doubling(known, before, now, number),
+            change_from_previous=now.volume_ml / before.volume_ml - 1 if before and is_comparable else None,
+            change_from_baseline=now.volume_ml / first_ml - 1 if first_ml is not None and number else None,
+            doubling=self._doubling(known, before, now, number) if before and is_comparable else None,
         )
 
     def _unseen(self, known: _Known, merged_into: str | None, here: Examination) -> TrackedLesion:
@@ -154,6 +164,7 @@ class _Tracker:
         is_gone = state == "vanished"
         return TrackedLesion(
             id=known.id,
+            number=known.number,
             label=known.shape.label,
             tracking_uid=known.uid,
             state=state,

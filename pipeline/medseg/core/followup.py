@@ -19,6 +19,8 @@ Category = Literal["CR", "PR", "SD", "PD", "NE"]
 Quantity = Literal["long_axis_mm", "short_axis_mm", "product_mm2", "volume_ml"]
 Row = tuple[float, float, float, float]
 
+UNITS: dict[Quantity, str] = {"long_axis_mm": "mm", "short_axis_mm": "mm", "product_mm2": "mm²", "volume_ml": "ml"}
+
 
 class AlignmentQuality(Document):
     """How well two images lie on each other, measured at the points of the baseline's body."""
@@ -50,9 +52,10 @@ class DoublingTime(Document):
 
 
 class TrackedLesion(Document):
-    """One lesion at one examination. Its id and its DICOM tracking UID are the same at every examination."""
+    """One lesion at one examination. Id, number and DICOM tracking UID are the same at every examination."""
 
     id: str
+    number: int = Field(ge=1, description="its value in CASE.lesions.nii.gz")
     label: str
     tracking_uid: str
     state: LesionState = Field(description="against the examination before")
@@ -62,7 +65,9 @@ class TrackedLesion(Document):
         description="None where it is not seen, not covered, or merged into another"
     )
     change_from_previous: float | None = Field(default=None, description="of the volume, relative: 0.25 is 25 % more")
-    change_from_baseline: float | None = Field(default=None, description="likewise; None for lesions that came later")
+    change_from_baseline: float | None = Field(
+        default=None, description="likewise; None for later lesions, parts and mergers"
+    )
     doubling: DoublingTime | None = None
 
     @property
@@ -82,6 +87,15 @@ class TargetValue(Document):
     remark: str = ""
 
 
+class CutOffs(Document):
+    """The numbers that decided, from the rule table."""
+
+    partial_relative: float = Field(description="change against the baseline, at most")
+    progression_relative: float = Field(description="change against the nadir, at least, and")
+    progression_absolute: float = Field(description="likewise, in the unit of the quantity")
+    new_lesion_mm: float = Field(description="long axis from which a new lesion counts")
+
+
 class Response(Document):
     """One examination judged by one criterion: the numbers, and the sentence that says what decided."""
 
@@ -97,7 +111,7 @@ class Response(Document):
     nadir_at: str | None = Field(default=None, description="the examination of the smallest sum")
     change_from_baseline: float | None = Field(default=None, description="relative")
     change_from_nadir: float | None = Field(default=None, description="relative")
-    cut_offs: dict[str, float]
+    cut_offs: CutOffs
     borderline: bool = Field(default=False, description="the measurements' uncertainty reaches across a cut-off")
     new_lesions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

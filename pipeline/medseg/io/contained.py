@@ -1,8 +1,8 @@
 """Reading in a process of its own, with limits: a bomb, a crash or a hang is one refused case.
 
-While `contained(settings)` is open, the functions marked `@containable` (the one door's readers) do their work in a
-child process and give back the same result. The limits are the kernel's: address space, processor time, and time by the
-clock. Linux only; elsewhere everything that is read carries `W-NOT-CONTAINED`.
+While `contained(settings)` is open, the one door's decoder does its work in a child process and gives back the same
+result: parsing and decoding are what a file can harm. The limits are the kernel's: address space, processor time, and
+time by the clock. Linux only; elsewhere everything that is read carries `W-NOT-CONTAINED`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,16 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
 
 from medseg.core.errors import InputError, MedsegError
-from medseg.core.geometry import Geometry
 from medseg.core.reading import Containment, Reading
-from medseg.core.volume import LabelMap, Volume
+from medseg.io.decoded import Decoded, ReadOptions
 
-Parameters = ParamSpec("Parameters")
-Read = TypeVar("Read", Volume, LabelMap)
+Decoder = Callable[[Path, ReadOptions], Decoded]
 
 _TRIES = 2
 _GRACE_S = 30.0
@@ -41,9 +38,9 @@ _lock = threading.Lock()
 class _Direct:
     """Where there are no such limits: read in this process, and say so."""
 
-    def read(self, function: Callable[..., Read], *positional: Any, **named: Any) -> Read:
-        value: Volume | LabelMap = function(*positional, **named)
-        return cast("Read", replace(value, warnings=(*value.warnings, "W-NOT-CONTAINED")))
+    def read(self, decoder: Decoder, path: Path, options: ReadOptions) -> Decoded:
+        decoded = decoder(path, options)
+        return replace(decoded, warnings=(*decoded.warnings, "W-NOT-CONTAINED"))
 
     def close(self) -> None:
         """Nothing was opened."""
@@ -59,16 +56,26 @@ class _Keeper:
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
 
-    def read(self, function: Callable[..., Read], *positional: Any, **named: Any) -> Read:
-        request = {"module": function.__module__, "function": function.__qualname__, "folder": str(Path.cwd())}
-        words = json.dumps({**request, **self._limits, "positional": positional, "named": named}, default=_as_words)
+    def read(self, decoder: Decoder, path: Path, options: ReadOptions) -> Decoded:
+        grid = options.onto
+        request = {
+            "module": decoder.__module__,
+            "decoder": decoder.__qualname__,
+            "folder": str(Path.cwd()),
+            "path": str(path),
+            "reading": options.reading.model_dump(include=set(Reading.model_fields)),
+            "channels": options.channels,
+            "onto": None if grid is None else {"shape": grid.shape, "affine": grid.affine.tolist()},
+            "names": options.names,
+        }
+        words = json.dumps(request | self._limits).encode()
         try:
             for _ in range(_TRIES):
-                outcome = self._ask(words.encode())
-                if outcome is not None:
-                    return cast("Read", outcome)
+                decoded = self._ask(words)
+                if decoded is not None:
+                    return decoded
         except MedsegError as error:
-            error.file = error.file or _first_path(positional)
+            error.file = error.file or path
             raise
         message = "the process that reads files cannot be started, or is killed again and again"
         raise MedsegError(message, code="E-CONTAIN", remedy="Look at the messages above; or set `contain` to false.")
@@ -77,7 +84,7 @@ class _Keeper:
         with self._lock:
             self._stop()
 
-    def _ask(self, request: bytes) -> Volume | LabelMap | None:
+    def _ask(self, request: bytes) -> Decoded | None:
         """The answer to one request; None when the keeper itself went away."""
         mine, theirs = socket.socketpair()
         descriptors: list[int] = []
@@ -173,15 +180,15 @@ def contained(settings: Containment) -> Iterator[None]:
             ended.close()
 
 
-def containable(read: Callable[Parameters, Read]) -> Callable[Parameters, Read]:
-    """Mark a reader (a function of a module, of paths, grids and plain values) as one that may run in a child."""
+def containable(decoder: Decoder) -> Decoder:
+    """Let a decoder, a function of a module, run in a child while `contained` is open."""
 
-    @functools.wraps(read)
-    def reader(*positional: Parameters.args, **named: Parameters.kwargs) -> Read:
+    @functools.wraps(decoder)
+    def decode(path: Path, options: ReadOptions) -> Decoded:
         way = _open.reader
-        return read(*positional, **named) if way is None else way.read(read, *positional, **named)
+        return decoder(path, options) if way is None else way.read(decoder, path, options)
 
-    return reader
+    return decode
 
 
 def can_contain() -> bool:
@@ -197,22 +204,6 @@ def _reader(settings: Containment) -> _Direct | _Keeper:
     return _Keeper(memory_bytes=int(limit), timeout_s=settings.read_timeout_s)
 
 
-def _first_path(values: Sequence[object]) -> Path | None:
-    flat = [part for value in values for part in (value if isinstance(value, list | tuple) else (value,))]
-    return next((Path(part) for part in flat if isinstance(part, str | Path)), None)
-
-
-def _as_words(value: object) -> dict[str, Any]:
-    if isinstance(value, Path):
-        return {"path": str(value)}
-    if isinstance(value, Reading):
-        return {"reading": value.model_dump(include=set(Reading.model_fields))}
-    if isinstance(value, Geometry):
-        return {"geometry": {"shape": value.shape, "affine": value.affine.tolist()}}
-    message = f"a contained reader takes paths, a Reading, a Geometry and plain values, not {type(value).__name__}"
-    raise TypeError(message)
-
-
 def _receive(answer: socket.socket, descriptors: list[int]) -> bytes:
     """Everything up to the end, open files put into `descriptors`."""
     received = b""
@@ -225,7 +216,7 @@ def _receive(answer: socket.socket, descriptors: list[int]) -> bytes:
     return received
 
 
-def _outcome(received: bytes, descriptors: list[int]) -> Volume | LabelMap | None:
+def _outcome(received: bytes, descriptors: list[int]) -> Decoded | None:
     """What the child answered, believed only when it is whole and the child ended well."""
     from medseg.io.handover import Answer, take_over
 

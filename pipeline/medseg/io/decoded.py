@@ -25,10 +25,14 @@ class ReadOptions:
 
     Attributes:
         channels: How many channels a file holds; more than one must be asked for.
+        onto: DICOM SEG and RTSTRUCT: the grid that their structures are put on.
+        names: DICOM SEG and RTSTRUCT: which structures to take, and the value of each.
     """
 
     reading: Reading = AS_IT_IS
     channels: int = 1
+    onto: Geometry | None = None
+    names: dict[str, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)

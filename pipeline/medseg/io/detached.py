@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from medseg.core.errors import InputError
-from medseg.io.files import require_file
+from medseg.io.files import changed, require_file
+
+# `LIST` or `LIST 2` (one file per slice follows), and `slice%03d.raw 1 24 1`.
+_SEVERAL = re.compile(r"LIST(\s+\d+)?|\S*%.*(\s+[+-]?\d+){2,}", re.IGNORECASE)
 
 
-def sibling(name: str, header: Path) -> Path:
-    """The file that a header names as its data.
+@contextmanager
+def data_file(name: str | None, header: Path) -> Iterator[Path]:
+    """The file that a header names as its data, or the header itself when it names none.
 
     Raises:
-        InputError: `E-PATH-ESCAPE` when it lies outside the header's folder, is a list or a pattern; `E-PAIR-MISSING`.
+        InputError: `E-PATH-ESCAPE` when it lies outside the header's folder, is a list or a pattern; `E-PAIR-MISSING`;
+            `E-INPUT-CHANGED` when the name leads elsewhere after reading than before.
     """
+    if name is None:
+        yield header
+        return
+    target = _sibling(name, header)
+    yield target
+    if _sibling(name, header) != target:
+        raise changed(header)
+
+
+def _sibling(name: str, header: Path) -> Path:
+    """The real file, links followed."""
     folder = header.parent.resolve()
-    target = folder / name
-    is_list = name.upper().startswith("LIST") or "%" in name or "\0" in name
-    if is_list or not target.resolve().is_relative_to(folder):
+    target = folder / name.replace("\0", "")
+    if _SEVERAL.fullmatch(name) or "\0" in name or not target.resolve().is_relative_to(folder):
         raise InputError(
             f"its data must be one file in its own folder, its header names {name!r}",
             code="E-PATH-ESCAPE",
@@ -31,4 +49,4 @@ def sibling(name: str, header: Path) -> Path:
             file=header,
             remedy="Put the data file beside the header.",
         )
-    return require_file(target)
+    return require_file(target).resolve()

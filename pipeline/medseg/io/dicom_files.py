@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import io
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from medseg.core.errors import InputError
+from medseg.io.archives import Member, read_member, zip_members
 from medseg.io.dicom_headers import HEAD_BYTES, inflated_size, is_deflated, is_dicom, parse, whole_number
 from medseg.io.files import require_file
 
 _SUFFIXES = (".dcm", ".ima", ".dicom")
 _DIRECTORY = "1.2.840.10008.1.3.10"
-_ZIP_FILES, _ZIP_BYTES, _ZIP_RATIO, _ZIP_SPARE = 100_000, 16 << 30, 200, 64 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +33,7 @@ class DicomFile:
     """
 
     path: Path
-    member: str | None
+    member: Member | None
     header: Any
     rows: int
     columns: int
@@ -57,7 +56,7 @@ def find_dicom(path: Path) -> tuple[list[DicomFile], int]:
     A DICOMDIR stands for the folder it lies in; the paths that it names are not followed.
 
     Raises:
-        InputError: `E-NO-DICOM`, `E-EMPTY`, `E-ZIP`, `E-TOO-LARGE`, `E-NOT-DICOM` or `E-DICOM`.
+        InputError: `E-NO-DICOM`, `E-EMPTY`, `E-NOT-DICOM`, `E-DICOM`, or as `zip_members`.
     """
     found: list[DicomFile] = []
     others = 0
@@ -84,7 +83,7 @@ def _is_directory(file: DicomFile) -> bool:
     return str(file.header.file_meta.get("MediaStorageSOPClassUID")) == _DIRECTORY
 
 
-def _header_of(stream: BinaryIO, size: int, place: Path, member: str | None) -> DicomFile | None:
+def _header_of(stream: BinaryIO, size: int, place: Path, member: Member | None) -> DicomFile | None:
     head = stream.read(HEAD_BYTES)
     if not head and place.name.lower().endswith(_SUFFIXES):
         message = "the file is empty (0 bytes)"
@@ -105,50 +104,25 @@ def _header_of(stream: BinaryIO, size: int, place: Path, member: str | None) -> 
     return DicomFile(place, member, header, rows, columns, size, pixel_bytes)
 
 
-def _candidates(path: Path) -> Iterator[tuple[Path, str | None]]:
+def _candidates(path: Path) -> Iterator[tuple[Path, Member | None]]:
     if path.is_dir():
         for place in sorted(path.rglob("*")):
             if place.is_file():
                 yield require_file(place), None
     elif zipfile.is_zipfile(path):
-        yield from _members(path)
+        # the archive stays closed on disk: nothing is unpacked into a folder
+        for member in zip_members(path):
+            yield path / "_".join(member.place.parts), member
     else:
         yield require_file(path), None
 
 
 @contextmanager
-def _opened(path: Path, member: str | None) -> Iterator[tuple[BinaryIO, int]]:
+def _opened(path: Path, member: Member | None) -> Iterator[tuple[BinaryIO, int]]:
     """A file or a member of a zip, and its size."""
     if member is None:
         with path.open("rb") as stream:
             yield stream, path.stat().st_size
         return
-    with _archive(path) as archive, archive.open(member) as packed:
-        # a forged size cannot overflow: no more than the directory's size is taken
-        data = packed.read(archive.getinfo(member).file_size)
+    data = read_member(path, member)
     yield io.BytesIO(data), len(data)
-
-
-def _members(path: Path) -> Iterator[tuple[Path, str]]:
-    """Members of an archive that stays closed on disk: nothing is unpacked into a folder, so no name can escape one."""
-    with _archive(path) as archive:
-        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-    total = sum(entry.file_size for entry in entries)
-    packed = max(path.stat().st_size, 1)
-    if len(entries) > _ZIP_FILES or total > _ZIP_BYTES or total > _ZIP_RATIO * packed + _ZIP_SPARE:
-        message = f"{len(entries)} files of {total} bytes in an archive of {packed} bytes are more than is unpacked"
-        raise InputError(message, code="E-TOO-LARGE", file=path, remedy="Unpack it yourself and give the folder.")
-    for entry in sorted(entries, key=lambda entry: entry.filename):
-        if PurePosixPath(entry.filename).name:
-            yield path / entry.filename.replace("/", "_"), entry.filename
-
-
-@contextmanager
-def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        message = f"the archive cannot be unpacked ({error})"
-        remedy = "Copy it again, or unpack it and give the folder."
-        raise InputError(message, code="E-ZIP", file=path, remedy=remedy) from None

@@ -13,11 +13,10 @@ from medseg.core.errors import GeometryError, MedsegError
 from medseg.core.geometry import Geometry
 from medseg.core.reading import AS_IT_IS, Reading
 from medseg.core.volume import LabelMap, Volume
-from medseg.io.contained import containable
 from medseg.io.decoded import ReadOptions, settle_geometry
 from medseg.io.values import image_flags, intensity_faults, label_faults, label_flags
 from medseg.io.values import labels as whole_numbers
-from medseg.io.volumes import decode, named_structures, wrong_channels
+from medseg.io.volumes import decode, decode_labels, wrong_channels
 
 Kind = Literal["image", "label"]
 
@@ -82,7 +81,6 @@ class Examined:
         return LabelMap(whole_numbers(self.content.array[0], self.path), self.geometry, self.path, self.warnings)
 
 
-@containable
 def read_unchecked(
     path: Path,
     reading: Reading = AS_IT_IS,
@@ -104,10 +102,8 @@ def read_unchecked(
         InputError: The file is missing or damaged, or not an image.
         GeometryError: Its header contradicts itself, says too little, or holds no grid at all.
     """
-    found = None if names is None else named_structures(path, onto, names)
-    if found is not None:
-        return Volume(found.array[np.newaxis], found.geometry, path, found.warnings)
-    decoded = decode(path, ReadOptions(reading, channels))
+    decoder = decode if names is None else decode_labels
+    decoded = decoder(path, ReadOptions(reading, channels, onto, names))
     array = decoded.array if decoded.array.ndim == 4 else decoded.array[np.newaxis]
     shape = (array.shape[1], array.shape[2], array.shape[3])
     try:

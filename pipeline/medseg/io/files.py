@@ -16,6 +16,7 @@ from medseg.core.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedReader
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TOO_LONG = "The path is longer than this system allows: use a shorter name or folder."
@@ -37,15 +38,66 @@ def require_file(path: Path | str) -> Path:
             remedy="Name a file inside it; only DICOM series are given as folders.",
         )
     if not stat.S_ISREG(mode):
-        raise InputError(
-            "expected a regular file, found a pipe, socket or device",
-            code="E-NOT-REGULAR",
-            file=path,
-            remedy="Save the data to a file first.",
-        )
+        raise _not_regular(path)
     if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
         raise _no_permission(path)
     return path
+
+
+@contextmanager
+def unchanged(path: Path) -> Iterator[None]:
+    """Make sure that a file, or every file of a folder, is the same at the end as at the beginning.
+
+    When it is not, that is the cause of whatever went wrong in between.
+
+    Raises:
+        InputError: `E-INPUT-CHANGED`, or as `require_path`.
+    """
+    before = _identity(path)
+    try:
+        yield
+    finally:
+        try:
+            is_same = _identity(path) == before
+        except InputError:
+            is_same = False
+        if not is_same:
+            raise changed(path)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """Open a regular file for reading; it must not change meanwhile.
+
+    Raises:
+        InputError: `E-NOT-REGULAR` when a pipe or a device took its place, `E-INPUT-CHANGED`, or as `require_path`.
+    """
+    with unchanged(path):
+        # a pipe would block whoever opens it
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no path
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise _not_regular(path)
+            yield file
+
+
+def changed(path: Path) -> InputError:
+    """`E-INPUT-CHANGED`."""
+    message = "it was replaced or written to while it was read"
+    return InputError(message, code="E-INPUT-CHANGED", file=path, remedy="Wait until it is complete, then try again.")
+
+
+def _identity(path: Path) -> tuple[object, ...]:
+    """Which file it is and when it was last written; a folder is its files."""
+    found = require_path(path)
+    if stat.S_ISDIR(found.st_mode):
+        return tuple(_identity(file) for file in sorted(path.rglob("*")) if file.is_file())
+    return path.resolve(), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _not_regular(path: Path) -> InputError:
+    message = "expected a regular file, found a pipe, socket or device"
+    return InputError(message, code="E-NOT-REGULAR", file=path, remedy="Save the data to a file first.")
 
 
 def require_path(path: Path) -> os.stat_result:
@@ -196,5 +248,5 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 
 def sha256_of(path: Path | str) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
-    with require_file(path).open("rb") as file:
+    with opened(require_file(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

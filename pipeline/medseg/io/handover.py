@@ -9,8 +9,6 @@ import math
 import mmap
 import os
 import struct
-from dataclasses import fields
-from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote_to_bytes
 
@@ -20,8 +18,7 @@ from numpy.typing import NDArray
 from medseg.core import errors
 from medseg.core.document import Document
 from medseg.core.errors import MedsegError
-from medseg.core.geometry import Geometry, Shape
-from medseg.core.volume import LabelMap, Volume
+from medseg.io.decoded import Decoded
 
 LENGTH = struct.Struct("<I")
 DType = Literal["|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8"]
@@ -69,24 +66,21 @@ class Refusal(Document):
 
 
 class Handed(Document):
-    """A Volume or LabelMap whose voxels lie in a file of their own.
+    """What a decoder gave, but for the voxels, which lie in a file of their own.
 
     Attributes:
         dtype: Of the voxels.
         stored: Their shape as they lie in memory, slowest axis first.
         axes: Which axis of the array each of these is.
-        grid: Shape of the geometry.
-        affine: Of the geometry.
-        source: Quoted.
+        affine: As of `Decoded`.
+        warnings: As of `Decoded`.
+        unit: As of `Decoded`.
     """
 
-    kind: Literal["Volume", "LabelMap"]
     dtype: DType
     stored: tuple[int, ...]
     axes: tuple[int, ...]
-    grid: Shape
     affine: tuple[Row, Row, Row, Row]
-    source: str | None
     warnings: tuple[str, ...]
     unit: str | None
 
@@ -102,30 +96,23 @@ class Answer(Document):
     handed: Handed | None = None
 
 
-def hand_over(value: Volume | LabelMap) -> tuple[Handed, int]:
-    """Describe an image or mask and put its voxels, in their order, into a file that only lives in memory.
+def hand_over(decoded: Decoded) -> tuple[Handed, int]:
+    """Describe what was decoded and put its voxels, in their order, into a file that only lives in memory.
 
     Returns:
         The description, and the open file's descriptor.
     """
-    known = {"array", "geometry", "source", "warnings", "unit"}
-    if unknown := {field.name for field in fields(value)} - known:
-        message = f"{type(value).__name__}.{unknown.pop()} has no place in Handed"
-        raise TypeError(message)
-    array = value.array
+    array = decoded.array
     axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
     stored = np.ascontiguousarray(array.transpose(axes))
     handed = Handed.model_validate(
         {
-            "kind": type(value).__name__,
             "dtype": stored.dtype.str,
             "stored": stored.shape,
             "axes": axes,
-            "grid": value.geometry.shape,
-            "affine": value.geometry.affine.tolist(),
-            "source": None if value.source is None else quoted(str(value.source)),
-            "warnings": value.warnings,
-            "unit": value.unit if isinstance(value, Volume) else None,
+            "affine": decoded.affine.tolist(),
+            "warnings": decoded.warnings,
+            "unit": decoded.unit,
         }
     )
     descriptor = os.memfd_create("medseg-voxels")
@@ -135,8 +122,8 @@ def hand_over(value: Volume | LabelMap) -> tuple[Handed, int]:
     return handed, descriptor
 
 
-def take_over(handed: Handed, descriptor: int) -> Volume | LabelMap:
-    """The image or mask again, on the same memory.
+def take_over(handed: Handed, descriptor: int) -> Decoded:
+    """What was decoded, on the same memory.
 
     Raises:
         ValueError: The voxels are not what the description says.
@@ -146,8 +133,4 @@ def take_over(handed: Handed, descriptor: int) -> Volume | LabelMap:
         raise ValueError(message)
     array: NDArray[Any] = np.frombuffer(mmap.mmap(descriptor, handed.num_bytes), handed.dtype)
     array = array.reshape(handed.stored).transpose(np.argsort(handed.axes))
-    geometry = Geometry(handed.grid, np.array(handed.affine))
-    source = None if handed.source is None else Path(unquoted(handed.source))
-    if handed.kind == "LabelMap":
-        return LabelMap(array, geometry, source, handed.warnings)
-    return Volume(array, geometry, source, handed.warnings, handed.unit)
+    return Decoded(array, np.array(handed.affine), handed.warnings, handed.unit)

@@ -24,6 +24,7 @@ import medseg.io.volumes  # noqa: F401 - loaded once here, not in every child
 from medseg.core.errors import InputError, MedsegError, ResourceError
 from medseg.core.geometry import Geometry
 from medseg.core.reading import Reading
+from medseg.io.decoded import ReadOptions
 from medseg.io.handover import LENGTH, Answer, Refusal, hand_over
 
 _SPARE_BYTES = 64 << 20
@@ -57,7 +58,7 @@ def keep(control: socket.socket) -> None:
         if pid == 0:
             for other in (control, woken, waker, *answers.values()):
                 other.close()
-            _read(json.loads(request, object_hook=_as_value), answer)
+            _read(json.loads(request), answer)
         answers[pid] = answer
     for pid in answers:
         os.kill(pid, signal.SIGKILL)
@@ -84,18 +85,6 @@ def _report_ended(answers: dict[int, socket.socket]) -> None:
                 continue  # whoever asked has gone
 
 
-def _as_value(value: dict[str, Any]) -> Any:
-    """What a word of the request stands for; the values of label names are numbers, so that none looks like one."""
-    match value:
-        case {"path": str(path)} if len(value) == 1:
-            return Path(path)
-        case {"reading": dict(settled)} if len(value) == 1:
-            return Reading(**settled)
-        case {"geometry": dict(grid)} if len(value) == 1:
-            return Geometry(tuple(grid["shape"]), np.array(grid["affine"]))
-    return value
-
-
 def _read(request: dict[str, Any], answer: socket.socket) -> NoReturn:
     """In the child: read within the limits, answer, end."""
     signal.set_wakeup_fd(-1)
@@ -111,8 +100,8 @@ def _answered(request: dict[str, Any]) -> tuple[Answer, int | None]:
     try:
         os.chdir(request["folder"])
         _limit(request["memory_bytes"], request["timeout_s"])
-        function = getattr(importlib.import_module(request["module"]), request["function"])
-        handed, descriptor = hand_over(function(*request["positional"], **request["named"]))
+        decoder = getattr(importlib.import_module(request["module"]), request["decoder"])
+        handed, descriptor = hand_over(decoder(Path(request["path"]), _options(request)))
     except MedsegError as error:
         refused = error
     except MemoryError:
@@ -131,6 +120,12 @@ def _answered(request: dict[str, Any]) -> tuple[Answer, int | None]:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
     return Answer(refusal=Refusal.of(refused)), None
+
+
+def _options(request: dict[str, Any]) -> ReadOptions:
+    grid = request["onto"]
+    onto = None if grid is None else Geometry(tuple(grid["shape"]), np.array(grid["affine"]))
+    return ReadOptions(Reading(**request["reading"]), request["channels"], onto, request["names"])
 
 
 def _failed(error: BaseException) -> InputError:

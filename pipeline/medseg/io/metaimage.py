@@ -11,7 +11,7 @@ import numpy as np
 from medseg.core.errors import GeometryError, InputError
 from medseg.core.geometry import Affine, lps_to_ras
 from medseg.io.decoded import ASSUME, Decoded, ReadOptions, require_dims
-from medseg.io.detached import sibling
+from medseg.io.detached import data_file
 from medseg.io.streams import open_stream
 
 _HEADER_LIMIT = 1 << 16
@@ -51,11 +51,13 @@ def read_metaimage(path: Path, options: ReadOptions) -> Decoded:
     channels = _channels(fields, path, options)
     dtype = _dtype(fields, path)
     is_attached = data_name.upper() == "LOCAL"
-    data_path = path if is_attached else sibling(data_name, path)
     count = shape[0] * shape[1] * shape[2] * channels
     offset = data_start if is_attached else 0
     is_packed = fields.get("compresseddata", "false").lower() == "true"
-    with open_stream(data_path, codec="zlib" if is_packed else "raw", offset=offset) as data:
+    with (
+        data_file(None if is_attached else data_name, path) as data_path,
+        open_stream(data_path, codec="zlib" if is_packed else "raw", offset=offset) as data,
+    ):
         data.refuse_claim(count * dtype.itemsize)
         skipped = _wholes(fields, "headersize", path, "0")[0]
         # -1: the data are the file's last bytes

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medseg.core.errors import GeometryError, InputError
 from medseg.core.geometry import Affine, Shape, lps_to_ras
 from medseg.io.decoded import ASSUME, Decoded, ReadOptions, require_dims
-from medseg.io.detached import sibling
+from medseg.io.detached import data_file
 from medseg.io.streams import ByteStream, Codec, open_stream
 
 MAGIC = b"NRRD000"
@@ -53,11 +53,10 @@ def read_nrrd(path: Path, options: ReadOptions) -> Decoded:
     sizes, channel_axis = _sizes(fields, path, options)
     dtype = _dtype(fields, path)
     affine, warnings = _affine(fields, path, options)
-    data_path, offset = path, data_start
-    if "data file" in fields:
-        data_path, offset = sibling(fields["data file"], path), 0
     shape = require_dims([size for axis, size in enumerate(sizes) if axis != channel_axis], path)
-    array, remarks = _voxels(fields, data_path, offset, dtype, sizes)
+    with data_file(fields.get("data file"), path) as data_path:
+        offset = data_start if data_path == path else 0
+        array, remarks = _voxels(fields, data_path, offset, dtype, sizes)
     if channel_axis is not None:
         array = np.moveaxis(array, channel_axis, 0)
     return Decoded(array.reshape((-1, *shape)) if channel_axis is not None else array, affine, (*warnings, *remarks))

@@ -6,6 +6,7 @@ Reading compressed data to its end is what finds damage: the checksum is the las
 from __future__ import annotations
 
 import bz2
+import os
 import zlib
 from contextlib import contextmanager
 from importlib import import_module
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.core.errors import InputError
+from medseg.io.files import opened
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -148,12 +150,12 @@ def open_stream(path: Path, *, codec: Codec | None = None, offset: int = 0) -> I
         codec: How the bytes from `offset` on are packed; None looks for the gzip magic.
 
     Raises:
-        InputError: `E-EMPTY`.
+        InputError: `E-EMPTY`, or as `opened`.
     """
-    size = path.stat().st_size
-    if size == 0:
-        raise InputError("the file is empty (0 bytes)", code="E-EMPTY", file=path, remedy=_DAMAGED)
-    with path.open("rb") as file:
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            raise InputError("the file is empty (0 bytes)", code="E-EMPTY", file=path, remedy=_DAMAGED)
         if codec is None:
             codec = "gzip" if file.read(2) == GZIP_MAGIC else "raw"
         file.seek(offset)

@@ -16,7 +16,7 @@ from medseg.core.volume import SUV, LabelMap, Volume, require_same_grid
 from medseg.io import values
 from medseg.io.contained import containable
 from medseg.io.decoded import Decoded, ReadOptions, settle_geometry
-from medseg.io.files import require_file, require_path
+from medseg.io.files import opened, require_file, require_path, unchanged
 from medseg.io.metaimage import is_metaimage, read_metaimage
 from medseg.io.mgh import read_mgh
 from medseg.io.nifti import is_nifti, looks_like_header, read_nifti
@@ -70,7 +70,6 @@ _OTHERS = {
 }
 
 
-@containable
 def read_volume(path: Path | str, reading: Reading = AS_IT_IS, *, channels: int = 1) -> Volume:
     """Read one image: NIfTI, NRRD, MetaImage, MGH, a DICOM file, folder or zip, told apart by content.
 
@@ -88,7 +87,6 @@ def read_volume(path: Path | str, reading: Reading = AS_IT_IS, *, channels: int 
     return volume
 
 
-@containable
 def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels: int | None = None) -> Volume:
     """Read a case: one file per channel stacked in the order given, or one file with all of them.
 
@@ -121,7 +119,6 @@ def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels
     )
 
 
-@containable
 def read_labels(
     path: Path | str,
     reading: Reading = AS_IT_IS,
@@ -142,27 +139,28 @@ def read_labels(
         GeometryError: As `read_volume` and `read_dicom_labels`.
     """
     path = Path(path)
-    found = named_structures(path, onto, names)
-    if found is not None:
-        return found
-    decoded = decode(path, ReadOptions(reading))
+    decoded = decode_labels(path, ReadOptions(reading, onto=onto, names=names))
     shape = (decoded.array.shape[0], decoded.array.shape[1], decoded.array.shape[2])
     geometry = settle_geometry(decoded.affine, shape, path)
     flags = (*decoded.warnings, *values.label_flags(decoded.array))
     return LabelMap(values.labels(decoded.array, path), geometry, path, flags)
 
 
-def named_structures(path: Path, onto: Geometry | None, names: dict[str, int] | None) -> LabelMap | None:
-    """The mask of a file of named structures; None for a file of voxels."""
+@containable
+def decode_labels(path: Path, options: ReadOptions) -> Decoded:
+    """A file of named structures as the mask that it describes, any other file as it is."""
     require_path(path)
     if path.is_file():
-        with require_file(path).open("rb") as file:
+        with opened(require_file(path)) as file:
             head = file.read(_HEAD_BYTES)
         if _DICOM.begins(head):
             from medseg.io.dicom_labels import read_dicom_labels
 
-            return read_dicom_labels(path, onto=onto, names=names)
-    return None
+            with unchanged(path):
+                found = read_dicom_labels(path, onto=options.onto, names=options.names)
+            if found is not None:
+                return Decoded(found.array, found.geometry.affine, found.warnings)
+    return _decode(path, options)
 
 
 def write_volume(volume: Volume, path: Path | str) -> None:
@@ -192,10 +190,10 @@ def write_labels(label_map: LabelMap, path: Path | str, *, names: dict[str, int]
 
 
 def _reader(channels: int) -> Callable[[Path], Decoded]:
-    return lambda path: decode(path, ReadOptions(channels=channels))
+    return lambda path: _decode(path, ReadOptions(channels=channels))
 
 
-def decode(path: Path, options: ReadOptions) -> Decoded:
+def _decode(path: Path, options: ReadOptions) -> Decoded:
     """Voxels and grid as a file has them; whether they can be is not looked at yet.
 
     Raises:
@@ -203,10 +201,19 @@ def decode(path: Path, options: ReadOptions) -> Decoded:
         GeometryError: Its header contradicts itself or says too little.
     """
     require_path(path)
-    lower = path.name.lower()
-    if path.is_dir() and not lower.endswith(SUFFIXES):
-        return _read_dicom(path, options)
+    if path.is_dir() and not path.name.lower().endswith(SUFFIXES):
+        with unchanged(path):
+            return _read_dicom(path, options)
     require_file(path)
+    with unchanged(path):
+        return _decode_file(path, options)
+
+
+decode = containable(_decode)
+
+
+def _decode_file(path: Path, options: ReadOptions) -> Decoded:
+    lower = path.name.lower()
     with open_stream(path) as stream:
         head = stream.peek(_HEAD_BYTES)
         is_packed = stream.codec == "gzip"

@@ -104,7 +104,7 @@ def _label_cells(case: CaseReport, percentiles: Sequence[str]) -> Iterator[tuple
     for row in case.metrics:
         numbers = [getattr(row, name) for name in _METRIC_FIELDS]
         further = [row.percentiles_mm.get(percent, "") for percent in percentiles]
-        yield (row.label, row.presence, *("" if one is None else one for one in numbers), *further)
+        yield (row.label, row.presence, *("" if one is None else _short(one) for one in (*numbers, *further)))
     for label, volume in case.volumes_ml.items():
         if label not in scored:
             yield (label, "not scored", *(empty | {"volume_ml": volume}).values())
@@ -116,7 +116,12 @@ def _answer_cells(case: CaseReport, head: str, classes: tuple[str, ...]) -> list
     answer = next((answer for answer in case.classes if answer.head == head), None)
     if answer is None:
         return [""] * (2 + len(classes))
-    return [answer.answer, answer.reference or "", *(answer.probabilities.get(name, "") for name in classes)]
+    return [answer.answer, answer.reference or "", *(_short(answer.probabilities.get(name, "")) for name in classes)]
+
+
+def _short(number: str | float) -> str | float:
+    """Seven digits: the JSON has them all, and the page that carries the table stays half as large."""
+    return number if isinstance(number, str) else float(f"{number:.7g}")
 
 
 def _row(case: CaseReport) -> dict[str, object]:

@@ -91,11 +91,11 @@ def _measure_case(
     image = None if case.image is None else read_volume(case.image, request.reading)
     flags = [*mask.warnings, *(() if image is None else image.warnings)]
     if image is not None:
-        mask, remarks = _onto(mask, image)
+        mask, remarks = onto_image(mask, image)
         flags += remarks
     labels, lesions, remarks = named_labels(mask, case, request)
     flags += remarks
-    unit, remarks = ("", []) if image is None else _unit(image, request.unit)
+    unit, remarks = ("", []) if image is None else unit_of(image, request.unit)
     flags += remarks
     tilt = axial_tilt_degrees(mask.geometry)
     if tilt > _TILT_WORTH_SAYING_DEGREES:
@@ -120,7 +120,7 @@ def _measure_case(
     return report
 
 
-def _onto(mask: LabelMap, image: Volume) -> tuple[LabelMap, list[str]]:
+def onto_image(mask: LabelMap, image: Volume) -> tuple[LabelMap, list[str]]:
     """The mask in the axis order of its image, when only the order and direction of the axes differ.
 
     Raises:
@@ -138,7 +138,7 @@ def _onto(mask: LabelMap, image: Volume) -> tuple[LabelMap, list[str]]:
     return LabelMap(array, image.geometry, mask.source, mask.warnings), [flag]
 
 
-def _unit(image: Volume, stated: str | None) -> tuple[str, list[str]]:
+def unit_of(image: Volume, stated: str | None) -> tuple[str, list[str]]:
     """The unit that was stated, that of the image's file, or HU where the values look like it."""
     known = stated if stated is not None else image.unit
     if known is not None:

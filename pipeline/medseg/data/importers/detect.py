@@ -17,6 +17,7 @@ from medseg.data.importers.json_lists import read_json_list
 from medseg.data.importers.medmnist import read_medmnist
 from medseg.data.importers.table import read_table
 from medseg.data.manifest import write_manifest
+from medseg.io import archives
 from medseg.io.files import require_path
 
 _READERS: dict[str, Callable[[Path, Path], Draft]] = {
@@ -44,11 +45,13 @@ def import_dataset(  # noqa: PLR0913 - one argument for each question a layout m
     """Make a manifest of a dataset laid out in another way.
 
     Understood: `dataset.json` of the Medical Segmentation Decathlon and of nnU-Net, a MONAI datalist, a CSV or TSV, a
-    MedMNIST `.npz`, a folder of images with or without masks, and a folder that holds one of the files.
+    MedMNIST `.npz`, a folder of images with or without masks, a folder that holds one of the files, and a zip or tar of
+    such a folder.
 
     Args:
         path: The file or folder.
-        out: Manifest to write; a `.npz` also writes its volumes into `<out stem>_volumes` beside it.
+        out: Manifest to write; a `.npz` also writes its volumes into `<out stem>_volumes` beside it, and an archive is
+            unpacked into `<out stem>_files`.
         name: Of the dataset; by default what the source says, or the name of the file or folder.
         channels: Modality per channel; by default what the source says, or CT when voxels fall below -200, else MRI.
         labels: Name to mask value; by default what the source says, or `label_1`, `label_2` ... as found in the masks.
@@ -86,6 +89,8 @@ def import_dataset(  # noqa: PLR0913 - one argument for each question a layout m
 
 
 def _read(path: Path, out: Path, images: str | None, masks: str | None) -> Draft:
+    if path.name.lower().endswith(archives.SUFFIXES):
+        path = _unpacked(path, out)
     if images or masks:
         if not path.is_dir():
             raise UsageError("images and masks are patterns inside a folder", code="E-IMPORT", file=path)
@@ -103,10 +108,18 @@ def _read(path: Path, out: Path, images: str | None, masks: str | None) -> Draft
     return reader(source, out)
 
 
+def _unpacked(archive: Path, out: Path) -> Path:
+    """The folder that the archive becomes; its one sub-folder when it holds nothing else."""
+    folder = out.with_name(f"{out.stem}_files")
+    archives.extract(archive, folder)
+    inside = [path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX"))]
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
+
+
 def _file_in(folder: Path) -> Path | None:
     """The one file that describes a folder; None when its images speak for themselves."""
     described = folder / "dataset.json"
     if described.is_file():
         return described
-    archives = sorted(folder.glob("*.npz"))
-    return archives[0] if len(archives) == 1 else None
+    arrays = sorted(folder.glob("*.npz"))
+    return arrays[0] if len(arrays) == 1 else None
