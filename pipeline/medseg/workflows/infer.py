@@ -16,7 +16,7 @@ from medseg.io.contained import contained
 from medseg.io.files import require_writable, sha256_of, write_text
 from medseg.io.volumes import read_volumes, write_labels
 from medseg.io.weights import save_tensors
-from medseg.workflows.inputs import InferCase, collect_inputs
+from medseg.workflows.inputs import InferCase, collect_inputs, refuse_overwriting
 from medseg.workflows.provenance import make_provenance
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def infer(
     """
     model = read_bundle(bundle)
     cases = collect_inputs(volumes, folder, num_channels=len(model.plan.channels), split=split)
+    refuse_overwriting(cases, out)
     require_writable(out)
     predictor = Predictor(model, settings)
     provenance = make_provenance(model.manifest.dataset, settings).model_copy(
