@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from medseg.core.volume import LabelMap as LabelMap
     from medseg.core.volume import Volume as Volume
     from medseg.data.importers import import_dataset as import_dataset
+    from medseg.engine.predict import Predictor as Predictor
     from medseg.io.volumes import read_labels as read_labels
     from medseg.io.volumes import read_volume as read_volume
     from medseg.io.volumes import write_labels as write_labels
@@ -32,6 +33,7 @@ _HOMES = {
     "Geometry": "medseg.core.geometry",
     "LabelMap": "medseg.core.volume",
     "MedsegError": "medseg.core.errors",
+    "Predictor": "medseg.engine.predict",
     "Volume": "medseg.core.volume",
     "check": "medseg.workflows.api",
     "evaluate": "medseg.workflows.api",

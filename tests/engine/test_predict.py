@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 
 from medseg.core.case import Dataset
-from medseg.core.errors import ModelError, UsageError
+from medseg.core.errors import MedsegError, ModelError, UsageError
 from medseg.core.geometry import Geometry
 from medseg.core.settings import InferSettings
 from medseg.core.volume import Volume
 from medseg.data.manifest import read_manifest
+from medseg.engine.case_run import Thrift
 from medseg.engine.devices import amp_dtype, pick_device
 from medseg.engine.predict import Predictor
 from medseg.io.bundle import Bundle, read_bundle
@@ -115,3 +118,56 @@ def test_a_device_that_is_not_there_is_named(name):
     with pytest.raises(UsageError, match=name) as caught:
         pick_device(name)
     assert caught.value.code == "E-DEVICE"
+
+
+@pytest.mark.parametrize("rungs", [1, 2, 3, 4])
+def test_a_case_too_large_goes_down_the_ladder(rungs, bundle, volume, monkeypatch):
+    """Every rung gives the same answer within rounding; below the last one the refusal says what to do."""
+    plain = Predictor(bundle, InferSettings(amp=False)).predict(volume)
+    predictor = Predictor(bundle, InferSettings(amp=False))
+    monkeypatch.setattr(predictor, "_rungs", tuple(Thrift))
+    answered, tried = predictor._answer, []
+
+    def scarce(prepared, thrift, watch):
+        tried.append(thrift)
+        if len(tried) <= rungs:
+            raise torch.OutOfMemoryError("no more")
+        return answered(prepared, thrift, watch)
+
+    monkeypatch.setattr(predictor, "_answer", scarce)
+    if rungs == 4:
+        with pytest.raises(MedsegError, match="does not hold a case of") as caught:
+            predictor.predict(volume)
+        assert (caught.value.code, caught.value.exit_code) == ("E-MEMORY", 6)
+        return
+    answer = predictor.predict(volume)
+    assert tried == list(Thrift)[: rungs + 1]
+    assert answer.flags[0].startswith("W-MEMORY")
+    assert answer.labels is not None
+    assert plain.labels is not None
+    assert (answer.labels.array == plain.labels.array).mean() > 0.9999
+    assert answer.classes["lesion_type"] == pytest.approx(plain.classes["lesion_type"], abs=1e-4)
+    assert plain.flags == ()
+
+
+def test_an_error_that_is_not_about_memory_is_not_swallowed(bundle, volume, monkeypatch):
+    predictor = Predictor(bundle, InferSettings())
+
+    def broken(prepared, thrift, watch):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(predictor, "_answer", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        predictor.predict(volume)
+
+
+def test_threads_share_a_predictor_and_the_block_closes_it(bundle, volume):
+    with Predictor(bundle.folder, InferSettings(amp=False)) as predictor:
+        with ThreadPoolExecutor(3) as pool:
+            answers = list(pool.map(predictor.predict, [volume] * 3))
+        from_array = predictor.predict(volume.array, affine=volume.geometry.affine)
+    masks = [answer.labels.array for answer in (*answers, from_array)]
+    assert all((mask == masks[0]).all() for mask in masks)
+    with pytest.raises(MedsegError) as caught:
+        predictor.predict(volume)
+    assert caught.value.code == "E-CLOSED"

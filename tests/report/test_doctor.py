@@ -75,6 +75,10 @@ def test_a_settled_conflict_is_shown_both_ways(case, inspect, prefer):
     assert before.title == after.title
     assert before.png != after.png
     assert [outline.label for outline in before.prediction] == ["left", "right"]
+    assert [one.title.split(", ")[-1] for one in comparison.before] == [
+        one.title.split(", ")[-1] for one in comparison.after
+    ]
+    assert all(one.prediction for one in (*comparison.before, *comparison.after))
     faults, text = inspect(page(case, Reading(prefer=prefer)))
     assert faults == []
     assert "As found" in text

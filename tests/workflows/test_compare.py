@@ -243,6 +243,16 @@ def test_common_compares_what_both_have_and_says_what_is_left_out(run):
         run(changed(cohort_of({"liver": [0.5]}), 0, case="x"), cohort_of({"liver": [0.5]}), common=True)
 
 
+def test_no_interval_leaves_what_the_images_allow(run):
+    """Two of 24 missed: the bootstrap's tail would reach far beyond the image's diagonal, sqrt(10² + 10² + 20²) mm."""
+    after = [0.90 + 0.002 * n for n in range(24)]
+    before = [0.01 if n in (3, 9) else value - 0.02 - 0.001 * (n % 3) for n, value in enumerate(after)]
+    report = run(cohort_of({"liver": before}), cohort_of({"liver": after})).report
+    for one in report.contrasts:
+        limit = 24.5 if one.unit else 1
+        assert -limit <= one.low <= one.high <= limit
+
+
 def test_versions_and_failures_are_borne_in_mind(run):
     failed = (CaseFailure(case="bad", code="E-X", message="m"),)
     first = cohort_of({"liver": BEFORE}, failures=failed, provenance=provenance(medseg_version="2"))

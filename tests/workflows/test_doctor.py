@@ -638,3 +638,26 @@ def test_real_float_masks_become_whole_numbers(real_data, tmp_path):
         original = next(one.label for one in cases if one.id == case.id)
         np.testing.assert_array_equal(read_labels(case.label).array, np.rint(nib.load(original).get_fdata()))
     assert "W-LABEL-FLOAT" not in {one.code for one in healed.report.remaining}
+
+
+def test_preprocess_takes_what_is_allowed(ward, run, tmp_path):
+    for number in range(3):
+        ward.add(f"case_{number}", codes=(0, 0))
+    place = ("preprocess", "--manifest", ward.write(), "--workspace", tmp_path / "w", "--dry-run")
+    code, _, err = run(*place)
+    assert code == 7
+    assert "orientation" in err
+    code, out, _ = run(*place, "--assume-orientation")
+    assert code == 0
+    assert "spacing" in out
+
+
+def test_a_file_that_claims_too_much_is_one_finding_of_a_contained_check(ward, run):
+    ward.add("good")
+    large = ward.add("large")
+    data = bytearray(gzip.decompress(large.images[0].read_bytes()))
+    struct.pack_into("<3h", data, 42, 30000, 30000, 30000)
+    large.images[0].write_bytes(gzip.compress(data))
+    code, out, _ = run("check", "--manifest", ward.write(), "--json")
+    assert code == 3
+    assert ("large", "E-SIZE-MISMATCH", "no") in rows(json.loads(out)["findings"])

@@ -97,6 +97,17 @@ def test_a_damaged_json_is_a_failure_of_its_page_alone(evaluated):
     assert "index.html" in made.made
 
 
+@pytest.mark.skipif(os.name != "posix", reason="the stand-in is a script with a first line")
+def test_pages_of_other_commands_are_printed_as_they_are(tmp_path, printer):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "case.measurements.html").write_text("<style></style>measured")
+    with pytest.raises(UsageError, match="E-NO-COHORT"):
+        remake_pages(tmp_path / "other")
+    made = remake_pages(tmp_path / "other", pdf="A4", browser=printer)
+    assert made.printed == ("case.measurements.pdf",)
+    assert (tmp_path / "other" / "case.measurements.html").read_text() == "<style></style>measured"
+
+
 def test_an_empty_folder_has_nothing_to_make(tmp_path):
     with pytest.raises(UsageError, match="E-NO-COHORT"):
         remake_pages(tmp_path)

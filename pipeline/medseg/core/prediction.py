@@ -22,6 +22,7 @@ class Prediction:
         probabilities: (labels + 1, I, J, K) float16 on the source's grid when asked for, background first.
         seconds: Wall time by stage.
         backend: Who ran the network.
+        flags: `W-...` remarks on how the answer came about.
     """
 
     labels: LabelMap | None
@@ -29,3 +30,4 @@ class Prediction:
     probabilities: NDArray[np.float16] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     backend: str = "torch"
+    flags: tuple[str, ...] = ()

@@ -94,6 +94,10 @@ class Backends:
             self._segments = self._build(self.name, example)
         return self._segments
 
+    def clear(self) -> None:
+        """Let go of what was built."""
+        self._segments = []
+
     def _choose(self, example: Tensor, num_windows: int) -> None:
         rivals = [name for name in _PACKAGES if find_spec(_PACKAGES[name])]
         if example.device.type != "cpu" or not rivals:

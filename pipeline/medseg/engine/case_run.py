@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -45,6 +46,15 @@ def infer_case(
     return logits, run.classes()
 
 
+class Thrift(IntEnum):
+    """Rungs of the ladder that a case goes down when the device's memory does not hold it."""
+
+    NONE = 0
+    ONE_WINDOW = 1
+    STITCH_ON_CPU = 2
+    CPU = 3
+
+
 class CaseRun:
     """One case on its way through the networks: first its logits, slab by slab, then its classes.
 
@@ -56,10 +66,10 @@ class CaseRun:
         networks: In evaluation mode.
         image: (C, I, J, K) on the networks' device.
         plan: The model's.
-        segments: The segmentation half of each network.
+        segments: The segmentation half of each network, or its `mirrored` mean.
         overlap: Of neighbouring windows.
-        tta: Average over mirrored copies.
         lead: The axis along which slabs follow one another.
+        thrift: How much speed is given up for memory.
     """
 
     def __init__(
@@ -70,16 +80,20 @@ class CaseRun:
         *,
         segments: Sequence[Segment],
         overlap: float,
-        tta: bool = False,
         lead: int = 0,
+        thrift: Thrift = Thrift.NONE,
     ) -> None:
         self._networks, self._image, self._plan = networks, image, plan
-        self._segments = [_mirrored(segment, plan) if tta else segment for segment in segments]
+        self._segments = segments
         self._overlap, self._lead = overlap, lead
+        self._window_batch = max(1, _VOXELS_PER_CALL[image.device.type] // int(np.prod(plan.patch_size)))
+        if thrift >= Thrift.ONE_WINDOW:
+            self._window_batch = 1
+        self._stitch_on = torch.device("cpu") if thrift >= Thrift.STITCH_ON_CPU else image.device
         pooled = plan.classification.pool_labels if plan.classification and plan.num_outputs else ()
         self._pooled = [plan.label_names.index(name) + 1 for name in pooled]
         shape = image.shape[1:] if self._pooled else (0, 0, 0)
-        self._regions = torch.zeros((len(self._pooled), *shape), dtype=torch.float16, device=image.device)
+        self._regions = torch.zeros((len(self._pooled), *shape), dtype=torch.float16, device=self._stitch_on)
 
     def slabs(self) -> Iterator[Tensor]:
         """Yield consecutive (K, rows, J, K) along the leading axis, which comes first.
@@ -96,7 +110,8 @@ class CaseRun:
                 window=(window[0], window[1], window[2]),
                 num_outputs=self._plan.num_outputs,
                 overlap=self._overlap,
-                window_batch=max(1, _VOXELS_PER_CALL[self._image.device.type] // int(np.prod(size))),
+                window_batch=self._window_batch,
+                stitch_on=self._stitch_on,
             )
             for segment in self._segments
         ]
@@ -129,7 +144,7 @@ class CaseRun:
             start = view_start(_centre(self._regions.sum(0, dtype=torch.float32)), size)
             view = crop(self._image, start, size)
             probabilities = torch.zeros((1, self._plan.num_outputs, *size), device=view.device)
-            probabilities[0, self._pooled] = crop(self._regions, start, size).float()
+            probabilities[0, self._pooled] = crop(self._regions, start, size).to(view.device, torch.float32)
         answers = network.classify(view[None], probabilities)
         return {
             head: dict(zip(names, torch.softmax(answers[head][0].float(), dim=0).tolist(), strict=True))
@@ -158,7 +173,7 @@ def _centre(weight: Tensor) -> np.ndarray:
     return np.array([float((line * torch.arange(len(line), device=line.device)).sum() / total) for line in lines])
 
 
-def _mirrored(segment: Segment, plan: Plan) -> Segment:
+def mirrored(segment: Segment, plan: Plan) -> Segment:
     """The mean over every mirrored copy; a left-right flip exchanges the labels of each pair."""
     table = swap_table(Augmentation.from_plan(plan).swaps)[: plan.num_outputs].long()
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medseg.core.errors import ModelError
+from medseg.core.errors import ModelError, ResourceError, UsageError
 from medseg.core.prediction import Prediction
+from medseg.core.settings import InferSettings
 from medseg.core.volume import LabelMap
 from medseg.data.patches import crop, view_start
 from medseg.engine.backends import Backends, Segment
-from medseg.engine.case_run import CaseRun
+from medseg.engine.case_run import CaseRun, Thrift, mirrored
 from medseg.engine.devices import amp_dtype, autocast, pick_device, place
+from medseg.io.bundle import read_bundle
+from medseg.io.memory import volume_from
 from medseg.nn.build import build_network
 from medseg.ops.prepare import label_values, to_network
 from medseg.ops.restore import probabilities_to_source, to_source
@@ -24,41 +31,78 @@ from medseg.ops.sliding import count_windows
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from medseg.core.settings import InferSettings
+    from numpy.typing import ArrayLike
+
     from medseg.core.volume import Volume
     from medseg.io.bundle import Bundle
     from medseg.nn.network import Network
     from medseg.ops.prepare import Prepared
 
+_THRIFT_WORDS = {
+    Thrift.ONE_WINDOW: "one window at a time, because the memory did not hold more",
+    Thrift.STITCH_ON_CPU: "windows were blended on the CPU, because the device's memory did not hold the case",
+    Thrift.CPU: "the case was run on the CPU, because the device's memory did not hold it",
+}
+
+logger = logging.getLogger(__name__)
+
 
 class Predictor:
-    """A model on a device, ready for any number of volumes.
+    """A model on a device, ready for any number of volumes, from any number of threads (which take turns).
+
+    As a context manager it gives the device's memory back at the end.
 
     Args:
-        bundle: Read and verified by `read_bundle`.
+        bundle: Read and verified by `read_bundle`, or its folder.
         settings: Overlap, mirroring, device, precision.
     """
 
-    def __init__(self, bundle: Bundle, settings: InferSettings) -> None:
+    def __init__(self, bundle: Bundle | Path | str, settings: InferSettings | None = None) -> None:
+        bundle = read_bundle(Path(bundle)) if isinstance(bundle, Path | str) else bundle
+        settings = settings or InferSettings()
+        self._turn = Lock()
         self.bundle = bundle
         self.settings = settings
         self.device = pick_device(settings.device)
         self._dtype = amp_dtype(self.device, enabled=settings.amp)
         self._networks = [place(_load(bundle, weights), self.device).eval() for weights in bundle.weights]
         key = " ".join(sorted(bundle.manifest.sha256.values()))
+        self._rungs = tuple(Thrift) if self.device.type != "cpu" else (Thrift.NONE, Thrift.ONE_WINDOW)
         self._backends = Backends(self._networks, settings.backend, dtype=self._dtype, key=key)
 
-    def predict(self, volume: Volume) -> Prediction:
-        """Segment and classify one volume.
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._turn:
+            self._networks.clear()
+            self._backends.clear()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def predict(self, image: Any, *, affine: ArrayLike | None = None) -> Prediction:
+        """Segment and classify one image.
 
         Args:
-            volume: (C, I, J, K) in source units, on any grid.
+            image: A `Volume`, a path (or one per channel), a nibabel or SimpleITK image, or an array with its affine.
+            affine: (4, 4) voxel indices to RAS+ mm, for an array.
 
         Raises:
+            MedsegError: As `volume_from`.
             ModelError: E-CHANNELS when the model expects another number of channels; E-NUMERIC when the network's
                 answer is not finite.
+            ResourceError: E-MEMORY when not even the CPU's memory holds the case.
         """
+        plan = self.bundle.plan
+        volume = volume_from(image, affine=affine, reading=self.settings, channels=len(plan.channels))
+        with self._turn:
+            return self._predict(volume)
+
+    def _predict(self, volume: Volume) -> Prediction:
         plan, start = self.bundle.plan, time.perf_counter()
+        if not self._networks:
+            message = "this predictor was closed"
+            raise UsageError(message, code="E-CLOSED", remedy="Predict inside its `with` block.")
         if volume.num_channels != len(plan.channels):
             raise ModelError(
                 f"the model takes {len(plan.channels)} channel(s) ({', '.join(plan.channels)}), "
@@ -70,8 +114,29 @@ class Predictor:
         prepared = to_network(volume, plan)
         watch = _Watch(start)
         watch.lap("prepare")
-        labels, probabilities = None, None
-        run, led = self._start(prepared)
+        for thrift in self._rungs:
+            try:
+                answer = self._answer(prepared, thrift, watch)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_about_memory(error):
+                    raise
+                logger.warning("out of memory on %s; going on with %s", self.device, thrift.name)
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                continue
+            flags = () if thrift is Thrift.NONE else (f"W-MEMORY: {_THRIFT_WORDS[thrift]}",)
+            return replace(answer, flags=flags)
+        shape = "x".join(map(str, prepared.geometry.shape))
+        raise ResourceError(
+            f"the memory does not hold a case of {shape} voxels on the network grid",
+            code="E-MEMORY",
+            file=volume.source,
+            remedy="Crop the volume to the region of interest, or use a machine with more memory.",
+        )
+
+    def _answer(self, prepared: Prepared, thrift: Thrift, watch: _Watch) -> Prediction:
+        plan, labels, probabilities = self.bundle.plan, None, None
+        run, led = self._start(prepared, thrift)
         with torch.inference_mode(), autocast(self.device, self._dtype):
             if plan.num_outputs:
                 logits: Iterable[Tensor] = watch.timed(run.slabs(), "network")
@@ -80,7 +145,7 @@ class Predictor:
                     regions = bool(plan.regions)
                     probabilities = probabilities_to_source(logits, led, num_outputs=plan.num_outputs, regions=regions)
                 indices = to_source(logits, led, paint_order=plan.paint_order)
-                labels = LabelMap(label_values(indices, plan), volume.geometry)
+                labels = LabelMap(label_values(indices, plan), prepared.source)
             watch.lap("export")
             classes = run.classes()
             watch.lap("network")
@@ -91,9 +156,11 @@ class Predictor:
         for segment in self._backends.segments(windows[:1].to(self.device), num_windows):
             segment(windows.to(self.device))
 
-    def _start(self, prepared: Prepared) -> tuple[CaseRun, Prepared]:
+    def _start(self, prepared: Prepared, thrift: Thrift = Thrift.NONE) -> tuple[CaseRun, Prepared]:
         """The case ready to run, and as its slabs will come: along the axis that holds most windows."""
-        image, plan = prepared.image.to(self.device), self.bundle.plan
+        device = torch.device("cpu") if thrift is Thrift.CPU else self.device
+        networks = [network.to(device) for network in self._networks]
+        image, plan = prepared.image.to(device), self.bundle.plan
         lengths = [length / size for length, size in zip(image.shape[1:], plan.patch_size, strict=True)]
         lead = lengths.index(max(lengths))
         segments: Sequence[Segment] = ()
@@ -102,16 +169,22 @@ class Predictor:
             num_windows = count_windows(image.shape[1:], plan.patch_size, self.settings.overlap)
             copies = 2 ** len(plan.mirror_axes) if self.settings.tta else 1
             segments = self._backends.segments(crop(image, start, plan.patch_size)[None], num_windows * copies)
+            segments = [mirrored(segment, plan) for segment in segments] if self.settings.tta else segments
         run = CaseRun(
-            self._networks,
+            networks,
             image,
             plan,
             segments=segments,
             overlap=self.settings.overlap,
-            tta=self.settings.tta,
             lead=lead,
+            thrift=thrift,
         )
         return run, prepared.led_by(lead)
+
+
+def _is_about_memory(error: Exception) -> bool:
+    """On a CPU torch says so in words only."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 class _Watch:

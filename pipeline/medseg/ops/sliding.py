@@ -26,6 +26,7 @@ def sliding_slabs(
     num_outputs: int,
     overlap: float = 0.5,
     window_batch: int = 1,
+    stitch_on: torch.device | None = None,
 ) -> Iterator[Tensor]:
     """Run `predict` over overlapping windows and blend the answers, from the first row of the image to the last.
 
@@ -38,9 +39,10 @@ def sliding_slabs(
         num_outputs: Channels of the result.
         overlap: Share of a window that its neighbour repeats, in [0, 1).
         window_batch: Windows per call of `predict`.
+        stitch_on: Where the answers are blended; the image's device when None.
 
     Yields:
-        Consecutive (num_outputs, rows, J, K) float32 on the image's device: the mean of the windows' answers weighted
+        Consecutive (num_outputs, rows, J, K) float32 where they were blended: the mean of the windows' answers weighted
         with a Gaussian of sigma 1/8 of the window (Isensee et al. 2021).
     """
     shape = tuple(image.shape[1:])
@@ -49,17 +51,18 @@ def sliding_slabs(
     padded = functional.pad(image, (low[2], high[2], low[1], high[1], low[0], high[0])) if any(low + high) else image
     first_rows, *others = _starts(tuple(padded.shape[1:]), window, overlap)
     starts = list(product(*others))
-    weight = gaussian(window).to(image.device)
+    stitch_on = stitch_on or image.device
+    weight = gaussian(window).to(stitch_on)
     crop = (slice(None), *_box(low, shape))
-    total = torch.zeros((num_outputs, window[0], *padded.shape[2:]), dtype=torch.float32, device=image.device)
-    weight_sum = torch.zeros((window[0], *padded.shape[2:]), dtype=torch.float32, device=image.device)
+    total = torch.zeros((num_outputs, window[0], *padded.shape[2:]), dtype=torch.float32, device=stitch_on)
+    weight_sum = torch.zeros((window[0], *padded.shape[2:]), dtype=torch.float32, device=stitch_on)
     for row, following in zip(first_rows, [*first_rows[1:], first_rows[-1] + window[0]], strict=True):
         rows = slice(row, row + window[0])
         for first in range(0, len(starts), window_batch):
             boxes = [_box((0, *start), window)[1:] for start in starts[first : first + window_batch]]
             answers = predict(torch.stack([padded[(slice(None), rows, *box)] for box in boxes]))
             for box, answer in zip(boxes, answers, strict=True):
-                total[(slice(None), slice(None), *box)].addcmul_(answer.float(), weight)
+                total[(slice(None), slice(None), *box)].addcmul_(answer.to(stitch_on, torch.float32), weight)
                 weight_sum[(slice(None), *box)] += weight
         done = following - row
         finished = total[:, :done] / weight_sum[:done]

@@ -62,7 +62,12 @@ def summarise_labels(rows: Sequence[tuple[str, LabelMetrics]], *, seed: int = 20
 
 
 def paired_comparison(
-    first: ArrayLike, second: ArrayLike, patients: Sequence[str], *, seed: int = 20
+    first: ArrayLike,
+    second: ArrayLike,
+    patients: Sequence[str],
+    *,
+    seed: int = 20,
+    bounds: Bounds = (-np.inf, np.inf),
 ) -> PairedComparison:
     """Whether `second` differs from `first` on the same cases.
 
@@ -71,6 +76,7 @@ def paired_comparison(
         second: (n,) the same metric of the second model, the same cases in the same order.
         patients: (n,) who the case is of; the test takes each patient's mean difference once.
         seed: Of the bootstrap.
+        bounds: What the difference cannot leave, (-1, 1) for Dice; the interval is cut there.
 
     Returns:
         The difference second - first as an `Estimate`, and the two-sided p of Wilcoxon's signed-rank test.
@@ -85,7 +91,7 @@ def paired_comparison(
     _, owner, num_cases = np.unique(np.asarray(patients), return_inverse=True, return_counts=True)
     by_patient = np.bincount(owner, weights=differences) / num_cases
     return PairedComparison(
-        difference=estimate(differences, patients, seed=seed),
+        difference=estimate(differences, patients, seed=seed, bounds=bounds),
         wilcoxon_p=float(wilcoxon(by_patient).pvalue) if by_patient.any() else 1.0,
         num_higher=int((differences > 0).sum()),
         num_lower=int((differences < 0).sum()),

@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.core.settings import Settings, merge
-from medseg.core.volume import Volume
 from medseg.engine.predict import Predictor
-from medseg.io.bundle import read_bundle
 from medseg.io.contained import contained
-from medseg.io.volumes import read_volumes
 from medseg.workflows import check as _check
 from medseg.workflows import evaluate as _evaluate
 from medseg.workflows import preprocess as _preprocess
@@ -21,7 +18,7 @@ from medseg.workflows import train as _train
 from medseg.workflows.workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from numpy.typing import ArrayLike
 
     from medseg.core.doctor import CheckReport
     from medseg.core.prediction import Prediction
@@ -64,25 +61,21 @@ def train(
     return _train.train(Workspace(Path(workspace)), chosen, name=name, restart=restart)
 
 
-def infer(volume: Path | str | Volume | Sequence[Path | str], *, bundle: Path | str, **settings: Any) -> Prediction:
+def infer(volume: Any, *, bundle: Path | str, affine: ArrayLike | None = None, **settings: Any) -> Prediction:
     """Predict one case and return the answer; for many cases keep a `Predictor`.
 
     Args:
-        volume: A file, a DICOM folder, one file per channel, or a `Volume`.
+        volume: A file, a DICOM folder, one file per channel, a `Volume`, a nibabel or SimpleITK image, or an array.
         bundle: The model's folder.
+        affine: (4, 4) voxel indices to RAS+ mm, for an array.
         **settings: The `infer` section of configs/default.yaml.
 
     Returns:
         Mask on the volume's own grid and class probabilities; nothing is written.
     """
     chosen = merge(Settings(), "infer", settings).infer
-    predictor = Predictor(read_bundle(Path(bundle)), chosen)
-    if not isinstance(volume, Volume):
-        paths = [volume] if isinstance(volume, str | Path) else list(volume)
-        channels = len(predictor.bundle.plan.channels)
-        with contained(chosen):
-            volume = read_volumes([Path(path) for path in paths], chosen, channels=channels)
-    return predictor.predict(volume)
+    with contained(chosen), Predictor(bundle, chosen) as predictor:
+        return predictor.predict(volume, affine=affine)
 
 
 def evaluate(

@@ -83,12 +83,14 @@ def _means(pairs: Sequence[Pair]) -> list[tuple[Contrast, float]]:
                 if metric != _NOT_TESTED:
                     key = (score.kind, score.subject, metric)
                     tables.setdefault(key, []).append(_Row(pair.first.patient, before, after))
+    largest_mm = max(_diagonal_mm(pair) for pair in pairs)
     made = []
     for (kind, subject, metric), rows in tables.items():
         patients = [row.patient for row in rows]
         first, second = np.array([row.first for row in rows]), np.array([row.second for row in rows])
-        paired = paired_comparison(first, second, patients)
         definition = METRICS.get(metric)
+        limit = 2.0 if definition is None else largest_mm if definition.unit else 1.0  # Brier scores differ by up to 2
+        paired = paired_comparison(first, second, patients, bounds=(-limit, limit))
         higher = definition.better == "higher" if definition else _HIGHER_IS_BETTER[metric]
         contrast = _contrast(
             kind,
@@ -110,6 +112,12 @@ def _means(pairs: Sequence[Pair]) -> list[tuple[Contrast, float]]:
         )
         made.append((contrast, spread_of_patients(second - first, patients)))
     return made
+
+
+def _diagonal_mm(pair: Pair) -> float:
+    """No distance inside an image is longer."""
+    grid = pair.first.grid
+    return float(np.linalg.norm(np.multiply(grid.shape, grid.spacing_mm)))
 
 
 def _areas(pairs: Sequence[Pair]) -> list[tuple[Contrast, float]]:

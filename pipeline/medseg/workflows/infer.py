@@ -113,7 +113,7 @@ def _predict_one(case: InferCase, predictor: Predictor, out: Path, provenance: P
         labels=plan.labels,
         volumes_ml=_volumes(answer, plan),
         classes=tuple(ClassAnswer(head=head, probabilities=values) for head, values in answer.classes.items()),
-        flags=(*volume.warnings, *_flags(case, predictor.bundle.manifest)),
+        flags=(*volume.warnings, *answer.flags, *_flags(case, predictor.bundle.manifest)),
         backend=answer.backend,
         seconds=answer.seconds,
         provenance=provenance,

@@ -54,7 +54,7 @@ def remake_pages(
     The page of a case is made only where it is missing, and then without pictures, since these need the images.
 
     Args:
-        folder: With `cohort.json` and `cases/`, or with `comparison.json`.
+        folder: With `cohort.json` and `cases/`, or with `comparison.json`; to print, any folder of medseg's pages.
         cases: Print only the pages of these cases; all pages when empty.
         pdf: Print every page to a PDF beside it, on this paper.
         browser: That prints; any of the Chromium family that is found when None.
@@ -69,7 +69,8 @@ def remake_pages(
     kept = [path for path in sorted(folder.glob("cases/*.html")) if path.with_suffix(".json").is_file()]
     made, failures = _missing_cases(folder)
     made += _cohort(folder) + _comparison(folder)
-    if not made and not kept:
+    pages = _chosen(folder, cases) if pdf else []
+    if not made and not kept and not pages:
         raise UsageError(
             "the folder holds neither cohort.json nor comparison.json",
             code="E-NO-COHORT",
@@ -79,7 +80,7 @@ def remake_pages(
     printed: list[Path] = []
     if pdf and program:
         with pdf_printer(program, folder) as print_page:
-            for page in progress(pages := _chosen(folder, cases), "printing", len(pages)):
+            for page in progress(pages, "printing", len(pages)):
                 target = page.with_suffix(".pdf")
                 failure = _attempt(page, target, print_page, pdf, folder=folder)
                 if failure is None:
