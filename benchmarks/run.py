@@ -1,4 +1,4 @@
-"""The benchmarks that need no data: start-up, metrics beside the peers, memory. `nox -s bench`."""
+"""The benchmarks that need no data: start-up, cohorts, metrics beside the peers, memory. `nox -s bench`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 SCRIPTS = (
     "bench_cli.py",
+    "bench_cohort.py",
     "bench_damage.py",
     "bench_diameters.py",
     "bench_memory.py",

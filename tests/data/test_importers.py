@@ -477,6 +477,16 @@ def test_dicom_folders_count_as_images(bring, source):
     assert [case.images for case in alone.cases] == [(source / "images" / "p1",)]
 
 
+def test_dicom_files_need_no_suffix(bring, source):
+    for name in ("p1", "p2"):
+        (source / "images" / name).mkdir(parents=True)
+        (source / "images" / name / "IM0001").write_bytes(bytes(128) + b"DICM")
+        (source / "images" / name / ".index").touch()
+        _mask(source / "labels" / f"{name}.nii.gz", 1)
+    dataset = bring(channels=("CT",))
+    assert [case.id for case in dataset.cases] == ["p1", "p2"]
+
+
 def test_what_is_absent_is_not_annotated(bring, source):
     for name, values in (("a", (1, 2)), ("b", (2,)), ("c", ())):
         _image(source / "images" / f"{name}.nii.gz")

@@ -128,3 +128,13 @@ def test_hostile_identifiers_name_no_file(slices):
     before = sorted(slices.folder.parent.rglob("*"))
     assert listed(folder).uid == "../../..evil"
     assert sorted(slices.folder.parent.rglob("*")) == before
+
+
+def test_a_damaged_type_of_value_is_refused(slices):
+    """Found by random damage: `UI` of the file's own class became `UM`."""
+    folder = slices.series()
+    path = folder / "s_002.dcm"
+    path.write_bytes(path.read_bytes().replace(b"\x02\0\x02\0UI", b"\x02\0\x02\0UM", 1))
+    with pytest.raises(InputError) as caught:
+        read_volume(folder)
+    assert (caught.value.code, caught.value.file) == ("E-DICOM", path)

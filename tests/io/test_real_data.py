@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from medseg.core.errors import InputError
-from medseg.core.volume import require_same_grid
+from medseg.core.reading import Reading
+from medseg.core.volume import LabelMap, require_same_grid
+from medseg.io.dicom_source import labels_on_slices, source_slices
 from medseg.io.volumes import read_labels, read_volume, read_volumes
 
 pytestmark = [pytest.mark.real_data]
@@ -50,6 +52,44 @@ def test_classic_equals_multi_frame(name):
     multi_frame = read_volume(data(f"dcmqi/data/segmentations/{name}/multiframe"))
     np.testing.assert_array_equal(classic.array, multi_frame.array)
     assert classic.geometry.agrees_with(multi_frame.geometry, tolerance_mm=0.001)
+
+
+DICOM = [
+    "ibsi_ct_phantom/dicom",
+    "totalsegmentator/example_ct_dicom",
+    "dcmqi/data/segmentations/ct-3slice",
+    "dcmqi/data/segmentations/23x38x3/image",
+    "dcmqi/data/segmentations/24x38x3/multiframe",
+]
+
+
+@pytest.mark.parametrize("name", DICOM)
+def test_a_mask_returns_to_the_original_slices(name):
+    folder = data(name)
+    volume = read_volume(folder)
+    assert set(volume.warnings) <= {"W-SMALL", "W-OVERLAP", "W-PADDING", "W-UID"}
+    mask = LabelMap((volume.array[0] > 0).astype(np.uint8), volume.geometry)
+    source = source_slices(folder)
+    on_slices = labels_on_slices(mask, source)
+    np.testing.assert_array_equal(on_slices, mask.array.transpose(2, 1, 0))
+    repaired = read_volume(folder, Reading(fix_geometry=True))
+    np.testing.assert_array_equal(repaired.array, volume.array)
+    if "W-UID" not in volume.warnings:
+        assert len({(piece.sop_instance_uid, piece.frame_number) for piece in source.slices}) == len(on_slices)
+
+
+def test_sitk_reads_the_same_dicom():
+    """The independent second reader; ITK's own GDCM beside python-gdcm in one process."""
+    import SimpleITK
+
+    folder = data("totalsegmentator/example_ct_dicom")
+    reader = SimpleITK.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    image = reader.Execute()
+    volume = read_volume(folder)
+    np.testing.assert_array_equal(volume.array[0].transpose(2, 1, 0), SimpleITK.GetArrayFromImage(image))
+    corner = image.TransformIndexToPhysicalPoint([511, 511, 19])
+    np.testing.assert_allclose(volume.geometry.to_world([511, 511, 19]) * [-1, -1, 1], corner, atol=0.01)
 
 
 def test_many_series_in_one_folder_are_listed():

@@ -15,6 +15,7 @@ import medseg
 from medseg.apps import (
     bundle_commands,
     data_commands,
+    dicom_commands,
     evaluate_command,
     followup_commands,
     measure_commands,
@@ -72,6 +73,7 @@ for _command in (
     report_commands.report,
     model_commands.demo,
     measure_commands.measure,
+    dicom_commands.to_dicom,
     measure_commands.stage,
     followup_commands.follow_up,
 ):

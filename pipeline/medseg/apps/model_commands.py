@@ -78,6 +78,9 @@ def infer(
     save_probabilities: Annotated[
         bool | None, typer.Option("--save-probabilities", help="Also write the class probabilities of every voxel.")
     ] = None,
+    format_: o.Formats = None,
+    terminology: o.Terminology = None,
+    private_codes: o.PrivateCodes = None,
     assume_orientation: o.AssumeOrientation = None,
     prefer: o.Prefer = None,
     series: o.Series = None,
@@ -96,6 +99,8 @@ def infer(
 ) -> None:
     """Predict masks, on the grid of each volume, and a JSON of volumes in ml and class probabilities.
 
+    For a DICOM series also a DICOM segmentation, structure set or report (--format), on its own slices.
+
     Example: `medseg infer --volume case.nii.gz --workspace work --out predictions`
     """
     from medseg.workflows.config import load_settings
@@ -107,6 +112,9 @@ def infer(
         overlap=overlap,
         tta=tta,
         save_probabilities=save_probabilities,
+        formats=format_,
+        terminology=terminology,
+        private_codes=private_codes,
         assume_orientation=assume_orientation,
         prefer=prefer,
         series=series,

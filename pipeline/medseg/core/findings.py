@@ -82,6 +82,7 @@ class CasePrediction(Document):
     case: str
     mask: str | None = Field(description="file name of the mask, in the same folder")
     mask_sha256: str | None = None
+    files: dict[str, str] = Field(default_factory=dict, description="every file of this case by its format")
     source_names: tuple[str, ...] = Field(default=(), description="file names only, no folders")
     grid: GridSummary
     labels: dict[str, int]

@@ -8,7 +8,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from medseg.core.errors import InputError
-from medseg.io.dicom_headers import untrusted
 from medseg.io.dicom_planes import Plane
 
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
@@ -35,26 +34,20 @@ _DECODERS = {
 }
 
 
-def is_packed(data: Any) -> bool:
-    """Whether the pixels of a data set are encapsulated."""
-    return bool(_syntax(data).is_encapsulated)
-
-
 def decode_frame(data: Any, plane: Plane) -> tuple[NDArray[Any], bool]:
     """The stored values (rows, columns) of one frame, and whether the decoder remarked on them.
 
     Raises:
-        InputError: `E-CODEC` or `E-DICOM`, naming the slice.
+        InputError: `E-CODEC`, naming the slice. What pydicom raises on damaged pixels passes through.
     """
     from pydicom.pixels import pixel_array
 
-    with untrusted(plane.path, "its pixels"):
-        data.file_meta.TransferSyntaxUID = _syntax(data)
-        decoder = _decoder(data, plane) if is_packed(data) else ""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            stored = pixel_array(data, index=plane.frame, raw=True, decoding_plugin=decoder)
-            return _low_bits(stored, data), bool(caught)
+    data.file_meta.TransferSyntaxUID = _syntax(data)
+    decoder = _decoder(data, plane) if _syntax(data).is_encapsulated else ""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        stored = pixel_array(data, index=plane.frame, raw=True, decoding_plugin=decoder)
+        return _low_bits(stored, data), bool(caught)
 
 
 def _syntax(data: Any) -> Any:

@@ -28,6 +28,8 @@ _READ = (
     "PerFrameFunctionalGroupsSequence",
     "PixelPaddingValue",
     "PixelPaddingRangeLimit",
+    "Units",
+    "RescaleType",
 )
 _UNFRAMED = (b"\x02\0\0\0UL", b"\x08\0\x05\0CS", b"\x08\0\x08\0CS", b"\x08\0\0\0")
 _INFLATED_LIMIT = 64 << 20
@@ -89,6 +91,7 @@ def parse(stream: BinaryIO, path: Path, *, is_whole: bool = True) -> tuple[Any, 
         for name in _READ:
             # pydicom decodes a value when it is first asked for
             header.get(name)
+        list(header.file_meta)
     return header, pixels[0] if pixels else None
 
 

@@ -40,7 +40,8 @@ def decode_planes(planes: Sequence[Plane]) -> tuple[NDArray[Any], tuple[str, ...
         plane = planes[index]
         if opened is not plane.file:
             data, opened = plane.file.load(), plane.file
-        found = _plane_values(data, plane, scales[index], remarks)
+        with untrusted(plane.path, "its pixels"):
+            found = _plane_values(data, plane, scales[index], remarks)
         if values.dtype == np.int16 and not _SMALLEST <= found.min() <= found.max() <= _LARGEST:
             values = values.astype(np.int32)
         values[index] = found
@@ -61,7 +62,7 @@ def _plane_values(data: Any, plane: Plane, scale: tuple[float, float], remarks: 
         remarks.add("W-PHOTOMETRIC")
         if plane.modality not in _MEASURED:
             stored = _turned_round(stored, data)
-    values = _rescaled(data, plane, stored, scale)
+    values = _rescaled(data, stored, scale)
     if padding is not None and padding.any() and not padding.all():
         border = _AIR_HU if plane.modality == "CT" else values[~padding].min()
         # what already looks like background stays: zero under a signal, air's own value
@@ -72,14 +73,13 @@ def _plane_values(data: Any, plane: Plane, scale: tuple[float, float], remarks: 
     return values
 
 
-def _rescaled(data: Any, plane: Plane, stored: NDArray[Any], scale: tuple[float, float]) -> NDArray[Any]:
+def _rescaled(data: Any, stored: NDArray[Any], scale: tuple[float, float]) -> NDArray[Any]:
     if "ModalityLUTSequence" not in data:
         is_shifted = scale[0] == 1 and scale[1] % 1 == 0 and stored.dtype.itemsize <= _BYTES_OF_16_BITS
         return np.add(stored, int(scale[1]), dtype=np.int32) if is_shifted else stored * scale[0] + scale[1]
     from pydicom.pixels import apply_modality_lut
 
-    with untrusted(plane.path, "its modality lookup table"):
-        return np.asarray(apply_modality_lut(stored, data), dtype=np.float64)
+    return np.asarray(apply_modality_lut(stored, data), dtype=np.float64)
 
 
 def _turned_round(stored: NDArray[Any], data: Any) -> NDArray[Any]:

@@ -9,24 +9,28 @@ import numpy as np
 
 from medseg.core.errors import MedsegError, case_context
 from medseg.core.findings import CaseFailure, CasePrediction, ClassAnswer, GridSummary, Provenance
+from medseg.core.outputs import SUFFIX_OF
 from medseg.core.progress import Progress, silent
+from medseg.core.volume import LabelMap
 from medseg.engine.predict import Predictor
 from medseg.io.bundle import read_bundle
 from medseg.io.contained import contained
 from medseg.io.files import require_writable, sha256_of, write_text
 from medseg.io.volumes import read_volumes, write_labels
 from medseg.io.weights import save_tensors
+from medseg.workflows.dicom_out import Finding, algorithm_of, open_series, terms_of, write_objects
 from medseg.workflows.inputs import InferCase, collect_inputs, refuse_overwriting
 from medseg.workflows.provenance import make_provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from medseg.core.plan import Plan
     from medseg.core.prediction import Prediction
     from medseg.core.settings import InferSettings
-    from medseg.core.volume import LabelMap, Volume
+    from medseg.core.terminology import Term
+    from medseg.core.volume import Volume
     from medseg.io.bundle import BundleManifest
 
 
@@ -67,6 +71,7 @@ def infer(
     model = read_bundle(bundle)
     cases = collect_inputs(volumes, folder, num_channels=len(model.plan.channels), split=split)
     refuse_overwriting(cases, out)
+    terms = terms_of(model.plan.labels, settings, model.plan.terms) if settings.dicom else {}
     require_writable(out)
     predictor = Predictor(model, settings)
     provenance = make_provenance(model.manifest.dataset, settings).model_copy(
@@ -81,7 +86,7 @@ def infer(
         for case in progress(cases, "predicting", len(cases)):
             try:
                 with case_context(case.id):
-                    predictions.append(_predict_one(case, predictor, out, provenance))
+                    predictions.append(_predict_one(case, predictor, out, provenance, terms))
             except MedsegError as error:
                 if len(cases) == 1:
                     raise
@@ -91,35 +96,58 @@ def infer(
     return Inferred(bundle, out, tuple(predictions), tuple(failures))
 
 
-def _predict_one(case: InferCase, predictor: Predictor, out: Path, provenance: Provenance) -> CasePrediction:
+def _predict_one(
+    case: InferCase, predictor: Predictor, out: Path, provenance: Provenance, terms: Mapping[str, Term]
+) -> CasePrediction:
     plan, settings = predictor.bundle.plan, predictor.settings
-    volume = read_volumes(case.images, settings.over(case.reading), channels=len(plan.channels))
+    slices = open_series(case.images[0], settings) if settings.dicom else None
+    volume = read_volumes(case.images, settings, channels=len(plan.channels))
     answer = predictor.predict(volume)
-    mask = out / f"{case.id}.nii.gz"
-    if answer.labels is not None:
-        write_labels(answer.labels, mask, names=plan.labels)
+    classes = tuple(ClassAnswer(head=head, probabilities=values) for head, values in answer.classes.items())
+    files = _write_voxels(case, answer, plan, settings, out)
+    flags = [*volume.warnings, *answer.flags, *_flags(case, predictor.bundle.manifest)]
+    if slices is not None:
+        nothing = LabelMap(np.zeros(volume.geometry.shape, np.uint8), volume.geometry)
+        finding = Finding(case.id, answer.labels or nothing, plan.labels, terms, algorithm_of(provenance), classes)
+        objects = write_objects(finding, slices, settings, out, resample=settings.fix_geometry)
+        files |= objects.files
+        flags += objects.flags
     if answer.probabilities is not None:
         import torch
 
         save_tensors(
             out / f"{case.id}.probabilities.safetensors", {"probabilities": torch.from_numpy(answer.probabilities)}
         )
+    mask = next((file for name, file in files.items() if name not in {"dicom-sr", "dicom-rtstruct"}), None)
     findings = CasePrediction(
         case=case.id,
-        mask=mask.name if answer.labels is not None else None,
-        mask_sha256=sha256_of(mask) if answer.labels is not None else None,
+        mask=mask,
+        mask_sha256=None if mask is None else sha256_of(out / mask),
+        files=files,
         source_names=tuple(path.name for path in case.images),
         grid=grid_summary(volume),
         labels=plan.labels,
         volumes_ml=_volumes(answer, plan),
-        classes=tuple(ClassAnswer(head=head, probabilities=values) for head, values in answer.classes.items()),
-        flags=(*volume.warnings, *answer.flags, *_flags(case, predictor.bundle.manifest)),
+        classes=classes,
+        flags=tuple(flags),
         backend=answer.backend,
         seconds=answer.seconds,
         provenance=provenance,
     )
     write_text(out / f"{case.id}.json", findings.to_json())
     return findings
+
+
+def _write_voxels(
+    case: InferCase, answer: Prediction, plan: Plan, settings: InferSettings, out: Path
+) -> dict[str, str]:
+    """File names by format."""
+    if answer.labels is None:
+        return {}
+    files: dict[str, str] = {name: f"{case.id}{SUFFIX_OF[name]}" for name in settings.voxels}
+    for file in files.values():
+        write_labels(answer.labels, out / file, names=plan.labels)
+    return files
 
 
 def grid_summary(volume: Volume | LabelMap) -> GridSummary:

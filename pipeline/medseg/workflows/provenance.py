@@ -16,7 +16,7 @@ _PACKAGES = ("torch", "monai", "numpy", "nibabel", "SimpleITK", "pydicom")
 def make_provenance(dataset: str, settings: Document | None = None) -> Provenance:
     """Versions, time and the settings in force; no path, no host and no user name."""
     values = {} if settings is None else settings.model_dump(mode="json")
-    plain = {key: _plain(value) for key, value in values.items() if key not in {"manifest", "plan"}}
+    plain = {key: _plain(value) for key, value in values.items() if key not in {"manifest", "plan", "terminology"}}
     return Provenance(
         medseg_version=medseg.__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from medseg.core.case import Case
@@ -14,6 +15,7 @@ from medseg.io.volumes import SUFFIXES
 
 # A header stands for its .img; a DICOM file is one slice, so only its folder is an image.
 _SUFFIXES = tuple(sorted(set(SUFFIXES) - {".img", ".img.gz", ".dcm", ".ima", ".dicom", ".zip"}, key=len, reverse=True))
+_LOOKED_AT = 20  # files of a folder
 _MASK_WORDS = ("label", "mask", "seg", "annot", "oar", "gt", "roi", "truth", "contour", "reference")
 _IMAGE_WORDS = ("image", "img", "scan", "volume", "vol", "ct", "mr", "mri", "pet", "us")
 _MODALITIES = {
@@ -48,12 +50,20 @@ class Draft:
 
 
 def is_image(path: Path) -> bool:
-    """A file in an image format, or a folder with a DICOM series directly in it."""
+    """A file in an image format, or a folder with DICOM objects, whatever their names, directly in it."""
     if path.name.startswith("."):
         return False
     if path.is_dir():
-        return next(path.glob("*.[dD][cC][mM]"), None) is not None
+        return any(_is_dicom(file) for file in islice(sorted(path.iterdir()), _LOOKED_AT))
     return path.name.lower().endswith(_SUFFIXES)
+
+
+def _is_dicom(file: Path) -> bool:
+    """By its suffix, or by the mark in its first bytes."""
+    if not file.is_file() or file.suffix.lower() == ".dcm":
+        return file.is_file()
+    with file.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
 
 
 def images_in(folder: Path) -> list[Path]:
