@@ -138,3 +138,15 @@ def test_refusals(values):
         estimate(values, patients)
     with pytest.raises(InputError, match="E-STATISTICS-INPUT"):
         paired_comparison([1.0] * len(patients), values, patients)
+
+
+def test_no_interval_of_a_distance_leaves_the_image():
+    """Three misses among 24 cases stretch the bootstrap far beyond what an image of 500 mm can hold."""
+    rows = [(f"p{n}", row("liver", hd_mm=500.0 if n < 3 else 4.0)) for n in range(24)]
+    (free,) = summarise_labels(rows)
+    (cut,) = summarise_labels(rows, longest_mm=500.0)
+    assert free.assd_mm.mean == cut.assd_mm.mean
+    assert cut.hd_mm.high is not None
+    assert cut.hd_mm.high <= 500
+    assert free.hd_mm.high is not None
+    assert free.hd_mm.high > cut.hd_mm.high

@@ -48,17 +48,20 @@ def estimate(
     return estimates(table[:, None], patients, seed=seed, bounds=[bounds])[0]
 
 
-def summarise_labels(rows: Sequence[tuple[str, LabelMetrics]], *, seed: int = 20) -> tuple[LabelSummary, ...]:
+def summarise_labels(
+    rows: Sequence[tuple[str, LabelMetrics]], *, seed: int = 20, longest_mm: float = np.inf
+) -> tuple[LabelSummary, ...]:
     """Each label over the cohort, in the order of first appearance; missed and invented structures count in full.
 
     Args:
         rows: Patient and metrics, one pair per case and label.
         seed: Of the bootstrap.
+        longest_mm: The longest diagonal of the images: no interval of a mean distance goes beyond it.
     """
     by_label: dict[str, list[tuple[str, LabelMetrics]]] = {}
     for patient, row in rows:
         by_label.setdefault(row.label, []).append((patient, row))
-    return tuple(_summarise(label, group, seed=seed) for label, group in by_label.items())
+    return tuple(_summarise(label, group, seed=seed, longest_mm=longest_mm) for label, group in by_label.items())
 
 
 def paired_comparison(
@@ -133,13 +136,13 @@ def estimates(
     ]
 
 
-def _summarise(label: str, group: list[tuple[str, LabelMetrics]], *, seed: int) -> LabelSummary:
+def _summarise(label: str, group: list[tuple[str, LabelMetrics]], *, seed: int, longest_mm: float) -> LabelSummary:
     patients = [patient for patient, _ in group]
     further = list(group[0][1].percentiles_mm)
     columns = [[getattr(row, name) for name in _SUMMARISED] for _, row in group]
     table = np.array([[*cells, *row.percentiles_mm.values()] for cells, (_, row) in zip(columns, group, strict=True)])
     units = [METRICS[name].unit for name in _SUMMARISED] + ["mm"] * len(further)
-    found = estimates(table, patients, seed=seed, bounds=[(0.0, np.inf if unit else 1.0) for unit in units])
+    found = estimates(table, patients, seed=seed, bounds=[(0.0, longest_mm if unit else 1.0) for unit in units])
     errors = [(patient, row.relative_volume_error) for patient, row in group if row.relative_volume_error is not None]
     presence = Counter(row.presence for _, row in group)
     return LabelSummary(
