@@ -181,8 +181,10 @@ def _interval(
     for start in range(0, _NUM_RESAMPLES, step):
         weights = generator.multinomial(num_patients, shares, size=min(step, _NUM_RESAMPLES - start))
         drawn_mean, drawn_error = _mean_and_error(weights.astype(np.float64), sums, sizes)
-        # Patients that do not differ have no unit to count in: no pivot, no width.
-        pivots.append(np.divide(drawn_mean - mean, drawn_error, out=np.zeros_like(drawn_mean), where=drawn_error > 0))
+        # A draw of patients that do not differ, such as one without the single failure, has no unit of its own to count
+        # in: it is counted in that of the sample.
+        unit = np.where(drawn_error > 0, drawn_error, error)
+        pivots.append(np.divide(drawn_mean - mean, unit, out=np.zeros_like(drawn_mean), where=unit > 0))
     tails = np.quantile(np.concatenate(pivots), [0.975, 0.025], axis=0)
     return mean[0] - tails[0] * error[0], mean[0] - tails[1] * error[0]
 
