@@ -9,10 +9,12 @@ from pathlib import Path
 SCRIPTS = (
     "bench_cli.py",
     "bench_cohort.py",
+    "bench_damage.py",
     "bench_diameters.py",
     "bench_followup.py",
     "bench_memory.py",
     "bench_metrics.py",
+    "bench_read.py",
 )
 
 if __name__ == "__main__":

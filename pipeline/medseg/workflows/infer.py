@@ -19,7 +19,7 @@ from medseg.io.files import require_writable, sha256_of, write_text
 from medseg.io.volumes import read_volumes, write_labels
 from medseg.io.weights import save_tensors
 from medseg.workflows.dicom_out import Finding, algorithm_of, open_series, terms_of, write_objects
-from medseg.workflows.inputs import InferCase, collect_inputs
+from medseg.workflows.inputs import InferCase, collect_inputs, refuse_overwriting
 from medseg.workflows.provenance import make_provenance
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def infer(
     """
     model = read_bundle(bundle)
     cases = collect_inputs(volumes, folder, num_channels=len(model.plan.channels), split=split)
+    refuse_overwriting(cases, out)
     terms = terms_of(model.plan.labels, settings, model.plan.terms) if settings.dicom else {}
     require_writable(out)
     predictor = Predictor(model, settings)

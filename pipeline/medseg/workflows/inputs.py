@@ -69,6 +69,22 @@ def collect_inputs(
     return tuple(cases)
 
 
+def refuse_overwriting(cases: Sequence[InferCase], out: Path) -> None:
+    """Refuse an output folder in which a case's mask or findings would take the place of an input.
+
+    Raises:
+        UsageError: E-WOULD-OVERWRITE.
+    """
+    inputs = {image.resolve() for case in cases for image in case.images}
+    for case in cases:
+        for suffix in (".nii.gz", ".json"):
+            target = out / f"{case.id}{suffix}"
+            if target.resolve() in inputs:
+                message = f"its result would be written over the input {target}"
+                remedy = "Name another folder with --out."
+                raise UsageError(message, code="E-WOULD-OVERWRITE", case=case.id, file=target, remedy=remedy)
+
+
 def case_id(path: Path) -> str:
     """The name of the file or folder without its suffix, in characters that are safe everywhere."""
     name = path.name or path.resolve().name
