@@ -178,6 +178,12 @@ def test_no_series_no_dicom(folder, mask):
     assert caught.value.code == "E-NO-SERIES"
 
 
+def test_a_series_of_one_file_needs_no_suffix(series):
+    folder = series.write("e", (12, 12, 6), LPS, enhanced=True)
+    path = (folder / "enhanced.dcm").rename(folder / "IM0001")
+    assert len(open_series(path, Reading()).slices) == 6
+
+
 def test_a_manifests_own_codes_come_first():
     own = {"liver": Term(type="99X 1 My liver", colour=(1, 2, 3))}
     terms = terms_of({"liver": 1, "spleen": 2}, Outputs(), own)
