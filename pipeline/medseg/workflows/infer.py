@@ -100,8 +100,9 @@ def _predict_one(
     case: InferCase, predictor: Predictor, out: Path, provenance: Provenance, terms: Mapping[str, Term]
 ) -> CasePrediction:
     plan, settings = predictor.bundle.plan, predictor.settings
-    slices = open_series(case.images[0], settings) if settings.dicom else None
-    volume = read_volumes(case.images, settings, channels=len(plan.channels))
+    reading = settings.over(case.reading)
+    slices = open_series(case.images[0], reading) if settings.dicom else None
+    volume = read_volumes(case.images, reading, channels=len(plan.channels))
     answer = predictor.predict(volume)
     classes = tuple(ClassAnswer(head=head, probabilities=values) for head, values in answer.classes.items())
     files = _write_voxels(case, answer, plan, settings, out)
