@@ -156,7 +156,9 @@ def _intensity(rules: Sequence[Normalisation]) -> list[dict[str, Any]]:
     postfixes = [str(index) for index in range(len(rules))]
     split = _step("SplitDimd", "image", dim=0, keepdim=True, output_postfixes=postfixes)
     single = [step for key, rule in zip(keys, rules, strict=True) for step in _channel(key, rule)]
-    return [split, *single, {"_target_": "ConcatItemsd", "keys": keys, "name": "image", "dim": 0}]
+    join = {"_target_": "ConcatItemsd", "keys": keys, "name": "image", "dim": 0}
+    # MONAI takes what is left under `image_...` for the image's metadata
+    return [split, *single, join, {"_target_": "DeleteItemsd", "keys": keys}]
 
 
 def _channel(key: str, rule: Normalisation) -> list[dict[str, Any]]:
