@@ -206,6 +206,19 @@ def test_volumes_that_would_overwrite_each_other_are_refused(dataset, tmp_path):
     assert caught.value.code == "E-NAME-CLASH"
 
 
+@pytest.mark.parametrize("way", ["the folder", "a link to it"])
+def test_an_input_is_never_overwritten(workspace, dataset, tmp_path, way):
+    image = tmp_path / "in" / "scan.nii.gz"
+    image.parent.mkdir()
+    image.write_bytes(dataset.cases[0].images[0].read_bytes())
+    (tmp_path / "link").symlink_to(image.parent)
+    out = image.parent if way == "the folder" else tmp_path / "link"
+    with pytest.raises(UsageError) as caught:
+        infer(workspace.newest_bundle(), out, InferSettings(), volumes=[image])
+    assert caught.value.code == "E-WOULD-OVERWRITE"
+    assert image.read_bytes() == dataset.cases[0].images[0].read_bytes()
+
+
 def test_numbered_patients_are_not_channels(tmp_path):
     for name in ("patient_0001", "patient_0002"):
         (tmp_path / f"{name}.nii.gz").touch()

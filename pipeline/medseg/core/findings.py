@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -61,6 +62,11 @@ class GridSummary(Document):
     @classmethod
     def of(cls, geometry: Geometry) -> GridSummary:
         return cls(shape=geometry.shape, spacing_mm=geometry.spacing_mm, axis_codes=geometry.axis_codes)
+
+    @property
+    def diagonal_mm(self) -> float:
+        """No distance inside the image is longer."""
+        return math.hypot(*(size * step for size, step in zip(self.shape, self.spacing_mm, strict=True)))
 
 
 class Provenance(Document):

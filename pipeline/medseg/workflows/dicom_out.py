@@ -96,12 +96,14 @@ def open_series(path: Path, reading: Reading) -> SourceSlices:
         InputError: `E-NO-SERIES`, `E-SOURCE-UID`, or as `source_slices`.
         GeometryError: `E-FRAME-OF-REFERENCE`, or as `source_slices`.
     """
-    if path.is_file() and not path.name.lower().endswith((".dcm", ".ima", ".dicom", ".zip")):
+    try:
+        slices = source_slices(path, series=reading.series, phase=reading.phase)
+    except InputError as error:
+        if error.code != "E-NOT-DICOM":
+            raise
         message = "DICOM objects refer to the slices of a DICOM series, and this is none"
-        raise InputError(
-            message, code="E-NO-SERIES", file=path, remedy="Give the DICOM folder, or choose another --format."
-        )
-    slices = source_slices(path, series=reading.series, phase=reading.phase)
+        remedy = "Give the DICOM folder, or choose another --format."
+        raise InputError(message, code="E-NO-SERIES", file=path, remedy=remedy) from None
     require_identity(slices, path)
     return slices
 

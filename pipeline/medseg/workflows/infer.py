@@ -24,7 +24,7 @@ from medseg.workflows.claim import Claim, claimed
 from medseg.workflows.dicom_out import terms_of
 from medseg.workflows.infer_case import CaseWork, Job, attempt
 from medseg.workflows.infer_record import discard, standing
-from medseg.workflows.inputs import InferCase, collect_inputs
+from medseg.workflows.inputs import InferCase, collect_inputs, refuse_overwriting
 from medseg.workflows.provenance import make_provenance
 
 if TYPE_CHECKING:
@@ -148,6 +148,7 @@ def _cases(request: Request, model: Bundle, claim: Claim) -> list[InferCase]:
     """The cases of this shard."""
     channels = len(model.plan.channels)
     found = collect_inputs(request.volumes, request.folder, num_channels=channels, split=request.split)
+    refuse_overwriting(found, claim.out, request.settings.formats)
     number, count = request.settings.part
     if count > 1:
         found = tuple(sorted(found, key=lambda case: case.id)[number - 1 :: count])

@@ -15,8 +15,10 @@ from medseg.core.errors import MedsegError, case_context
 from medseg.core.findings import CaseFailure
 from medseg.core.measurements import CaseMeasurements, Measurement
 from medseg.core.progress import Progress, silent
+from medseg.core.reading import Containment
 from medseg.core.staging import CaseStaging
 from medseg.core.volume import LabelMap, Volume, require_same_grid
+from medseg.io.contained import contained
 from medseg.io.files import require_writable, write_text
 from medseg.io.volumes import read_labels, read_volume
 from medseg.report.calipers import draw_lesions
@@ -46,6 +48,7 @@ class Measured:
     failures: tuple[CaseFailure, ...]
 
 
+@contained(Containment())
 def measure(
     masks: Path, out: Path, request: MaskRequest, *, judge: Judge | None = None, progress: Progress = silent
 ) -> Measured:
