@@ -1,4 +1,4 @@
-"""The benchmarks that need no data: start-up, metrics beside the peers, memory. `nox -s bench`."""
+"""The benchmarks that need no data: start-up, cohorts, metrics beside the peers, memory. `nox -s bench`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("bench_cli.py", "bench_diameters.py", "bench_memory.py", "bench_metrics.py")
+SCRIPTS = (
+    "bench_cli.py",
+    "bench_cohort.py",
+    "bench_damage.py",
+    "bench_diameters.py",
+    "bench_dicom_seg.py",
+    "bench_followup.py",
+    "bench_memory.py",
+    "bench_metrics.py",
+    "bench_read.py",
+)
 
 if __name__ == "__main__":
     for script in SCRIPTS:

@@ -13,7 +13,7 @@ from pydicom.uid import RLELossless, generate_uid
 from medseg.core.errors import InputError
 from medseg.core.reading import Containment
 from medseg.io.contained import contained
-from medseg.io.dicom_labels import names_in
+from medseg.io.label_names import read_label_names
 from medseg.io.volumes import read_labels, read_volume
 
 SHAPE = (9, 8, 6)
@@ -74,7 +74,7 @@ def test_segments_fall_onto_the_image(folder, kind, options):
     named = read_labels(path, onto=image.geometry, names={"kidney_left": 7, "spleen": 3})
     np.testing.assert_array_equal(named.array, 7 * (numbered() == 2).transpose(2, 1, 0))
     assert named.warnings == ("W-SEGMENTS-LEFT",)
-    assert names_in(path) == ("liver", "Left Kidney")
+    assert read_label_names(path) == {"liver": 1, "Left Kidney": 2}
 
 
 def test_other_axes_of_the_image_do_not_matter(folder):

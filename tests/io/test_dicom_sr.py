@@ -11,14 +11,14 @@ import pytest
 from highdicom.sr import srread
 
 from medseg.core.errors import InputError
-from medseg.core.findings import ClassAnswer, GridSummary, Provenance
-from medseg.core.measurements import Caliper, CaseMeasurements, Measurement
+from medseg.core.findings import ClassAnswer
+from medseg.core.measurements import Caliper, Measurement
 from medseg.core.segments import Algorithm, Segment
 from medseg.core.terminology import Term
 from medseg.io import dicom_sr
 from medseg.io.dicom_seg import write_segmentation
 from medseg.io.dicom_source import source_slices
-from medseg.io.dicom_sr import WrittenSegmentation, write_report
+from medseg.io.dicom_sr import write_report
 
 SHAPE = (7, 6, 5)
 LPS = np.array([[0.9, 0, 0, 14], [0, 0.7, 0, -8], [0, 0, 3.0, 55], [0, 0, 0, 1]])
@@ -64,15 +64,10 @@ def measured(identity, *, kind, volume_ml, long_mm=None, short_mm=None):
     )
 
 
-MEASUREMENTS = CaseMeasurements(
-    case="c",
-    grid=GridSummary(shape=SHAPE, spacing_mm=(0.9, 0.7, 3.0), axis_codes="LPS"),
-    measurements=(
-        measured("kidney_left", kind="organ", volume_ml=151.23456789),
-        measured("tumour-1", kind="lesion", volume_ml=1.25, long_mm=20.3, short_mm=11.0),
-        measured("tumour-2", kind="lesion", volume_ml=9.0, long_mm=9.0),  # no segment: not written
-    ),
-    provenance=Provenance(medseg_version="0", created=""),
+MEASUREMENTS = (
+    measured("kidney_left", kind="organ", volume_ml=151.23456789),
+    measured("tumour-1", kind="lesion", volume_ml=1.25, long_mm=20.3, short_mm=11.0),
+    measured("tumour-2", kind="lesion", volume_ml=9.0, long_mm=9.0),  # no segment: not written
 )
 
 
@@ -85,8 +80,7 @@ def slices(series):
 def segmentation(series, slices):
     path = series.folder / "seg.dcm"
     labels = np.random.default_rng(0).integers(0, 3, SHAPE[::-1]).astype(np.uint8)
-    uid = write_segmentation(labels, slices, path, segments=SEGMENTS, algorithm=ALGORITHM)
-    return WrittenSegmentation(uid, str(pydicom.dcmread(path).SeriesInstanceUID), SEGMENTS)
+    return write_segmentation(labels, slices, path, segments=SEGMENTS, algorithm=ALGORITHM)
 
 
 def report(series, slices, measurements=MEASUREMENTS, *, segmentation=None, classes=CLASSES):
@@ -128,7 +122,7 @@ def test_uncertainty_has_the_unit_of_what_it_belongs_to(series, slices, segmenta
 
 
 def test_the_diagnosis_has_every_probability(series, slices):
-    (group,) = srread(report(series, slices, None)).content.get_image_measurement_groups()
+    (group,) = srread(report(series, slices, ())).content.get_image_measurement_groups()
     assert {m.name.meaning: m.value for m in group.get_measurements()} == {
         "Probability of benign": 25.04,
         "Probability of malignant": 74.96,
@@ -162,7 +156,7 @@ def test_the_validator_finds_nothing(series, slices, segmentation, case):
     path = report(
         series,
         slices,
-        None if case == "classes" else MEASUREMENTS,
+        () if case == "classes" else MEASUREMENTS,
         segmentation=None if case == "classes" else segmentation,
         classes=() if case == "measurements" else CLASSES,
     )
@@ -181,6 +175,6 @@ def test_an_empty_report_is_refused(series, slices):
 def test_what_reads_back_differently_is_not_kept(series, slices, monkeypatch):
     monkeypatch.setattr(dicom_sr, "_values_in", lambda _: iter([25.04]))
     with pytest.raises(InputError) as caught:
-        report(series, slices, None)
+        report(series, slices, ())
     assert caught.value.code == "E-READ-BACK"
     assert not (series.folder / "sr.dcm").exists()

@@ -37,6 +37,19 @@ FixGeometry = Annotated[
     typer.Option("--fix-geometry", help="Resample a DICOM series with gaps, uneven steps or gantry tilt."),
 ]
 Suv = Annotated[bool | None, typer.Option("--suv", help="Read DICOM PET as SUV by body weight.")]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        help="nifti, nrrd, seg-nrrd, mha, dicom-seg, dicom-rtstruct, dicom-sr; comma list or repeated. Default: nifti.",
+    ),
+]
+Terminology = Annotated[
+    Path | None, typer.Option("--terminology", help="YAML with SNOMED codes of labels; see configs/terminology.yaml.")
+]
+PrivateCodes = Annotated[
+    bool | None, typer.Option("--private-codes", help="Write labels without a SNOMED code under medseg's own scheme.")
+]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Amp = Annotated[bool | None, typer.Option("--amp/--no-amp", help="Mixed precision where the device gains from it.")]
 DEFAULT_WORKSPACE = Path("medseg-work")

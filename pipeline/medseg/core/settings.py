@@ -12,10 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from medseg.core.batch import Batching
 from medseg.core.detection import Criterion
 from medseg.core.document import Document
 from medseg.core.errors import UsageError
 from medseg.core.geometry import Shape, Vector
+from medseg.core.outputs import Outputs
 from medseg.core.reading import Containment, Reading
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
@@ -94,7 +96,7 @@ class TrainSettings(Document):
         return None if self.budget is None else seconds(self.budget)
 
 
-class InferSettings(Reading, Containment):
+class InferSettings(Reading, Containment, Outputs, Batching):
     """`medseg infer`."""
 
     overlap: float = Field(default=0.5, ge=0, le=0.9, description="share of a window that its neighbour repeats")

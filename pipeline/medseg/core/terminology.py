@@ -70,6 +70,12 @@ class Term(Document):
     def is_lesion(self) -> bool:
         return self.category == ABNORMALITY
 
+    @property
+    def meaning(self) -> str:
+        """In words: `Neoplasm, Kidney, Left`."""
+        parts = (self.type, self.modifier, self.region, self.region_modifier)
+        return ", ".join(code.meaning for code in parts if code is not None)
+
 
 class Terminology(Document):
     """`configs/terminology.yaml`, or a file of one's own laid over it."""

@@ -58,14 +58,14 @@ def read_dicom_labels(path: Path, *, onto: Geometry | None, names: dict[str, int
     return LabelMap(array, onto, path, flags)
 
 
-def names_in(path: Path) -> tuple[str, ...] | None:
-    """The segments or regions of a SEG or RTSTRUCT, in order; None for any other DICOM object."""
+def names_in(path: Path) -> dict[str, int]:
+    """The segments or regions of a SEG or RTSTRUCT with their numbers; nothing for any other DICOM object."""
     header = read_object(path, is_whole=False)
     if is_segmentation(header):
-        return tuple(fact.label for fact in read_frames(path).segments if not fact.is_background)
+        return {fact.label: fact.number for fact in read_frames(path).segments if not fact.is_background}
     if str(header.get("SOPClassUID", "")) == _STRUCTURE_SET:
-        return tuple(item.name for item in read_structures(path))
-    return None
+        return {item.name: item.number for item in read_structures(path)}
+    return {}
 
 
 def _values(

@@ -32,7 +32,7 @@ _PLACES = 4  # decimals of a coordinate in mm: far less than a voxel, and within
 
 def write_structure_set(
     labels: NDArray[Any], slices: SourceSlices, path: Path, *, segments: Sequence[Segment], algorithm: Algorithm
-) -> str:
+) -> None:
     """Write a mask as one RTSTRUCT with a region of interest per segment.
 
     Args:
@@ -41,9 +41,6 @@ def write_structure_set(
         path: Where.
         segments: What the numbers mean.
         algorithm: Who made the mask.
-
-    Returns:
-        Its SOPInstanceUID.
 
     Raises:
         InputError: `E-EMPTY-MASK`, `E-SOURCE-UID`, `E-NOT-WRITABLE`, `E-DISK-FULL` or `E-READ-BACK`.
@@ -61,7 +58,6 @@ def write_structure_set(
     dataset.ApprovalStatus = "UNAPPROVED"
     finish(dataset, slices, segments)
     save(dataset, path, verify=lambda written: _reads_as(written, labels, slices, segments))
-    return str(dataset.SOPInstanceUID)
 
 
 def _head(slices: SourceSlices, algorithm: Algorithm) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,16 @@ from medseg.io.dicom_source import SourceSlices
 _SERIES_NUMBER = 300
 
 
+@dataclass(frozen=True)
+class WrittenSegmentation:
+    """A SEG for reports to refer to: its UIDs and what its segments are."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    segments: tuple[Segment, ...]
+
+
 def write_segmentation(
     labels: NDArray[Any],
     slices: SourceSlices,
@@ -37,7 +48,7 @@ def write_segmentation(
     segments: Sequence[Segment],
     algorithm: Algorithm,
     kind: SegmentationKind = "binary",
-) -> str:
+) -> WrittenSegmentation:
     """Write a mask as one DICOM SEG; slices without a segment take no frame.
 
     Args:
@@ -48,9 +59,6 @@ def write_segmentation(
         algorithm: Who made the mask.
         kind: `binary`, one frame per segment and slice, or `labelmap`, one frame per slice (Supplement 243), which
             fewer viewers read.
-
-    Returns:
-        Its SOPInstanceUID.
 
     Raises:
         InputError: `E-EMPTY-MASK`, `E-SOURCE-UID`, `E-NOT-WRITABLE`, `E-DISK-FULL` or `E-READ-BACK`.
@@ -78,7 +86,9 @@ def write_segmentation(
     finish(dataset, slices, segments)
     numbers = {segment.number for segment in segments}
     save(dataset, path, verify=lambda written: _reads_as(written, labels, slices, numbers))
-    return str(dataset.SOPInstanceUID)
+    return WrittenSegmentation(
+        str(dataset.SOPClassUID), str(dataset.SOPInstanceUID), str(dataset.SeriesInstanceUID), tuple(segments)
+    )
 
 
 def _description(segment: Segment, algorithm: Algorithm) -> Any:
@@ -129,7 +139,7 @@ def _reads_as(path: Path, labels: NDArray[Any], slices: SourceSlices, numbers: s
     """Whether every frame of the file shows its segment of its slice, and no pixel of the mask is left out."""
     places = {tuple(decimals(piece.position_mm)): index for index, piece in enumerate(slices.slices)}
     frames = read_frames(path)
-    rest = np.bincount(labels.ravel(), minlength=max(numbers) + 1)
+    rest = np.sum([np.bincount(plane.ravel(), minlength=max(numbers) + 1) for plane in labels], axis=0)
     for frame, pixels in zip(frames.frames, frames.pixels(), strict=True):
         index = places.get(tuple(decimals(frame.position_mm)))
         if index is None:

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.core.errors import InputError
-from medseg.core.geometry import Affine, lps_to_ras
+from medseg.core.geometry import Affine, Geometry, lps_to_ras
 from medseg.core.reading import Reading
 from medseg.core.volume import LabelMap
 from medseg.io.dicom_planes import Plane
 from medseg.io.dicom_series import chosen_planes
 
 _UNMOVED = 1e-3  # voxels
+_OFF_LINE_MM = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +83,19 @@ def source_slices(path: Path | str, *, series: str | None = None, phase: str | N
     planes, _ = chosen_planes(Path(path), Reading(series=series, phase=phase))
     _require_one_origin(planes, Path(path))
     return SourceSlices(tuple(map(_slice_of, planes)), planes[0].file.header)
+
+
+def slices_grid(slices: SourceSlices) -> Geometry | None:
+    """The grid (column, row, slice) of the slices, oblique to their normal under a tilted gantry; None when uneven."""
+    pieces = slices.slices
+    positions = np.array([piece.position_mm for piece in pieces])
+    affine = pieces[0].to_lps
+    if len(pieces) > 1:
+        affine[:3, 2] = (positions[-1] - positions[0]) / (len(pieces) - 1)
+        line = positions[0] + np.arange(len(pieces))[:, np.newaxis] * affine[:3, 2]
+        if np.abs(line - positions).max() > _OFF_LINE_MM:
+            return None
+    return Geometry((pieces[0].columns, pieces[0].rows, len(pieces)), lps_to_ras(affine))
 
 
 def labels_on_slices(label_map: LabelMap, slices: SourceSlices) -> NDArray[Any]:

@@ -5,21 +5,20 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medseg.core.errors import InputError
 from medseg.core.findings import ClassAnswer
-from medseg.core.measurements import CaseMeasurements, Measurement
+from medseg.core.measurements import Measurement
 from medseg.core.segments import Algorithm, Segment
 from medseg.core.terminology import Code, private_code, tracking_uid
 from medseg.io.dicom_headers import read_object, untrusted
 from medseg.io.dicom_objects import MAKER, concept, finish, identity_of, require_identity, save, series_facts
+from medseg.io.dicom_seg import WrittenSegmentation
 from medseg.io.dicom_source import SourceSlices
 
 _SERIES_NUMBER = 302
-_SEGMENTATION_CLASS = "1.2.840.10008.5.1.4.1.1.66.4"
 _VOLUME = Code(scheme="SCT", value="118565006", meaning="Volume")
 _LONG_AXIS = Code(scheme="SCT", value="103339001", meaning="Long Axis")
 _SHORT_AXIS = Code(scheme="SCT", value="103340004", meaning="Short Axis")
@@ -29,25 +28,15 @@ _MILLIMETRE = Code(scheme="UCUM", value="mm", meaning="millimeter")
 _PERCENT = Code(scheme="UCUM", value="%", meaning="percent")
 
 
-@dataclass(frozen=True)
-class WrittenSegmentation:
-    """The SEG that a report refers to: its UIDs and what its segments are."""
-
-    sop_instance_uid: str
-    series_instance_uid: str
-    segments: tuple[Segment, ...]
-    sop_class_uid: str = _SEGMENTATION_CLASS
-
-
 def write_report(
-    measurements: CaseMeasurements | None,
+    measurements: Sequence[Measurement],
     slices: SourceSlices,
     path: Path,
     *,
     segmentation: WrittenSegmentation | None,
     classes: Sequence[ClassAnswer] = (),
     algorithm: Algorithm,
-) -> str:
+) -> None:
     """Write one Enhanced SR with a measurement group per structure and one per classification head.
 
     Args:
@@ -58,9 +47,6 @@ def write_report(
         classes: Answers of the case's diagnosis.
         algorithm: Who made mask, measurements and diagnosis.
 
-    Returns:
-        Its SOPInstanceUID.
-
     Raises:
         InputError: `E-EMPTY-REPORT`, `E-SOURCE-UID`, `E-NOT-WRITABLE`, `E-DISK-FULL` or `E-READ-BACK`.
         GeometryError: `E-FRAME-OF-REFERENCE`.
@@ -70,7 +56,7 @@ def write_report(
 
     require_identity(slices, path)
     by_name = {} if segmentation is None else {(item.tracking_id or item.label): item for item in segmentation.segments}
-    rows = [row for row in (() if measurements is None else measurements.measurements) if row.id in by_name]
+    rows = [row for row in measurements if row.id in by_name]
     if not rows and not classes:
         message = "there is neither a measured structure nor a diagnosis to report"
         raise InputError(message, code="E-EMPTY-REPORT", file=path, remedy="Write no report for this case.")
@@ -94,7 +80,6 @@ def write_report(
     expected = sorted(value for row in rows for _, value, _, _ in _numbers(row))
     expected += sorted(_percent(share) for answer in classes for share in answer.probabilities.values())
     save(dataset, path, verify=lambda written: sorted(_values_in(written)) == sorted(expected))
-    return str(dataset.SOPInstanceUID)
 
 
 def _numbers(row: Measurement) -> Iterator[tuple[Code, float, Code, float]]:

@@ -1,4 +1,4 @@
-"""Names of labels that a mask file carries: the segments of a .seg.nrrd, the label table in a NIfTI extension."""
+"""Names of labels that a mask file carries: segments of a .seg.nrrd, DICOM SEG or RTSTRUCT, a NIfTI label table."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ def read_label_names(path: Path | str) -> dict[str, int]:
     """
     with open_stream(Path(path)) as stream:
         head = stream.peek(_HEAD_BYTES)
+    if head[128:132] == b"DICM":
+        from medseg.io.dicom_labels import names_in
+
+        return names_in(Path(path))
     if head.startswith(b"NRRD"):
         found = _segments(re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0].decode("utf-8", "replace"))
     elif b"<LabelTable>" in head:

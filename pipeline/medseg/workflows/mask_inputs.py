@@ -100,7 +100,9 @@ def named_labels(
 
     A mask with a single value that nothing names is taken as lesions; several such values are taken as organs.
     """
-    present = [int(value) for value in np.unique(mask.array) if value]
+    seen = np.zeros(int(mask.array.max(initial=0)) + 1, dtype=bool)
+    seen[mask.array] = True  # np.unique would sort every voxel
+    present = [int(value) for value in np.flatnonzero(seen) if value]
     flags = [] if present else ["W-EMPTY-MASK: the mask holds no label, so there is nothing to measure"]
     if case.labels is None:
         labels = {"lesion": present[0]} if len(present) == 1 else {f"label_{value}": value for value in present}
