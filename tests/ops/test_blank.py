@@ -60,3 +60,6 @@ def test_one_labelled_voxel_in_the_air_forbids_it():
     assert may_skip(image, labels, (AIR,))
     labels[6, 6, 6] = 2
     assert not may_skip(image, labels, (AIR,))
+    second = torch.zeros_like(image)
+    assert not may_skip(torch.cat([image, second]), labels, (AIR, 0.0))
+    assert may_skip(torch.cat([image, second + 1]), labels, (AIR, 0.0))

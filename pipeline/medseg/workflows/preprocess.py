@@ -98,8 +98,8 @@ def preprocess(workspace: Workspace, settings: PreprocessSettings, *, progress: 
         )
     if fingerprint is not None:
         write_text(workspace.store / "fingerprint.json", fingerprint.to_json())
-    if settings.plan is None or plan.skip_constant_windows:
-        losing = sorted(case for case, safe in checked.items() if not safe)
+    losing = sorted(case for case, safe in checked.items() if not safe)
+    if settings.plan is None or (plan.skip_constant_windows and (losing or not checked)):
         plan = decide_skipping(plan, losing=losing, num_checked=len(checked), has_air=air is not None)
     return close_store(workspace.store, plan, dataset, cases=tuple(stored), failures=tuple(failures))
 
