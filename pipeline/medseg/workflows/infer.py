@@ -12,6 +12,7 @@ from medseg.core.findings import CaseFailure, CasePrediction, ClassAnswer, GridS
 from medseg.core.outputs import SUFFIX_OF
 from medseg.core.progress import Progress, silent
 from medseg.core.volume import LabelMap
+from medseg.data.contents import values_in
 from medseg.engine.predict import Predictor
 from medseg.io.bundle import read_bundle
 from medseg.io.contained import contained
@@ -109,7 +110,9 @@ def _predict_one(
     flags = [*volume.warnings, *answer.flags, *_flags(case, predictor.bundle.manifest)]
     if slices is not None:
         nothing = LabelMap(np.zeros(volume.geometry.shape, np.uint8), volume.geometry)
-        finding = Finding(case.id, answer.labels or nothing, plan.labels, terms, algorithm_of(provenance), classes)
+        finding = Finding(
+            case.id, answer.labels or nothing, plan.labels, terms, algorithm_of(provenance), classes, image=volume
+        )
         objects = write_objects(finding, slices, settings, out, resample=settings.fix_geometry)
         files |= objects.files
         flags += objects.flags
@@ -160,9 +163,9 @@ def _volumes(answer: Prediction, plan: Plan) -> dict[str, float]:
     if answer.labels is None:
         return {}
     united = {name: (value,) for name, value in plan.labels.items()} | plan.regions
-    counts = np.bincount(answer.labels.array.ravel(), minlength=max(map(max, united.values()), default=0) + 1)
+    counts = values_in(answer.labels)
     voxel_ml = answer.labels.geometry.voxel_volume_mm3 / 1000
-    return {name: round(float(counts[list(values)].sum()) * voxel_ml, 4) for name, values in united.items()}
+    return {name: round(sum(counts.get(value, 0) for value in values) * voxel_ml, 4) for name, values in united.items()}
 
 
 def _flags(case: InferCase, manifest: BundleManifest) -> list[str]:
