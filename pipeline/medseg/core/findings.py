@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from medseg.core.batch import InputSeal
 from medseg.core.detection import LesionDetection, LesionSummary
 from medseg.core.document import Document
 from medseg.core.geometry import Geometry, Shape, Vector
@@ -89,7 +90,9 @@ class CasePrediction(Document):
     mask: str | None = Field(description="file name of the mask, in the same folder")
     mask_sha256: str | None = None
     files: dict[str, str] = Field(default_factory=dict, description="every file of this case by its format")
+    sha256: dict[str, str] = Field(default_factory=dict, description="of each of these files, by its name")
     source_names: tuple[str, ...] = Field(default=(), description="file names only, no folders")
+    inputs: tuple[InputSeal, ...] = Field(default=(), description="what the images were when they were read")
     grid: GridSummary
     labels: dict[str, int]
     volumes_ml: dict[str, float]

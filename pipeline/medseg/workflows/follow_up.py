@@ -28,7 +28,7 @@ from medseg.report.followup_pictures import FollowUpPictures, Shown, followup_pi
 from medseg.workflows.config import packaged, read_yaml
 from medseg.workflows.follow_up_open import FollowUpSettings, OpenedStudy, open_study
 from medseg.workflows.follow_up_studies import Patient
-from medseg.workflows.infer import grid_summary
+from medseg.workflows.infer_case import grid_summary
 from medseg.workflows.provenance import make_provenance
 
 _LEAST_COVERED = 0.5

@@ -24,7 +24,7 @@ from medseg.io.volumes import read_labels, read_volume
 from medseg.report.calipers import draw_lesions
 from medseg.report.measurements import measurements_csv, render_measurements
 from medseg.workflows.config import packaged, read_yaml
-from medseg.workflows.infer import grid_summary
+from medseg.workflows.infer_case import grid_summary
 from medseg.workflows.mask_inputs import MaskCase, MaskRequest, collect_masks, named_labels
 from medseg.workflows.provenance import make_provenance
 
