@@ -158,6 +158,8 @@ class CaseWork:
             classes=classes,
             flags=flags,
             backend=answer.backend,
+            windows=answer.windows,
+            skipped_windows=answer.skipped_windows,
             seconds=answer.seconds,
             provenance=provenance,
         )
