@@ -6,7 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("bench_cli.py", "bench_cohort.py", "bench_diameters.py", "bench_memory.py", "bench_metrics.py")
+SCRIPTS = (
+    "bench_cli.py",
+    "bench_cohort.py",
+    "bench_damage.py",
+    "bench_diameters.py",
+    "bench_dicom_seg.py",
+    "bench_followup.py",
+    "bench_memory.py",
+    "bench_metrics.py",
+    "bench_read.py",
+)
 
 if __name__ == "__main__":
     for script in SCRIPTS:

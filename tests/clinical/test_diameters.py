@@ -80,6 +80,9 @@ def test_a_box_on_an_oblique_grid_by_hand():
     # At a right angle to the diagonal the line leaves through both long sides: 9 mm over the cosine 14 / diagonal.
     assert found.short_axis.length_mm == pytest.approx(9 * diagonal / 14, abs=1e-9)
     assert found.slice_index == 14  # the middle of slices 10 to 19
+    # Of many lines of that length the one through the middle is drawn.
+    middles = [np.mean(axis.ends_mm, axis=0) for axis in (found.long_axis, found.short_axis)]
+    assert np.linalg.norm(middles[0] - middles[1]) < 1.5
     assert feret_diameter(mask, geometry).length_mm == pytest.approx(np.sqrt(14**2 + 9**2 + 25**2), abs=1e-9)
     # The voxel's width along the diagonal: cos x 0.7 + sin x 0.9.
     assert found.long_axis.uncertainty_mm == pytest.approx((14 * 0.7 + 9 * 0.9) / diagonal, abs=1e-9)

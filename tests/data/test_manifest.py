@@ -101,6 +101,7 @@ def _case(**changes: Any) -> dict[str, Any]:
     ("values", "code", "words"),
     [
         (_values(cases=[{"id": "a", "images": ["x"]}, {"id": "a", "images": ["y"]}]), "E-CASE-DUPLICATE", "case a"),
+        (_values(cases=[{"id": "Case", "images": ["x"]}, {"id": "cAse", "images": ["y"]}]), "E-NAME-CLASH", "of Case"),
         (_values(channels=["CT", "PET", "MRI"], cases=[{"id": "a", "images": ["x", "y"]}]), "E-CHANNELS", "2 files"),
         (_case(labelled=["livr"]), "E-LABEL-NAME", "did you mean 'liver'?"),
         (_case(classes={"knd": "yes"}), "E-CLASS-NAME", "did you mean 'kind'?"),

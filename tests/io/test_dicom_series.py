@@ -10,6 +10,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from medseg.core.errors import InputError
+from medseg.core.reading import Reading
 from medseg.io.dicom_series import list_series
 from medseg.io.volumes import read_volume
 
@@ -138,3 +139,15 @@ def test_a_damaged_type_of_value_is_refused(slices):
     with pytest.raises(InputError) as caught:
         read_volume(folder)
     assert (caught.value.code, caught.value.file) == ("E-DICOM", path)
+
+
+@pytest.mark.parametrize("name", ["PatientID", "StudyInstanceUID", "FrameOfReferenceUID"])
+def test_slices_of_two_patients_are_never_one_series(slices, name):
+    """Every second slice is another patient's, under one SeriesInstanceUID, as careless anonymisation leaves them."""
+    folder = slices.series(lambda index, data: setattr(data, name, f"1.2.{index % 2}"))
+    with pytest.raises(InputError, match=r"2 series are here.*8 file\(s\)") as caught:
+        read_volume(folder)
+    assert caught.value.code == "E-SERIES"
+    with pytest.raises(InputError, match=f"2 series are '{slices.series_uid}'"):
+        read_volume(folder, Reading(series=slices.series_uid))
+    assert read_volume(folder, Reading(series="2")).geometry.spacing_mm[2] == pytest.approx(5)

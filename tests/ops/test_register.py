@@ -108,6 +108,16 @@ def test_a_spline_follows_what_an_affine_map_cannot():
     assert bent.alignment.to_fixed(there) == pytest.approx(inside, abs=0.01)
 
 
+def test_what_lies_on_each_other_already_is_left_there(baseline):
+    noise = np.random.default_rng(4).normal(0, 250, baseline.array.shape)  # any shift blurs it
+    image = Volume((baseline.array + noise).astype(np.float32), baseline.geometry)
+    found = register(image, image)
+    assert found.alignment.to_moving(POINTS) == pytest.approx(POINTS)
+    assert found.quality.stage == "rigid"
+    assert found.quality.after == found.quality.before
+    assert found.quality.refused[0].startswith("affine: mutual information fell")
+
+
 def test_images_of_different_things_are_refused(baseline):
     rng = np.random.default_rng(5)
     slab = np.full(LATER.shape, -1000.0)

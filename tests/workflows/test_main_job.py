@@ -194,6 +194,7 @@ def test_in_a_batch_a_broken_volume_fails_alone(workspace, dataset, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         f"{dataset.cases[0].id}.json",
         f"{dataset.cases[0].id}.nii.gz",
+        "predictions.json",
     ]
 
 
@@ -203,6 +204,19 @@ def test_volumes_that_would_overwrite_each_other_are_refused(dataset, tmp_path):
     with pytest.raises(UsageError) as caught:
         collect_inputs([dataset.cases[0].images[0], twin], None, num_channels=1)
     assert caught.value.code == "E-NAME-CLASH"
+
+
+@pytest.mark.parametrize("way", ["the folder", "a link to it"])
+def test_an_input_is_never_overwritten(workspace, dataset, tmp_path, way):
+    image = tmp_path / "in" / "scan.nii.gz"
+    image.parent.mkdir()
+    image.write_bytes(dataset.cases[0].images[0].read_bytes())
+    (tmp_path / "link").symlink_to(image.parent)
+    out = image.parent if way == "the folder" else tmp_path / "link"
+    with pytest.raises(UsageError) as caught:
+        infer(workspace.newest_bundle(), out, InferSettings(), volumes=[image])
+    assert caught.value.code == "E-WOULD-OVERWRITE"
+    assert image.read_bytes() == dataset.cases[0].images[0].read_bytes()
 
 
 def test_numbered_patients_are_not_channels(tmp_path):

@@ -24,7 +24,8 @@ def read_manifest(path: Path | str) -> Dataset:
 
     Raises:
         InputError: `E-NOT-FOUND`, `E-MANIFEST-JSON`, `E-MANIFEST-EMPTY`: nothing there to work on.
-        UsageError: `E-CONFIG`, `E-CASE-DUPLICATE`, `E-CHANNELS`, `E-LABEL-NAME`, `E-CLASS-NAME`: a field is wrong.
+        UsageError: `E-CONFIG`, `E-CASE-DUPLICATE`, `E-NAME-CLASH`, `E-CHANNELS`, `E-LABEL-NAME`, `E-CLASS-NAME`: a
+            field is wrong.
     """
     path = Path(path).absolute()
     values = read_json_object(path)
@@ -61,17 +62,20 @@ def check_names(dataset: Dataset, *, file: Path) -> None:
     Raises:
         UsageError: The first case at fault, named, with the field and the cure.
     """
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for case in dataset.cases:
-        if case.id in seen:
+        twin = seen.setdefault(case.id.lower(), "")
+        if twin:
+            is_same = twin == case.id
+            clash = f"its files and those of {twin} are the same on many systems"
             raise UsageError(
-                "another case has this id",
-                code="E-CASE-DUPLICATE",
+                "another case has this id" if is_same else clash,
+                code="E-CASE-DUPLICATE" if is_same else "E-NAME-CLASH",
                 file=file,
                 case=case.id,
-                remedy="Give every case an id of its own.",
+                remedy="Give every case an id of its own, upper and lower case taken as equal.",
             )
-        seen.add(case.id)
+        seen[case.id.lower()] = case.id
         with case_context(case.id):
             _check_case(case, dataset, file)
 

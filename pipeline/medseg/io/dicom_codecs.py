@@ -32,6 +32,7 @@ _DECODERS = {
     "1.2.840.10008.1.2.4.203": _JPEG_2000,
     "1.2.840.10008.1.2.5": (("pydicom", "pylibjpeg", "gdcm"), "pydicom"),
 }
+DECODABLE = tuple(_DECODERS)
 
 
 def decode_frame(data: Any, plane: Plane) -> tuple[NDArray[Any], bool]:

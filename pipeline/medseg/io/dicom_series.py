@@ -14,6 +14,7 @@ from medseg.io.dicom_stack import one_pile
 
 # Segmentations, surfaces, parametric maps, dose, structure sets, plans: pictures of something else than the patient.
 _NOT_IMAGES = ("1.2.840.10008.5.1.4.1.1.66", "1.2.840.10008.5.1.4.1.1.481", "1.2.840.10008.5.1.4.1.1.30")
+_SHARED = ("SeriesInstanceUID", "StudyInstanceUID", "PatientID", "FrameOfReferenceUID")
 
 
 def list_series(path: Path | str) -> tuple[SeriesSummary, ...]:
@@ -44,11 +45,16 @@ def chosen_planes(path: Path, reading: Reading) -> tuple[list[Plane], tuple[str,
 
 def _grouped(files: Sequence[DicomFile]) -> list[list[DicomFile]]:
     """Images by series, localizers last, then the largest first; objects that are no images are left out."""
-    groups: dict[str, list[DicomFile]] = {}
+    groups: dict[tuple[str, ...], list[DicomFile]] = {}
     for file in files:
         if "Rows" in file.header and not str(file.header.get("SOPClassUID", "")).startswith(_NOT_IMAGES):
-            groups.setdefault(_uid(file), []).append(file)
-    return sorted(groups.values(), key=lambda group: (all(map(is_localizer, group)), -len(group), _uid(group[0])))
+            groups.setdefault(_identity(file), []).append(file)
+    return sorted(groups.values(), key=lambda group: (all(map(is_localizer, group)), -len(group), _identity(group[0])))
+
+
+def _identity(file: DicomFile) -> tuple[str, ...]:
+    """What slices of one series share: the UID alone is empty or repeated after careless anonymisation."""
+    return tuple(str(file.header.get(name, "")) for name in _SHARED)
 
 
 def _uid(file: DicomFile) -> str:
@@ -61,9 +67,9 @@ def _choose(groups: list[list[DicomFile]], path: Path, series: str | None) -> li
         raise InputError(message, code="E-NO-DICOM", file=path, remedy="Give the folder that holds the images.")
     if series is not None:
         found = [group for number, group in enumerate(groups, start=1) if series in {_uid(group[0]), str(number)}]
-        if not found:
-            message = f"no series {series!r} here, only {_listing(groups, path)}"
-            raise InputError(message, code="E-SERIES", file=path, remedy="Choose one of them by number or UID.")
+        if len(found) != 1:
+            message = f"{len(found) or 'no'} series are {series!r} here, of {_listing(groups, path)}"
+            raise InputError(message, code="E-SERIES", file=path, remedy="Choose one of them by number.")
         return found[0]
     images = [group for group in groups if not all(map(is_localizer, group))] or groups[:1]
     if len(images) > 1:

@@ -194,6 +194,23 @@ def staged_folder(folder: Path | str) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def make_private(folder: Path) -> None:
+    """Make a folder that only its owner may enter, safe against power loss.
+
+    Raises:
+        InputError: `E-NOT-WRITABLE` or `E-DISK-FULL`.
+    """
+    try:
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700)
+            if os.name == "posix":
+                _flush(folder.parent, os.O_RDONLY)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
 def require_writable(folder: Path | str) -> None:
     """Make an output folder, and refuse one that cannot be written before any work is put into it.
 
@@ -203,7 +220,7 @@ def require_writable(folder: Path | str) -> None:
     probe = Path(folder) / ".writable"
     with atomic_path(probe):
         pass
-    probe.unlink()
+    probe.unlink(missing_ok=True)  # another run may look at the same folder at the same time
 
 
 def _refuse_folder(path: Path) -> None:

@@ -26,6 +26,7 @@ from medseg.core.geometry import Geometry
 from medseg.core.reading import Reading
 from medseg.io.decoded import ReadOptions
 from medseg.io.handover import LENGTH, Answer, Refusal, hand_over
+from medseg.io.streams import inflater
 
 _SPARE_BYTES = 64 << 20
 _BEFORE_START_BYTES = 1 << 30
@@ -37,6 +38,7 @@ def keep(control: socket.socket) -> None:
 
     A request is its length, with the socket for the answer attached, and JSON.
     """
+    inflater()  # loaded once here
     woken, waker = socket.socketpair()
     waker.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda *_: None)

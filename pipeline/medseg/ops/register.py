@@ -31,6 +31,7 @@ _NUM_SAMPLES = 60_000
 _NUM_SPLINE_SAMPLES = 15_000  # each sample costs a spline twenty times as much
 _CONTROL_MM = 40.0
 _FIELD_MM = 8.0
+_NOTHING_MM = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,9 @@ def register(fixed: Volume, moving: Volume, *, deformable: bool = False) -> Regi
     before = agreement(Alignment.identity(), first, second)
     rigid = _rigid(first, second)
     after = agreement(rigid, first, second)
+    if after.mutual_information < before.mutual_information and _shift_mm(rigid, first) < _NOTHING_MM:
+        # They lay on each other already: a tiny shift only blurs what agreed voxel by voxel.
+        rigid, after = Alignment.identity(), before
     problem = fault(rigid, after, before)
     if problem:
         raise GeometryError(
@@ -210,6 +214,12 @@ def _optimise(
         method.Execute(_image(fixed, fixed.array), _image(moving, moving.array))
     finally:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+
+
+def _shift_mm(alignment: Alignment, fixed: Reduced) -> float:
+    """How far the point of the body that moves most is moved."""
+    points = fixed.body_points()
+    return float(np.linalg.norm(alignment.to_moving(points) - points, axis=1).max())
 
 
 def _image(place: Reduced, array: NDArray[Any]) -> sitk.Image:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.core.errors import InputError, UsageError
+from medseg.core.outputs import SUFFIX_OF, Format
 from medseg.core.reading import AS_IT_IS, Reading
 from medseg.data.channels import channels_of
 from medseg.data.manifest import read_manifest
@@ -22,11 +23,16 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True)
 class InferCase:
-    """One case to predict: its id names the output files, and a manifest may say how its images are read."""
+    """One case to predict: its id names the output files, and a manifest may say how its images are read.
+
+    Attributes:
+        seed: What the UIDs of new DICOM objects are computed from; empty: they are random.
+    """
 
     id: str
     images: tuple[Path, ...]
     reading: Reading = AS_IT_IS
+    seed: str = ""
 
 
 def collect_inputs(
@@ -67,6 +73,22 @@ def collect_inputs(
                 remedy="Rename one, or run them into different --out folders.",
             )
     return tuple(cases)
+
+
+def refuse_overwriting(cases: Sequence[InferCase], out: Path, formats: Sequence[Format]) -> None:
+    """Refuse an output folder in which a case's mask or findings would take the place of an input.
+
+    Raises:
+        UsageError: E-WOULD-OVERWRITE.
+    """
+    inputs = {image.resolve() for case in cases for image in case.images}
+    for case in cases:
+        for suffix in (*(SUFFIX_OF[name] for name in formats), ".json"):
+            target = out / f"{case.id}{suffix}"
+            if target.resolve() in inputs:
+                message = f"its result would be written over the input {target}"
+                remedy = "Name another folder with --out."
+                raise UsageError(message, code="E-WOULD-OVERWRITE", case=case.id, file=target, remedy=remedy)
 
 
 def case_id(path: Path) -> str:
