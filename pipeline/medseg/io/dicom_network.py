@@ -147,40 +147,12 @@ def _arrival(event: Any) -> Arrival:
     body = event.request.DataSet.getbuffer()
     head = b"\0" * 128 + b"DICM" + encode_file_meta(event.file_meta)
     place = Path("object received")
-    # the header alone: nothing of the pixels is copied
-    header, _ = parse(io.BufferedReader(_Joined(head, body)), place, is_whole=False)
+    header, _ = parse(io.BytesIO(b"".join((head, body))), place, is_whole=False)
     uids = [str(header.get(name) or "") for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
     if not all(uids) or uids[2] != str(event.request.AffectedSOPInstanceUID):
         message = "an object must have study, series and instance UIDs, the last as it was announced"
         raise InputError(message, code="E-PACS-OBJECT", remedy="Send it again from an archive that keeps its UIDs.")
     return Arrival(id(event.assoc), head, body, *uids)
-
-
-class _Joined(io.RawIOBase):
-    """Two pieces of memory read as one file."""
-
-    def __init__(self, head: bytes, body: memoryview) -> None:
-        self._pieces = (memoryview(head), body)
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        start = (0, self._at, sum(map(len, self._pieces)))[whence]
-        self._at = max(0, start + offset)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        head, body = self._pieces
-        piece, at = (head, self._at) if self._at < len(head) else (body, self._at - len(head))
-        part = piece[at : at + len(buffer)]
-        buffer[: len(part)] = part
-        self._at += len(part)
-        return len(part)
 
 
 def send_objects(paths: Sequence[Path], peer: Peer, settings: ListenSettings) -> Iterator[Path]:

@@ -57,7 +57,7 @@ def write_structure_set(
     if not segments:
         message = "the mask is empty, and a structure set must hold a region of interest"
         raise InputError(message, code="E-EMPTY-MASK", file=path, remedy="Write it in another format, or not at all.")
-    dataset = _head(slices, algorithm)
+    dataset = _head(slices, algorithm, seed)
     dataset.ReferencedFrameOfReferenceSequence = [_frame_of_reference(slices)]
     dataset.StructureSetROISequence = [_region(segment, slices, algorithm) for segment in segments]
     dataset.ROIContourSequence = [_contours(labels, slices, segment) for segment in segments]
@@ -67,7 +67,7 @@ def write_structure_set(
     save(dataset, path, verify=lambda written: _reads_as(written, labels, slices, segments))
 
 
-def _head(slices: SourceSlices, algorithm: Algorithm) -> Any:
+def _head(slices: SourceSlices, algorithm: Algorithm, seed: str) -> Any:
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 

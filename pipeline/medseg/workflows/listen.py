@@ -100,8 +100,10 @@ def listen(
             while not stop.wait(_LOOK_EVERY_S):
                 for job in queue.settle(receiver.associations()):
                     watch(job)
-                while not stop.is_set() and (job := queue.next_job()):
-                    work.go_on(job)
+                due = queue.next_job()
+                while due is not None and not stop.is_set():
+                    work.go_on(due)
+                    due = queue.next_job()
         finally:
             receiver.close()
 
@@ -140,7 +142,7 @@ class _Work:
             # that medseg was stopped is not the series' fault
             self._queue.change(working, state="waiting", tries=job.tries)
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - one series must not end the others
             logger.error("%s failed with %s", job.id, type(error).__name__)  # noqa: TRY400 - its words may name a patient
             fault = MedsegError("a fault of medseg", code="E-INTERNAL")
             return self._refused(working, fault)
