@@ -75,7 +75,7 @@ def workers_of(parent: int) -> list[int]:
             pid = parents[pid]
         return pid == parent
 
-    return [pid for pid, name in names.items() if name.startswith("ray::_Worker") and is_ours(pid)]
+    return [pid for pid, name in names.items() if name.startswith("ray::_Worker.run") and is_ours(pid)]
 
 
 def masks(folder: Path) -> dict[str, bytes]:

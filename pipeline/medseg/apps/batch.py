@@ -15,7 +15,7 @@ from collections import Counter, deque
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from medseg.core.errors import MedsegError, ResourceError, UsageError
 from medseg.core.findings import CasePrediction
@@ -25,16 +25,19 @@ from medseg.workflows.infer_case import CaseWork, Job
 from medseg.workflows.infer_record import standing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from medseg.io.bundle import Bundle
     from medseg.workflows.infer import Outcome
     from medseg.workflows.inputs import InferCase
 
 _TRIES = 3
+_FALSE_STARTS = 10
 _WORKERS = 2
 _STORE_BYTES = 100 * 2**20
 _LOOPBACK = "127.0.0.1"
+# Without the first, Ray puts the machine's own address in place of the loopback's.
+_ONLY_HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_enable_metrics_collection": "0"}
 _TOKEN, _TOKEN_FILE = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 _OWN_TOKEN = Path("~/.ray/auth_token")
 
@@ -50,7 +53,8 @@ def on_ray(job: Job, bundle: Bundle, cases: Sequence[InferCase]) -> Iterator[tup
     with tempfile.TemporaryDirectory(prefix="medseg-ray-") as folder, _connected(job, num_workers, Path(folder)) as ray:
         absolute = replace(job, bundle=job.bundle.resolve(), out=job.out.resolve(), staging=job.staging.resolve())
         placed = [replace(case, images=tuple(path.resolve() for path in case.images)) for case in cases]
-        yield from _share_out(ray, absolute, placed, num_workers)
+        worker = ray.remote(max_restarts=0)(_Worker).options(**_share_of_machine(ray, job, num_workers))
+        yield from _Crew(ray, lambda: worker.remote(absolute), absolute, placed).work(num_workers)
 
 
 class _Worker:
@@ -58,65 +62,106 @@ class _Worker:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._work: CaseWork | None = None
         self._contained = contained(job.settings)
-        self._contained.__enter__()
+        self._contained.__enter__()  # open as long as the process
+
+    def open(self) -> Refusal | None:
+        """Read the model and place it on the device."""
+        try:
+            self._work = CaseWork(self._job)
+        except MedsegError as error:
+            return Refusal.of(error)
+        return None
 
     def run(self, case: InferCase) -> CasePrediction | Refusal:
-        """What came of the case; only words and numbers travel.
-
-        Raises:
-            RuntimeError: The model cannot be opened here; the message is a refusal.
-        """
-        if self._work is None:
-            try:
-                self._work = CaseWork(self._job)
-            except MedsegError as error:
-                raise RuntimeError(Refusal.of(error).to_json()) from None
+        """What came of the case; only words and numbers travel."""
         outcome = self._work(case)
         return Refusal.of(outcome) if isinstance(outcome, MedsegError) else outcome
 
 
-def _share_out(ray: Any, job: Job, cases: Sequence[InferCase], num_workers: int) -> Iterator[tuple[InferCase, Outcome]]:
-    worker = ray.remote(max_restarts=0, max_task_retries=0)(_Worker).options(**_share_of_machine(ray, job, num_workers))
-    waiting, losses = deque(cases), Counter[str]()
-    idle: list[Any] = []
-    busy: dict[Any, tuple[InferCase, Any]] = {}
-    while waiting or busy:
-        while waiting and len(busy) < num_workers:
-            actor, case = idle.pop() if idle else worker.remote(job), waiting.popleft()
-            busy[actor.run.remote(case)] = case, actor
-        (ended,), _ = ray.wait(list(busy), num_returns=1)
-        case, actor = busy.pop(ended)
-        try:
-            answer = ray.get(ended)
-        except ray.exceptions.RayActorError:
-            losses[case.id] += 1
-            outcome = _after_loss(case, job, losses[case.id])
-            if outcome is None:
-                waiting.append(case)
+class _Crew:
+    """Workers, the cases that wait, and those under way.
+
+    Args:
+        ray: The module, connected.
+        new: Makes a worker.
+        job: Of all cases.
+        cases: To be done.
+    """
+
+    def __init__(self, ray: Any, new: Callable[[], Any], job: Job, cases: Sequence[InferCase]) -> None:
+        self._ray, self._new, self._job = ray, new, job
+        self._waiting, self._num_left = deque(cases), len(cases)
+        self._busy: dict[Any, tuple[Any, InferCase | None]] = {}
+        self._losses = Counter[str]()
+        self._false_starts = 0
+
+    def work(self, num_workers: int) -> Iterator[tuple[InferCase, Outcome]]:
+        """Yield each case once, when it has ended.
+
+        Raises:
+            ResourceError: `E-RAY` when workers are lost again and again before they have a case.
+            MedsegError: The model cannot be opened where the workers are.
+        """
+        for _ in range(num_workers):
+            self._hire()
+        while self._num_left:
+            (ended,), _ = self._ray.wait(list(self._busy), num_returns=1)
+            worker, case = self._busy.pop(ended)
+            try:
+                answer = self._ray.get(ended)
+            except self._ray.exceptions.RayActorError:
+                outcome = self._lost(case)
             else:
+                outcome = self._answered(worker, case, answer)
+            if case is not None and outcome is not None:
+                self._num_left -= 1
                 yield case, outcome
-            continue
-        except ray.exceptions.RayTaskError as error:
-            raise Refusal.model_validate_json(str(error.cause)).error() from None
-        idle.append(actor)
-        yield case, _refused(case, answer) if isinstance(answer, Refusal) else answer
 
+    def _hire(self) -> None:
+        worker = self._new()
+        self._busy[worker.open.remote()] = worker, None
 
-def _after_loss(case: InferCase, job: Job, losses: int) -> Outcome | None:
-    """The result if the worker had still committed it, a refusal after the last try, None to try again."""
-    found = standing(case, job.out, job.provenance_of(case))
-    if isinstance(found, CasePrediction) and found.provenance.created == job.provenance.created:
-        return found
-    if losses < _TRIES:
-        return None
-    return ResourceError(
-        f"{losses} workers were lost while they worked on it",
-        code="E-WORKER-LOST",
-        case=case.id,
-        remedy="Run it alone without --engine ray to see why; most often memory ran out.",
-    )
+    def _answered(self, worker: Any, case: InferCase | None, answer: CasePrediction | Refusal | None) -> Outcome | None:
+        self._false_starts = 0
+        if case is None and isinstance(answer, Refusal):
+            raise answer.error()
+        if self._waiting:
+            following = self._waiting.popleft()
+            self._busy[worker.run.remote(following)] = worker, following
+        return _refused(case, answer) if case and isinstance(answer, Refusal) else cast("Outcome | None", answer)
+
+    def _lost(self, case: InferCase | None) -> Outcome | None:
+        """The result if the worker had still committed it, a refusal after the last try, None to try again."""
+        outcome: Outcome | None = None
+        if case is None:
+            self._false_starts += 1
+            if self._false_starts > _FALSE_STARTS:
+                message = f"{self._false_starts} workers in turn were lost before they had opened the model"
+                raise ResourceError(message, code="E-RAY", remedy="Use fewer --workers: memory may not hold them.")
+        else:
+            self._losses[case.id] += 1
+            outcome = self._committed(case) or self._given_up(case)
+            if outcome is None:
+                self._waiting.append(case)
+        if self._waiting:
+            self._hire()
+        return outcome
+
+    def _committed(self, case: InferCase) -> CasePrediction | None:
+        found = standing(case, self._job.out, self._job.provenance_of(case))
+        is_ours = isinstance(found, CasePrediction) and found.provenance.created == self._job.provenance.created
+        return found if isinstance(found, CasePrediction) and is_ours else None
+
+    def _given_up(self, case: InferCase) -> ResourceError | None:
+        if self._losses[case.id] < _TRIES:
+            return None
+        return ResourceError(
+            f"{_TRIES} workers were lost while they worked on it",
+            code="E-WORKER-LOST",
+            case=case.id,
+            remedy="Run it alone without --engine ray to see why; most often memory ran out.",
+        )
 
 
 def _refused(case: InferCase, refusal: Refusal) -> MedsegError:
@@ -186,4 +231,4 @@ def _secured(address: str | None, folder: Path) -> dict[str, str]:
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32), encoding="ascii")
     os.environ.pop(_TOKEN, None)
-    return {**words, _TOKEN_FILE: str(token)}
+    return {**words, _TOKEN_FILE: str(token), **_ONLY_HERE}

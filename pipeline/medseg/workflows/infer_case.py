@@ -21,6 +21,7 @@ from medseg.io.files import sha256_of
 from medseg.io.seals import sealed
 from medseg.io.volumes import read_volumes, write_labels
 from medseg.io.weights import save_tensors
+from medseg.planning.strangeness import strangeness
 from medseg.workflows.dicom_out import Finding, algorithm_of, open_series, write_objects
 from medseg.workflows.infer_record import commit
 
@@ -103,7 +104,7 @@ class CaseWork:
             slices = open_series(case.images[0], reading) if settings.dicom else None
             volume = read_volumes(case.images, reading, channels=len(plan.channels))
             inputs = tuple(seal() for seal in seals)
-        return Opened(case, volume, slices, inputs, (*volume.warnings, *self._remarks(case)))
+        return Opened(case, volume, slices, inputs, (*volume.warnings, *self._remarks(case, volume)))
 
     def predict(self, opened: Opened) -> Answered:
         answer = self.predictor.predict(opened.volume)
@@ -165,10 +166,12 @@ class CaseWork:
         outcome: CasePrediction | MedsegError = attempt(case, self.write, answered)
         return outcome
 
-    def _remarks(self, case: InferCase) -> list[str]:
+    def _remarks(self, case: InferCase, volume: Volume) -> tuple[str, ...]:
+        remarks = strangeness(volume, self.bundle.plan, self.bundle.fingerprint)
         if case.id in self.bundle.manifest.training_cases:
-            return ["W-TRAINING-CASE: the model was trained on a case of this name; a score on it is not honest"]
-        return []
+            taught = "W-TRAINING-CASE: the model was trained on a case of this name; a score on it is not honest"
+            return (*remarks, taught)
+        return remarks
 
 
 def attempt(case: InferCase, step: Callable[[Any], Any], given: Any) -> Any:
