@@ -14,10 +14,12 @@ from medseg.apps import cli
 from medseg.core.batch import BatchSummary
 from medseg.core.errors import BatchError, MedsegError, UsageError
 from medseg.core.findings import CasePrediction
+from medseg.core.geometry import Geometry
 from medseg.core.settings import InferSettings
 from medseg.engine.predict import Predictor
 from medseg.io.documents import read_document
-from medseg.io.volumes import read_volume, write_volume
+from medseg.io.probabilities import read_probabilities
+from medseg.io.volumes import read_labels, read_volume, write_volume
 from medseg.workflows.claim import claimed
 from medseg.workflows.infer import infer
 from medseg.workflows.infer_case import CaseWork
@@ -297,3 +299,27 @@ def test_what_the_command_says_of_a_restart(bundle, images, out, monkeypatch, ca
     assert len(told["skipped"]) == NUM_CASES
     assert told["redone"] == {}
     assert np.isfinite(told["cases"][0]["volumes_ml"]["organ"])
+
+
+def test_probabilities_are_written_on_the_source_grid_and_agree_with_the_mask(bundle, images, tmp_path):
+    settings = InferSettings(save_probabilities=True)
+    made = infer(bundle, tmp_path, settings, volumes=[images / "case0.nii.gz"]).predictions[0]
+    array, names, grid = read_probabilities(tmp_path / made.files["probabilities"])
+    mask = read_labels(tmp_path / made.mask)
+    assert names == ("background", "organ", "lesion")
+    assert grid.agrees_with(mask.geometry, tolerance_mm=1e-3)
+    ranked = np.sort(array.astype(float), axis=0)
+    is_tied = ranked[-1] - ranked[-2] < 1e-3
+    assert ((array.argmax(0) == mask.array) | is_tied).all()
+    np.testing.assert_allclose(array.sum(0, dtype=np.float32), 1, atol=2e-3)
+    in_memory = Predictor(bundle, settings).predict(images / "case0.nii.gz").probabilities
+    np.testing.assert_allclose(array.astype(float), in_memory.astype(float), atol=1e-3)
+    assert infer(bundle, tmp_path, settings, volumes=[images / "case0.nii.gz"]).skipped == ("case0",)
+
+
+def test_a_volume_unlike_the_training_cases_is_flagged(bundle, images, tmp_path):
+    volume = read_volume(images / "case0.nii.gz")
+    geometry = Geometry(volume.geometry.shape, volume.geometry.affine @ np.diag([3, 3, 3, 1]))
+    write_volume(type(volume)(volume.array + np.int16(2000), geometry), tmp_path / "odd.nii.gz")
+    made = infer(bundle, tmp_path / "out", InferSettings(), volumes=[tmp_path / "odd.nii.gz"]).predictions[0]
+    assert {flag.split(":")[0] for flag in made.flags} >= {"W-FINGERPRINT", "W-INTENSITY"}

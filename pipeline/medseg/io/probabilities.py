@@ -1,9 +1,8 @@
 """Class probabilities of every voxel, compressed in chunks: an array of Zarr format 2 in one zip file.
 
-Any Zarr library opens it (`zarr.open("CASE.probabilities.zarr.zip")`), and so do zipfile and zlib alone: member `.zarray`
-says shape, chunks and number type, `.zattrs` the names of the channels and the affine, and member `c.i.j.k` is one chunk,
-packed by zlib, in C order; a chunk that is not there is all zero. Chunks hold one channel of one slab, so that neither
-writing nor reading needs all of them in memory.
+Any Zarr library opens it, and so do zipfile and zlib alone: member `.zarray` says shape, chunks and number type,
+`.zattrs` the names of the channels and the affine, and member `c.i.j.k` is one chunk, packed by zlib, in C order; one
+that is not there is all zero. Chunks hold one channel of one slab: writing needs no more than that in memory.
 """
 
 from __future__ import annotations
@@ -89,7 +88,9 @@ class ProbabilityFile:
         self._archive = None
 
     def _put(self, name: str, data: bytes) -> None:
-        assert self._archive is not None
+        if self._archive is None:
+            message = "nothing was begun"
+            raise ValueError(message)
         self._archive.writestr(zipfile.ZipInfo(name), data)
 
 
@@ -135,5 +136,6 @@ def _fill(
     data = zlib.decompress(archive.read(name), bufsize=math.prod(chunk) * array.itemsize)
     block = np.frombuffer(data, array.dtype).reshape(chunk)
     starts = [number * size for number, size in zip(place[1:], chunk, strict=True)]
-    target = array[(place[0], *(slice(first, first + size) for first, size in zip(starts, chunk, strict=True)))]
+    box = tuple(slice(first, first + size) for first, size in zip(starts, chunk, strict=True))
+    target = array[place[0]][box]
     target[...] = block[tuple(slice(0, size) for size in target.shape)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,10 @@ from medseg.core.outputs import SUFFIX_OF
 from medseg.core.volume import LabelMap
 from medseg.engine.predict import Predictor
 from medseg.io.bundle import Bundle, read_bundle
-from medseg.io.files import sha256_of
+from medseg.io.files import atomic_path, sha256_of
+from medseg.io.probabilities import SUFFIX, ProbabilityFile
 from medseg.io.seals import sealed
 from medseg.io.volumes import read_volumes, write_labels
-from medseg.io.weights import save_tensors
 from medseg.planning.strangeness import strangeness
 from medseg.workflows.dicom_out import Finding, algorithm_of, open_series, write_objects
 from medseg.workflows.infer_record import commit
@@ -77,9 +77,15 @@ class Opened:
 
 @dataclass(frozen=True, eq=False)
 class Answered:
-    """A case that the network has seen; the image is let go."""
+    """A case that the network has seen; the image is let go.
+
+    Attributes:
+        staged: Folder for its files on their way; the probabilities, which came slab by slab, are there already.
+    """
 
     case: InferCase
+    staged: Path
+    probabilities: str | None
     answer: Prediction
     nothing: LabelMap | None
     grid: GridSummary
@@ -107,9 +113,22 @@ class CaseWork:
         return Opened(case, volume, slices, inputs, (*volume.warnings, *self._remarks(case, volume)))
 
     def predict(self, opened: Opened) -> Answered:
-        answer = self.predictor.predict(opened.volume)
+        staged = Path(tempfile.mkdtemp(prefix=f"{opened.case.id[:100]}-", dir=self.job.staging))
+        probabilities, plan = None, self.bundle.plan
+        if self.job.settings.save_probabilities and plan.labels:
+            probabilities = f"{opened.case.id}{SUFFIX}"
+            names = tuple(plan.regions) or ("background", *plan.label_names)
+            with (
+                atomic_path(staged / probabilities) as path,
+                closing(ProbabilityFile(path, names, opened.volume.geometry)) as file,
+            ):
+                answer = self.predictor.predict(opened.volume, probabilities=file)
+        else:
+            answer = self.predictor.predict(opened.volume)
         return Answered(
             opened.case,
+            staged,
+            probabilities,
             answer,
             _nothing(opened.volume) if opened.slices is not None and answer.labels is None else None,
             grid_summary(opened.volume),
@@ -121,8 +140,7 @@ class CaseWork:
     def write(self, answered: Answered) -> CasePrediction:
         """Write everything aside, then move it to its place at once."""
         case, answer, plan, job = answered.case, answered.answer, self.bundle.plan, self.job
-        staged = Path(tempfile.mkdtemp(prefix=f"{case.id[:100]}-", dir=job.staging))
-        provenance = job.provenance_of(case)
+        staged, provenance = answered.staged, job.provenance_of(case)
         classes = tuple(ClassAnswer(head=head, probabilities=values) for head, values in answer.classes.items())
         files = _write_voxels(case, answer, plan, job.settings, staged)
         flags = answered.flags
@@ -134,11 +152,8 @@ class CaseWork:
             files |= objects.files
             flags = (*flags, *objects.flags)
         named = next((file for name, file in files.items() if name not in {"dicom-sr", "dicom-rtstruct"}), None)
-        if answer.probabilities is not None:
-            import torch
-
-            files["probabilities"] = f"{case.id}.probabilities.safetensors"
-            save_tensors(staged / files["probabilities"], {"probabilities": torch.from_numpy(answer.probabilities)})
+        if answered.probabilities is not None:
+            files["probabilities"] = answered.probabilities
         hashes = {file: sha256_of(staged / file) for file in files.values()}
         made = CasePrediction(
             case=case.id,
