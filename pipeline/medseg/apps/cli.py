@@ -73,6 +73,7 @@ for _command in (
     model_commands.infer,
     evaluate_command.evaluate,
     bundle_commands.ensemble,
+    bundle_commands.export,
     report_commands.compare,
     report_commands.report,
     model_commands.demo,

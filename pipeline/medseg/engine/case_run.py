@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from functools import partial
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -21,13 +21,20 @@ if TYPE_CHECKING:
 
     from medseg.core.plan import ClassificationPlan, Plan
     from medseg.engine.backends import Segment
-    from medseg.nn.network import Network
 
 _VOXELS_PER_CALL = {"cpu": 2 * 64**3, "cuda": 8 * 128**3, "mps": 128**3}
 
 
+class Classifier(Protocol):
+    """What says the classes of a case: a `Network`, or one that was exported."""
+
+    def classify(self, image: Tensor, probabilities: Tensor | None) -> dict[str, Tensor]:
+        """Class logits by head of a view (1, C, *patch), whose segmentation (1, K, *patch) is known."""
+        ...
+
+
 def infer_case(
-    networks: Sequence[Network], image: Tensor, plan: Plan, *, segments: Sequence[Segment], overlap: float
+    networks: Sequence[Classifier], image: Tensor, plan: Plan, *, segments: Sequence[Segment], overlap: float
 ) -> tuple[Tensor | None, dict[str, dict[str, float]]]:
     """Both answers for one case on the network grid; call inside inference mode and autocast.
 
@@ -74,7 +81,7 @@ class CaseRun:
 
     def __init__(
         self,
-        networks: Sequence[Network],
+        networks: Sequence[Classifier],
         image: Tensor,
         plan: Plan,
         *,
@@ -136,7 +143,7 @@ class CaseRun:
             return {}
         return _mean_classes([self._classify(network, self._plan.classification) for network in self._networks])
 
-    def _classify(self, network: Network, classification: ClassificationPlan) -> dict[str, dict[str, float]]:
+    def _classify(self, network: Classifier, classification: ClassificationPlan) -> dict[str, dict[str, float]]:
         size = self._plan.patch_size
         if not self._pooled or classification.view == "whole":
             view, probabilities = whole_view(self._image, size), None
