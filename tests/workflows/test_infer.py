@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -226,41 +228,60 @@ def test_parts_of_one_count_run_beside_each_other(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_case_named_as_the_summary_is_refused(bundle, images, tmp_path):
-    shutil.copy(images / "case0.nii.gz", tmp_path / "Predictions.nii.gz")
+@pytest.mark.parametrize("name", ["Predictions", "predictions-2-of-3"])
+def test_a_case_named_as_the_summary_is_refused(bundle, images, tmp_path, name):
+    shutil.copy(images / "case0.nii.gz", tmp_path / f"{name}.nii.gz")
     with pytest.raises(UsageError) as caught:
-        infer(bundle, tmp_path / "out", InferSettings(), volumes=[tmp_path / "Predictions.nii.gz"])
+        infer(bundle, tmp_path / "out", InferSettings(), volumes=[tmp_path / f"{name}.nii.gz"])
     assert caught.value.code == "E-NAME-CLASH"
 
 
+def test_the_command_refuses_a_claimed_folder_before_anything_heavy_is_loaded(bundle, images, tmp_path):
+    program = (
+        "import sys; from medseg.apps import cli\n"
+        "try: cli.main()\n"
+        "finally: print([name for name in ('torch', 'monai', 'pydicom') if name in sys.modules], file=sys.stderr)"
+    )
+    words = ["infer", "--bundle", bundle, "--input", images, "--out", tmp_path]
+    with claimed(tmp_path, InferSettings()):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *map(str, words)], capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 7
+    assert "E-LOCKED" in done.stderr
+    assert f"process {os.getpid()} on" in done.stderr
+    assert done.stderr.endswith("[]\n")
+
+
+INTERRUPTED = """
+import signal
+from medseg.apps import cli
+from medseg.workflows.infer_case import CaseWork
+
+seen, predict = [], CaseWork.predict
+
+def interrupted(self, opened):
+    seen.append(opened)
+    if len(seen) == 3:
+        signal.raise_signal(signal.{name})
+    return predict(self, opened)
+
+CaseWork.predict = interrupted
+cli.main()
+"""
+
+
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_ends_it_in_good_order_and_it_goes_on(bundle, images, calm, tmp_path, monkeypatch, name, code):
-    import signal
-
-    before, seen, predict = signal.getsignal(signal.SIGTERM), [], CaseWork.predict
-
-    def interrupted(self, opened):
-        seen.append(opened.case.id)
-        if len(seen) == 3:
-            signal.raise_signal(getattr(signal, name))
-        return predict(self, opened)
-
-    monkeypatch.setattr(CaseWork, "predict", interrupted)
-    words = ["medseg", "infer", "--bundle", bundle, "--input", images, "--out", tmp_path / "out"]
-    monkeypatch.setattr(sys, "argv", list(map(str, words)))
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert caught.value.code == code
-    assert signal.getsignal(signal.SIGTERM) is before
+def test_a_signal_ends_it_in_good_order_and_it_goes_on(bundle, images, calm, tmp_path, name, code):
+    words = ["infer", "--bundle", bundle, "--input", images, "--out", tmp_path / "out"]
+    program = [sys.executable, "-c", INTERRUPTED.format(name=name), *map(str, words)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
     assert not summary(tmp_path / "out").finished
     assert masks(tmp_path / "out").items() <= masks(calm).items()
     assert [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")] == []
-    seen.clear()
-    seen += ["again"] * 3
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert caught.value.code == 0
-    assert len(seen) - 3 <= NUM_CASES - 2
+    again = infer(bundle, tmp_path / "out", InferSettings(), folder=images)
+    assert len(again.skipped) >= 2
     assert masks(tmp_path / "out") == masks(calm)
 
 
