@@ -9,7 +9,7 @@ import pytest
 from medseg.core.errors import MedsegError
 from medseg.core.export import ExportRecord
 from medseg.core.plan import Normalisation
-from medseg.engine import exports
+from medseg.engine import export_formats
 from medseg.io.bundle import read_bundle, write_bundle
 from medseg.io.documents import read_document
 from medseg.nn.build import build_network
@@ -82,11 +82,11 @@ def test_members_of_an_ensemble_have_a_file_each(bundle, case, tmp_path):
 
 
 def test_another_answer_is_refused_and_removed(bundle, case, tmp_path, monkeypatch):
-    load = exports._load_torch
-    shifted = exports._Kind(
-        ".pt2", (), "", exports._write_torch, lambda path: lambda *x: [0.01 + y for y in load(path)(*x)]
+    load = export_formats._load_torch
+    shifted = export_formats.Kind(
+        ".pt2", (), "", export_formats._write_torch, lambda path: lambda *x: [0.01 + y for y in load(path)(*x)]
     )
-    monkeypatch.setitem(exports._KINDS, "torch-export", shifted)
+    monkeypatch.setitem(export_formats.KINDS, "torch-export", shifted)
     with pytest.raises(MedsegError, match="logits differ by") as caught:
         export(bundle, tmp_path / "out", form="torch-export", case=[case])
     assert (caught.value.code, caught.value.exit_code) == ("E-EXPORT", 5)
@@ -97,7 +97,7 @@ def test_an_unknown_format_and_a_missing_package_are_named(bundle, tmp_path, mon
     with pytest.raises(MedsegError, match="tensorrt") as caught:
         export(bundle, tmp_path / "out", form="tensorrt")
     assert caught.value.code == "E-FORMAT"
-    monkeypatch.setattr(exports, "find_spec", lambda _: None)
+    monkeypatch.setattr(export_formats, "find_spec", lambda _: None)
     with pytest.raises(MedsegError, match=r"pip install 'medseg\[openvino\]'") as caught:
         export(bundle, tmp_path / "out", form="openvino")
     assert (caught.value.code, caught.value.exit_code) == ("E-EXTRA", 2)

@@ -19,6 +19,7 @@ import medseg
 from medseg.apps import (
     bundle_commands,
     data_commands,
+    deidentify_commands,
     dicom_commands,
     evaluate_command,
     followup_commands,
@@ -81,6 +82,7 @@ for _command in (
     dicom_commands.to_dicom,
     measure_commands.stage,
     followup_commands.follow_up,
+    deidentify_commands.deidentify,
 ):
     app.command()(_command)
 

@@ -99,6 +99,8 @@ class CasePrediction(Document):
     classes: tuple[ClassAnswer, ...] = ()
     flags: tuple[str, ...] = ()
     backend: str = Field(default="torch", description="who ran the network")
+    windows: int = Field(default=0, description="over all members, those left out included")
+    skipped_windows: int = Field(default=0, description="of these, blank ones that are background without the network")
     seconds: dict[str, float] = Field(default_factory=dict)
     provenance: Provenance
 

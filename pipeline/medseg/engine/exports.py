@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medseg.core.errors import ModelError, UsageError
+from medseg.core.errors import ModelError
 from medseg.core.export import Check, Format, Part, Port
-from medseg.engine.backends import Finest, Segment, export_onnx, torch_segment
+from medseg.engine.backends import Finest, Segment, torch_segment
 from medseg.engine.case_run import CaseRun, Classifier
+from medseg.engine.export_formats import KINDS, Kind, Run
 from medseg.io.files import sha256_of
 
 if TYPE_CHECKING:
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     from medseg.core.plan import Plan
     from medseg.nn.network import Network
 
-OVERLAP, OPSET = 0.5, 18
-Run = Callable[..., list[Tensor]]
+OVERLAP = 0.5
 
 
 class Diagnosis(nn.Module):
@@ -53,36 +51,12 @@ class Mean(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """How a format is written and run; `extra` names what it needs beside torch."""
-
-    suffix: str
-    packages: tuple[str, ...]
-    extra: str
-    write: Callable[[nn.Module, Sequence[Tensor], Path, Part], None]
-    load: Callable[[Path], Run]
-
-
-@dataclass(frozen=True)
 class Exported:
     """A member that was written: its description, and what runs it."""
 
     parts: tuple[Part, ...]
     segment: Segment | None
     classifier: Classifier
-
-
-def require_packages(name: Format) -> None:
-    """Make sure that what writes and checks a format is there.
-
-    Raises:
-        UsageError: `E-EXTRA`.
-    """
-    kind = _KINDS.get(name)
-    missing = [package for package in (kind.packages if kind else ()) if not find_spec(package)]
-    if kind and missing:
-        message = f"format {name} needs {', '.join(missing)}, which is not installed"
-        raise UsageError(message, code="E-EXTRA", remedy=f"Run: pip install 'medseg[{kind.extra}]'")
 
 
 def export_member(network: Network, plan: Plan, name: Format, folder: Path, *, member: int) -> Exported:
@@ -98,7 +72,7 @@ def export_member(network: Network, plan: Plan, name: Format, folder: Path, *, m
     Raises:
         ModelError: `E-EXPORT` when the format cannot express the network.
     """
-    kind, parts = _KINDS[name], []
+    kind, parts = KINDS[name], []
     segment: Segment | None = None
     classifier: Classifier = network
     if plan.num_outputs:
@@ -134,6 +108,7 @@ def compare_case(network: Sequence[Network], exported: Exported, image: Tensor, 
         plan: The model's.
         member: For the record.
     """
+    plan = plan.model_copy(update={"skip_constant_windows": False})  # every window is compared
     originals: list[Segment] = [torch_segment(one, None) for one in network] if plan.num_outputs else []
     segments = [exported.segment] if exported.segment else []
     expected = CaseRun(network, image, plan, segments=originals, overlap=OVERLAP)
@@ -191,7 +166,7 @@ class _Graph:
         return dict(zip(self.heads, self.run(*inputs), strict=True))
 
 
-def _export(module: nn.Module, kind: _Kind, folder: Path, part: Part) -> tuple[Part, Run]:
+def _export(module: nn.Module, kind: Kind, folder: Path, part: Part) -> tuple[Part, Run]:
     number = "" if part.member == 1 else f"-{part.member}"
     path = folder / f"{part.what}{number}{kind.suffix}"
     examples = [torch.zeros(port.shape) for port in part.inputs]
@@ -245,70 +220,3 @@ def _one_by_one(run: Run) -> Segment:
         return torch.cat([run(window[None])[0] for window in windows])
 
     return segment
-
-
-def _names(ports: Sequence[Port]) -> list[str]:
-    return [port.name for port in ports]
-
-
-def _write_onnx(module: nn.Module, examples: Sequence[Tensor], path: Path, part: Part) -> None:
-    names = {"input_names": _names(part.inputs), "output_names": _names(part.outputs)}
-    export_onnx(module, examples, path, opset_version=OPSET, **names)
-
-
-def _load_onnx(path: Path) -> Run:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [port.name for port in session.get_inputs()]
-
-    def run(*inputs: Tensor) -> list[Tensor]:
-        answers = session.run(None, dict(zip(names, map(_array, inputs), strict=True)))
-        return [torch.from_numpy(answer) for answer in answers]
-
-    return run
-
-
-def _write_openvino(module: nn.Module, examples: Sequence[Tensor], path: Path, part: Part) -> None:
-    import openvino
-
-    with tempfile.TemporaryDirectory() as passing:
-        graph = Path(passing) / "graph.onnx"
-        _write_onnx(module, examples, graph, part)
-        openvino.save_model(openvino.Core().read_model(graph), path, compress_to_fp16=False)
-
-
-def _load_openvino(path: Path) -> Run:
-    import openvino
-
-    core = openvino.Core()
-    request = core.compile_model(
-        core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    ).create_infer_request()
-
-    def run(*inputs: Tensor) -> list[Tensor]:
-        answers = request.infer(dict(enumerate(map(_array, inputs))))
-        return [torch.from_numpy(answer.copy()) for answer in answers.values()]
-
-    return run
-
-
-def _write_torch(module: nn.Module, examples: Sequence[Tensor], path: Path, part: Part) -> None:  # noqa: ARG001
-    with torch.no_grad():
-        torch.export.save(torch.export.export(module, tuple(examples)), path)
-
-
-def _load_torch(path: Path) -> Run:
-    module = torch.export.load(path).module()
-    return lambda *inputs: list(answer) if isinstance(answer := module(*inputs), tuple) else [answer]
-
-
-def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
-    return np.ascontiguousarray(tensor.float().numpy())
-
-
-_KINDS: dict[str, _Kind] = {
-    "onnx": _Kind(".onnx", ("onnx", "onnxscript", "onnxruntime"), "onnx", _write_onnx, _load_onnx),
-    "openvino": _Kind(".xml", ("onnx", "onnxscript", "openvino"), "openvino", _write_openvino, _load_openvino),
-    "torch-export": _Kind(".pt2", (), "", _write_torch, _load_torch),
-}

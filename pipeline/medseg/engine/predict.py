@@ -153,7 +153,15 @@ class Predictor:
             watch.lap("export")
             classes = run.classes()
             watch.lap("network")
-        return Prediction(labels, classes, kept.array if kept else None, watch.seconds, self._backends.name)
+        return Prediction(
+            labels,
+            classes,
+            kept.array if kept else None,
+            watch.seconds,
+            self._backends.name,
+            windows=run.windows,
+            skipped_windows=run.skipped,
+        )
 
     def forward(self, windows: Tensor, *, num_windows: int) -> None:
         """Segment (B, C, *patch) once, on the backend that so many windows would be given to, to measure it."""

@@ -17,15 +17,14 @@ from medseg.core.export import FORMATS, RECORD, Check, ExportRecord, Format, Par
 from medseg.core.geometry import Geometry
 from medseg.core.settings import InferSettings
 from medseg.core.volume import Volume
+from medseg.engine.export_formats import OPSET, require_packages
 from medseg.engine.exports import (
-    OPSET,
     OVERLAP,
     Exported,
     compare_case,
     dice,
     export_member,
     export_script,
-    require_packages,
 )
 from medseg.engine.predict import Predictor, load_networks
 from medseg.io.bundle import read_bundle

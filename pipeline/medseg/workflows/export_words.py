@@ -37,6 +37,8 @@ def how_to_run(plan: Plan, name: Format, *, num_members: int) -> tuple[str, ...]
 def left_out(plan: Plan, name: Format) -> tuple[str, ...]:
     """What medseg does and the files do not."""
     missing = ["mirroring (--tta)", "medseg's checks of the input and its flags"]
+    if plan.skip_constant_windows:
+        missing.append("leaving out windows that hold nothing but air: run them, or answer them with background")
     if name == "monai-bundle":
         missing += ["DICOM: convert the series to NIfTI first"]
         if plan.nearest_slices:

@@ -18,7 +18,6 @@ from medseg.core.followup import FollowUp, TimePoint
 from medseg.core.measurements import CaseMeasurements
 from medseg.core.progress import Progress, silent
 from medseg.core.reading import Containment
-from medseg.core.terminology import tracking_uid
 from medseg.core.volume import LabelMap
 from medseg.io.contained import contained
 from medseg.io.files import require_writable, write_text
@@ -109,7 +108,7 @@ def _follow(
         with case_context(study.case):
             opened.append(open_study(study, opened[0].image if opened else None, settings))
     _check_labels(opened, settings.lesions)
-    tracked = track([one.examination for one in opened], rules=rules, uid_of=tracking_uid)
+    tracked = track([one.examination for one in opened], rules=rules)
     report = _report(patient, opened, tracked, rules, criteria, settings)
     page = render_followup(report, _draw(opened, tracked) if settings.pictures else None)
     for one, found in zip(opened, tracked, strict=True):

@@ -15,6 +15,7 @@ from medseg.core.errors import MedsegError, case_context
 from medseg.core.findings import CasePrediction, ClassAnswer, GridSummary, Provenance
 from medseg.core.outputs import SUFFIX_OF
 from medseg.core.volume import LabelMap
+from medseg.data.contents import values_in
 from medseg.engine.predict import Predictor
 from medseg.io.bundle import Bundle, read_bundle
 from medseg.io.files import atomic_path, sha256_of
@@ -77,7 +78,7 @@ class Opened:
 
 @dataclass(frozen=True, eq=False)
 class Answered:
-    """A case that the network has seen; the image is let go.
+    """A case that the network has seen; the image is let go, unless a report is to say its values.
 
     Attributes:
         staged: Folder for its files on their way; the probabilities, which came slab by slab, are there already.
@@ -87,6 +88,7 @@ class Answered:
     staged: Path
     probabilities: str | None
     answer: Prediction
+    image: Volume | None
     nothing: LabelMap | None
     grid: GridSummary
     slices: SourceSlices | None
@@ -130,6 +132,7 @@ class CaseWork:
             staged,
             probabilities,
             answer,
+            opened.volume if "dicom-sr" in self.job.settings.dicom else None,
             _nothing(opened.volume) if opened.slices is not None and answer.labels is None else None,
             grid_summary(opened.volume),
             opened.slices,
@@ -146,7 +149,9 @@ class CaseWork:
         flags = answered.flags
         mask = answer.labels or answered.nothing
         if answered.slices is not None and mask is not None:
-            finding = Finding(case.id, mask, plan.labels, job.terms, algorithm_of(provenance), classes)
+            finding = Finding(
+                case.id, mask, plan.labels, job.terms, algorithm_of(provenance), classes, image=answered.image
+            )
             resample = job.settings.over(case.reading).fix_geometry
             objects = write_objects(finding, answered.slices, job.settings, staged, resample=resample)
             files |= objects.files
@@ -169,6 +174,8 @@ class CaseWork:
             classes=classes,
             flags=flags,
             backend=answer.backend,
+            windows=answer.windows,
+            skipped_windows=answer.skipped_windows,
             seconds=answer.seconds,
             provenance=provenance,
         )
@@ -234,6 +241,6 @@ def _volumes(answer: Prediction, plan: Plan) -> dict[str, float]:
     if answer.labels is None:
         return {}
     united = {name: (value,) for name, value in plan.labels.items()} | plan.regions
-    counts = np.bincount(answer.labels.array.ravel(), minlength=max(map(max, united.values()), default=0) + 1)
+    counts = values_in(answer.labels)
     voxel_ml = answer.labels.geometry.voxel_volume_mm3 / 1000
-    return {name: round(float(counts[list(values)].sum()) * voxel_ml, 4) for name, values in united.items()}
+    return {name: round(sum(counts.get(value, 0) for value in values) * voxel_ml, 4) for name, values in united.items()}

@@ -43,7 +43,7 @@ def standing(case: InferCase, out: Path, wanted: Provenance) -> CasePrediction |
 def commit(staged: Path, out: Path, made: CasePrediction) -> None:
     """Move a case's files to their place, its record last: a case without a record that agrees is not done."""
     stale = _files_of(made.case, out) - set(made.sha256)
-    (staged / record_of(made.case, staged)).write_text(made.to_json(), encoding="utf-8")
+    record_of(made.case, staged).write_text(made.to_json(), encoding="utf-8")
     for name in made.sha256:
         (staged / name).replace(out / name)
     record_of(made.case, staged).replace(record_of(made.case, out))

@@ -90,8 +90,8 @@ def read_normal_ranges() -> NormalTable:
 def _measure_case(
     case: MaskCase, request: MaskRequest, normal: NormalTable, *, out: Path, judge: Judge | None
 ) -> CaseMeasurements:
-    mask = read_labels(case.mask, request.reading)
     image = None if case.image is None else read_volume(case.image, request.reading)
+    mask = read_labels(case.mask, request.reading, onto=None if image is None else image.geometry, names=case.labels)
     flags = [*mask.warnings, *(() if image is None else image.warnings)]
     if image is not None:
         mask, remarks = onto_image(mask, image)
