@@ -187,7 +187,7 @@ def test_truncation_says_how_much_is_missing(recipes):
         read_volume(recipes.save(recipes.nifti()[: 352 + 30720], "x.nii"))
 
 
-def test_refused_before_inflating_when_over_the_limit(recipes, monkeypatch):
+def test_f15_refused_before_inflating_when_over_the_limit(recipes, monkeypatch):
     path = bomb(recipes, 128)
     with pytest.raises(InputError) as constant:
         read_volume(path)

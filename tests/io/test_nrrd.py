@@ -118,11 +118,19 @@ def test_valid_is_read(recipes, row):
     assert volume.warnings == ((FLAGS[row],) if row in FLAGS else ())
 
 
+def looping(recipes):
+    (recipes.folder / "a.raw").symlink_to("b.raw")
+    (recipes.folder / "b.raw").symlink_to("a.raw")
+    return nrrd(recipes, data=b"", data_file="a.raw", name="x.nhdr")
+
+
 REFUSED = {
     "R01": ("E-PATH-ESCAPE", lambda r: escaping(r, nrrd, data_file="../secret.raw", name="in/x.nhdr")),
     "R01b": ("E-PATH-ESCAPE", lambda r: nrrd(r, data=b"", data_file="/etc/passwd", name="x.nhdr")),
     "R01-link": ("E-PATH-ESCAPE", linked),
     "R01-list": ("E-PATH-ESCAPE", lambda r: nrrd(r, data=b"", data_file="LIST", name="x.nhdr")),
+    "R01-long": ("E-PATH-TOO-LONG", lambda r: nrrd(r, data=b"", data_file="x" * 300, name="x.nhdr")),
+    "R01-loop": ("E-SYMLINK-LOOP", looping),
     "R01-missing": ("E-PAIR-MISSING", lambda r: nrrd(r, data=b"", data_file="x.raw", name="x.nhdr")),
     "R02": ("E-NO-ORIENTATION", lambda r: nrrd(r, drop=("space", "space directions", "space origin"))),
     "R02b": ("E-NO-ORIENTATION", lambda r: nrrd(r, drop=("space origin",))),

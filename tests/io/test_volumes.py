@@ -198,7 +198,7 @@ def test_labels_become_the_smallest_whole_numbers(recipes, row):
     ("code", "value", "dtype"),
     [
         ("E-LABEL-FRACTION", 0.9, np.float32),
-        ("E-LABEL-RANGE", -1, np.int16),
+        pytest.param("E-LABEL-RANGE", -1, np.int16, id="L21"),
         ("E-LABEL-RANGE", 65536, np.int32),
         ("E-NONFINITE", np.nan, np.float32),
     ],

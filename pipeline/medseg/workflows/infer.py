@@ -12,6 +12,7 @@ from medseg.core.findings import CaseFailure, CasePrediction, ClassAnswer, GridS
 from medseg.core.outputs import SUFFIX_OF
 from medseg.core.progress import Progress, silent
 from medseg.core.volume import LabelMap
+from medseg.data.modality import doubt_modality
 from medseg.engine.predict import Predictor
 from medseg.io.bundle import read_bundle
 from medseg.io.contained import contained
@@ -105,7 +106,7 @@ def _predict_one(
     answer = predictor.predict(volume)
     classes = tuple(ClassAnswer(head=head, probabilities=values) for head, values in answer.classes.items())
     files = _write_voxels(case, answer, plan, settings, out)
-    flags = [*volume.warnings, *answer.flags, *_flags(case, predictor.bundle.manifest)]
+    flags = [*volume.warnings, *answer.flags, *_flags(case, predictor.bundle.manifest), *_doubts(volume, plan)]
     if slices is not None:
         nothing = LabelMap(np.zeros(volume.geometry.shape, np.uint8), volume.geometry)
         finding = Finding(case.id, answer.labels or nothing, plan.labels, terms, algorithm_of(provenance), classes)
@@ -168,3 +169,10 @@ def _flags(case: InferCase, manifest: BundleManifest) -> list[str]:
     if case.id in manifest.training_cases:
         return ["W-TRAINING-CASE: the model was trained on a case of this name; a score on it is not honest"]
     return []
+
+
+def _doubts(volume: Volume, plan: Plan) -> list[str]:
+    """Whether the image is of the model's modality; a CT model that clips below 0 was trained on HU."""
+    rules = zip(plan.channels, plan.normalisation, volume.array, strict=True)
+    doubts = [doubt_modality(name, channel) for name, rule, channel in rules if name != "CT" or (rule.lower or 0) < 0]
+    return [f"{doubt.code}: {doubt.message}; check that the image is of the model's kind" for doubt in doubts if doubt]
