@@ -11,6 +11,7 @@ SCRIPTS = (
     "bench_cohort.py",
     "bench_damage.py",
     "bench_diameters.py",
+    "bench_dicom_seg.py",
     "bench_followup.py",
     "bench_memory.py",
     "bench_metrics.py",

@@ -16,6 +16,7 @@ from medseg.clinical.tracking import FollowUpRules, track
 from medseg.core.errors import UsageError
 from medseg.core.geometry import Geometry
 from medseg.core.measurements import Measurement
+from medseg.core.terminology import tracking_uid
 from medseg.core.volume import LabelMap
 from medseg.ops.alignment import Alignment
 from medseg.workflows.config import packaged, read_yaml
@@ -49,7 +50,7 @@ def examination(number, balls, *, day=None, alignment=None, grid=None):
 
 def follow(*balls, **options):
     examinations = [examination(number, some) for number, some in enumerate(balls)]
-    return track(examinations, rules=RULES, uid_of=lambda study, lesion: f"{study}/{lesion}")
+    return track(examinations, rules=RULES)
 
 
 def states(tracked):
@@ -106,7 +107,12 @@ def test_ids_and_uids_stay_over_four_examinations_and_come_back():
         {"lesion-1": "stable", "lesion-2": "reappeared", "lesion-3": "grown"},
     ]
     uids = [{lesion.id: lesion.tracking_uid for lesion in one.lesions} for one in course]
-    assert uids[3] == {"lesion-1": "study_0/lesion-1", "lesion-2": "study_0/lesion-2", "lesion-3": "study_2/lesion-2"}
+    places = {
+        "lesion-1": ("study_0", "lesion-1"),
+        "lesion-2": ("study_0", "lesion-2"),
+        "lesion-3": ("study_2", "lesion-2"),
+    }
+    assert uids[3] == {name: tracking_uid(*place) for name, place in places.items()}
     assert all(uids[3][name] == uid for one in uids for name, uid in one.items())
     assert course[3].ids == ("lesion-1", "lesion-3", "lesion-2")  # by size at that examination
     assert course[3].lesions[1].change_from_previous is None
@@ -125,7 +131,7 @@ def test_what_the_image_does_not_show_has_not_vanished():
         examination(1, [ball(A, 6)], grid=small),
         examination(2, [ball(A, 6), ball(B, 7)]),
     ]
-    course = track(examinations, rules=RULES, uid_of="{}/{}".format)
+    course = track(examinations, rules=RULES)
     assert states(course[1]) == {"lesion-1": "not covered", "lesion-2": "stable"}
     assert course[1].lesions[0].volume_ml is None
     assert states(course[2]) == {"lesion-1": "stable", "lesion-2": "stable"}
@@ -138,12 +144,12 @@ def test_the_alignment_brings_lesions_together():
     first = examination(0, [ball(A, 7), ball((18, 8, 3), 5)])
     wide = Geometry.from_parts((110, 110, 60), (1.2, 1.2, 1.7), np.diag([-1, -1, 1]), (70, 60, -50))
     second = examination(1, [ball(A, 7), ball((18, 8, 3), 6.5)], alignment=aligned, grid=wide)
-    assert states(track([first, second], rules=RULES, uid_of="{}/{}".format)[1]) == {
+    assert states(track([first, second], rules=RULES)[1]) == {
         "lesion-1": "stable",
         "lesion-2": "grown",
     }
     lost = Examination("x", None, "s", wide, Alignment.identity(), *find_again(second))
-    assert "vanished" in states(track([first, lost], rules=RULES, uid_of="{}/{}".format)[1]).values()
+    assert "vanished" in states(track([first, lost], rules=RULES)[1]).values()
 
 
 def find_again(one):
@@ -203,7 +209,7 @@ def test_doubling_needs_dates():
         examination(1, [ball(A, 8)], day=date(2025, 3, 1)),
         examination(2, [ball(A, 9)]),
     ]
-    course = track(examinations, rules=RULES, uid_of="{}/{}".format)
+    course = track(examinations, rules=RULES)
     assert course[1].lesions[0].doubling.days == pytest.approx(59 * np.log(2) / np.log((8 / 6) ** 3), rel=0.1)
     assert course[1].lesions[0].doubling.since == "scan_0"
     assert course[2].lesions[0].doubling is None

@@ -212,7 +212,8 @@ def test_packed_forms_are_unpacked(tmp_path, name):
 def test_lossless_jpeg(slices):
     """The form that most scanners and archives use."""
     gdcm = pytest.importorskip("gdcm")
-    folder = slices.series()
+    # where these are missing, GDCM makes up others for every file
+    folder = slices.series(setting(StudyInstanceUID="1.2.3.1", FrameOfReferenceUID="1.2.3.2"))
     for path in sorted(folder.iterdir()):
         reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
         reader.SetFileName(str(path))

@@ -12,7 +12,7 @@ from highdicom.sr import srread
 
 from medseg.core.errors import InputError
 from medseg.core.findings import ClassAnswer
-from medseg.core.measurements import Caliper, Measurement
+from medseg.core.measurements import Caliper, Intensity, Measurement
 from medseg.core.segments import Algorithm, Segment
 from medseg.core.terminology import Term
 from medseg.io import dicom_sr
@@ -109,6 +109,38 @@ def test_highdicom_reads_the_measurements(series, slices, segmentation):
     segment = tumour.referenced_segment
     assert segment.referenced_sop_instance_uid == segmentation.sop_instance_uid
     assert segment.referenced_segment_numbers == [2]
+
+
+@pytest.mark.parametrize(
+    ("unit", "quantity", "ucum"), [("HU", "112031", "[hnsf'U]"), ("SUVbw", "126401", "g/ml{SUVbw}"), ("", None, None)]
+)
+def test_values_of_the_image_and_the_length_in_space(series, slices, segmentation, unit, quantity, ucum):
+    peak, glycolysis = (5.5, 6.25) if unit == "SUVbw" else (None, None)
+    values = Intensity(
+        unit=unit,
+        mean=5.0,
+        minimum=-1.5,
+        maximum=7.25,
+        standard_deviation=0.5,
+        suv_peak=peak,
+        total_lesion_glycolysis=glycolysis,
+    )
+    row = MEASUREMENTS[1].model_copy(update={"feret": caliper(23.5), "intensity": values})
+    content = srread(report(series, slices, (row,), segmentation=segmentation)).content
+    (group,) = content.get_volumetric_roi_measurement_groups()
+    found = {
+        (m.name.value, None if m.derivation is None else m.derivation.value): (m.value, m.unit.value)
+        for m in group.get_measurements()
+    }
+    assert found.pop(("81827009", "56851009")) == (23.5, "mm")
+    sizes = {("118565006", None), ("103339001", None), ("103340004", None)}
+    expected = {}
+    if quantity:
+        numbers = {"373098007": 5.0, "255605001": -1.5, "56851009": 7.25, "386136009": 0.5}
+        expected = {(quantity, derivation): (value, ucum) for derivation, value in numbers.items()}
+    if unit == "SUVbw":
+        expected |= {(quantity, "126031"): (5.5, ucum), ("126033", None): (6.25, "g")}
+    assert {key: value for key, value in found.items() if key not in sizes} == expected
 
 
 def test_uncertainty_has_the_unit_of_what_it_belongs_to(series, slices, segmentation):

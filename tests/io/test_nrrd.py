@@ -174,6 +174,8 @@ REFUSED = {
     "M-orientation": ("E-NO-ORIENTATION", lambda r: meta(r, drop=("TransformMatrix",))),
     "M-nan": ("E-GEOM-NONFINITE", lambda r: meta(r, Offset="nan 0 0")),
     "M-matrix": ("E-HEADER", lambda r: meta(r, TransformMatrix="1 0 0 1")),
+    "M-header-size": ("E-HEADER", lambda r: meta(r, HeaderSize="-5")),
+    "M-long": ("E-PATH-TOO-LONG", lambda r: meta(r, file="x" * 300, name="x.mhd")),
     "M-words": ("E-HEADER", lambda r: meta(r, DimSize="a b c")),
     "M-no-sizes": ("E-HEADER", lambda r: meta(r, drop=("DimSize",))),
     "M-no-data": ("E-HEADER", lambda r: r.save(b"ObjectType = Image\nNDims = 3\n", "x.mha")),
@@ -218,3 +220,10 @@ def test_a_mask_in_a_name_with_two_suffixes(recipes):
     mask = (recipes.volume() > 0).astype(np.uint8)
     path = nrrd(recipes, type="uchar", data=mask.tobytes(order="F"), name="x.seg.nrrd")
     np.testing.assert_array_equal(read_labels(path).array, mask)
+
+
+def test_a_spacing_of_too_many_numbers_is_refused_also_where_orientation_is_assumed(recipes):
+    path = meta(recipes, drop=("TransformMatrix",), ElementSpacing="1 1 2 0 1")
+    with pytest.raises(InputError) as caught:
+        read_volume(path, Reading(assume_orientation=True))
+    assert caught.value.code == "E-HEADER"

@@ -138,3 +138,23 @@ def test_refusals(values):
         estimate(values, patients)
     with pytest.raises(InputError, match="E-STATISTICS-INPUT"):
         paired_comparison([1.0] * len(patients), values, patients)
+
+
+def test_no_interval_of_a_distance_leaves_the_image():
+    rows = [(f"p{n}", row("liver", hd_mm=200.0 if n < 3 else 4.0)) for n in range(8)]
+    (free,) = summarise_labels(rows)
+    assert free.hd_mm.high is not None
+    longest_mm = (free.hd_mm.mean + free.hd_mm.high) / 2
+    (cut,) = summarise_labels(rows, longest_mm=longest_mm)
+    assert (cut.hd_mm.mean, cut.hd_mm.high) == (free.hd_mm.mean, longest_mm)
+    assert cut.dice == free.dice
+
+
+def test_a_single_failure_widens_the_interval_to_both_sides():
+    """One of 24 far off: a third of the draws lack it, and they say that the true mean may be well above."""
+    (summary,) = summarise_labels([(f"p{n}", row("liver", hd_mm=500.0 if n == 0 else 4.0)) for n in range(24)])
+    interval = summary.hd_mm
+    assert interval.low is not None
+    assert interval.high is not None
+    assert interval.low < 10
+    assert interval.high > interval.mean + 10

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from medseg.core.geometry import Geometry
 from medseg.core.volume import LabelMap, Volume
 from medseg.ops.alignment import Alignment
 from medseg.report.followup import followup_csv, render_followup
 from medseg.report.followup_pictures import Shown, followup_pictures
+from medseg.report.outlines import outline_path
+from medseg.report.planes import PLANES, canonical_view, cut, source_slice
 from medseg.report.trends import sum_trend, volume_trend
 
 
@@ -62,6 +67,29 @@ def test_curves_break_where_a_lesion_is_not_measured(make_followup):
     undated = make_followup(days=None)
     assert not volume_trend(undated).days
     assert volume_trend(undated).x_axis.ticks == (1, 2, 3)
+
+
+def test_the_baseline_is_cut_as_the_other_pages_cut_it(scan):
+    image, _, reference, _ = scan
+    one = Shown("x", image, reference, Alignment.identity())
+    lesions = [type("Lesion", (), {"id": f"l-{n}", "number": n, "state": "stable"})() for n in (1, 2)]
+    places = {n: image.geometry.to_world(np.argwhere(reference.array == n)) for n in (1, 2)}
+    made = followup_pictures([one, one], places, lesions)
+    canonical = canonical_view(reference.array, image.geometry)
+    for plane, board in zip(PLANES, made.checks["x"], strict=True):
+        index = canonical.shape[plane.axis] // 2
+        grey = cut(canonical_view(image.array[0], image.geometry), plane, index)
+        window = one.window()
+        drawn = (np.clip((grey - window.low) / (window.high - window.low), 0, 1) * 255).round()
+        pixels = np.asarray(Image.open(io.BytesIO(board.png)).resize(drawn.shape[::-1], Image.Resampling.BOX))
+        assert np.corrcoef(drawn.ravel(), pixels.ravel())[0, 1] > 0.9
+    axial = PLANES[0]
+    number = next(int(word) for word in made.overview.title.split("slice k ")[1].split())
+    slices = [cut(canonical, axial, index) for index in range(canonical.shape[axial.axis])]
+    paths = [[outline_path(one == n) for n in (1, 2)] for one in slices]
+    shown = [outline.path for outline in made.overview.pictures[0].picture.prediction]
+    assert shown in paths
+    assert source_slice(image.geometry, axial, paths.index(shown)).startswith(f"k {number} ") or paths.count(shown) > 1
 
 
 def test_the_later_date_is_shown_in_the_baseline_slice():

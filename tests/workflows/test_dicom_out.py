@@ -11,6 +11,7 @@ import pydicom
 import pytest
 from highdicom.sr import srread
 
+from medseg.core.case import Case, Dataset
 from medseg.core.errors import GeometryError, InputError, UsageError
 from medseg.core.findings import ClassAnswer, GridSummary, Provenance
 from medseg.core.measurements import CaseMeasurements
@@ -20,6 +21,8 @@ from medseg.core.segments import Algorithm
 from medseg.core.settings import InferSettings
 from medseg.core.terminology import Term
 from medseg.core.volume import LabelMap
+from medseg.data.contents import read_reference
+from medseg.data.inspection import inspect_case
 from medseg.io.volumes import read_labels, read_volume, write_labels
 from medseg.workflows.dicom_out import Finding, algorithm_of, open_series, terms_of, write_objects
 from medseg.workflows.infer import infer
@@ -175,6 +178,12 @@ def test_no_series_no_dicom(folder, mask):
     assert caught.value.code == "E-NO-SERIES"
 
 
+def test_a_series_of_one_file_needs_no_suffix(series):
+    folder = series.write("e", (12, 12, 6), LPS, enhanced=True)
+    path = (folder / "enhanced.dcm").rename(folder / "IM0001")
+    assert len(open_series(path, Reading()).slices) == 6
+
+
 def test_a_manifests_own_codes_come_first():
     own = {"liver": Term(type="99X 1 My liver", colour=(1, 2, 3))}
     terms = terms_of({"liver": 1, "spleen": 2}, Outputs(), own)
@@ -309,6 +318,17 @@ def _empty_table(folder: Path) -> Path:
     path = folder / "none.yaml"
     path.write_text(json.dumps({"terms": {}}))
     return path
+
+
+@pytest.mark.parametrize("name", ["dicom-seg", "dicom-rtstruct"])
+def test_a_manifest_may_name_dicom_masks(folder, mask, name):
+    objects, out = written(folder, mask, name)
+    case = Case(id="case", images=(folder,), label=out / objects.files[name])
+    dataset = Dataset(name="d", labels=LABELS, cases=(case,))
+    seen = inspect_case(case, dataset)
+    assert [finding.code for finding in seen.findings if finding.severity == "error"] == []
+    reference = read_reference(case, dataset, onto=mask.geometry)
+    np.testing.assert_array_equal(reference.array, mask.array)
 
 
 @pytest.mark.real_data

@@ -194,6 +194,7 @@ def test_in_a_batch_a_broken_volume_fails_alone(workspace, dataset, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         f"{dataset.cases[0].id}.json",
         f"{dataset.cases[0].id}.nii.gz",
+        "predictions.json",
     ]
 
 

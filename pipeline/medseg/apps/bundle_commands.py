@@ -46,3 +46,23 @@ def ensemble(
     from medseg.workflows.ensemble import ensemble as run
 
     show.bundle(TERMINAL, run(bundles, out), out, as_json=json)
+
+
+def export(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files and export.json.")],
+    form: Annotated[str, typer.Option("--format", help="onnx, openvino, torch-export or monai-bundle.")] = "onnx",
+    case: Annotated[
+        list[Path] | None,
+        typer.Option("--case", help="Image to compare on, one per channel. Default: seeded noise, which says less."),
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """Write a model for other software, compared with the original on a whole case before it is kept.
+
+    Example: `medseg export model --format onnx --out model-onnx --case case.nii.gz`
+    """
+    from medseg.apps.show_export import exported
+    from medseg.workflows.export import export as run
+
+    exported(TERMINAL, run(bundle, out, form=form, case=tuple(case or ())), out, as_json=json)

@@ -6,7 +6,11 @@ Commands declare options, call one workflow, and show what it returned.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -15,6 +19,7 @@ import medseg
 from medseg.apps import (
     bundle_commands,
     data_commands,
+    deidentify_commands,
     dicom_commands,
     evaluate_command,
     followup_commands,
@@ -69,6 +74,7 @@ for _command in (
     model_commands.infer,
     evaluate_command.evaluate,
     bundle_commands.ensemble,
+    bundle_commands.export,
     report_commands.compare,
     report_commands.report,
     model_commands.demo,
@@ -76,12 +82,19 @@ for _command in (
     dicom_commands.to_dicom,
     measure_commands.stage,
     followup_commands.follow_up,
+    deidentify_commands.deidentify,
 ):
     app.command()(_command)
 
 
 def main() -> None:
     """Run the command; every refusal becomes one line and an exit code."""
+    with _ended_in_good_order():
+        code = _run()
+    sys.exit(code)
+
+
+def _run() -> int:
     arguments = sys.argv[1:]
     ahead = [argument for argument in arguments if argument in _ANYWHERE]
     debug = "--debug" in ahead
@@ -92,9 +105,30 @@ def main() -> None:
             raise
         TERMINAL.error(str(error))
         code = error.exit_code
+    except _Ended:
+        TERMINAL.error("ended by SIGTERM")
+        code = 143
     except (KeyboardInterrupt, typer.Abort):
         TERMINAL.error("interrupted")
         code = 130
     except Exception as error:  # noqa: BLE001 - the last door: nothing behind it would name the cause
         code = show.unexpected(TERMINAL, error, debug=debug)
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
+
+
+class _Ended(BaseException):
+    """SIGTERM: as Ctrl-C, what is open is closed on the way out."""
+
+
+@contextmanager
+def _ended_in_good_order() -> Iterator[None]:
+    """A queue's or a container's SIGTERM ends a command as Ctrl-C does."""
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        raise _Ended
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -78,6 +78,15 @@ def infer(
     save_probabilities: Annotated[
         bool | None, typer.Option("--save-probabilities", help="Also write the class probabilities of every voxel.")
     ] = None,
+    overwrite: Annotated[
+        bool | None, typer.Option("--overwrite", help="Redo cases that are done and verified, too.")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="3/8: only the third of eight parts of the cases; parts may share --out.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="local, or ray: several workers, here or on a cluster.")] = None,
+    workers: Annotated[int | None, typer.Option(help="With --engine ray: how many hold the model.")] = None,
+    address: Annotated[str | None, typer.Option(help="With --engine ray: HOST:PORT of a running cluster.")] = None,
     format_: o.Formats = None,
     terminology: o.Terminology = None,
     private_codes: o.PrivateCodes = None,
@@ -99,7 +108,8 @@ def infer(
 ) -> None:
     """Predict masks, on the grid of each volume, and a JSON of volumes in ml and class probabilities.
 
-    For a DICOM series also a DICOM segmentation, structure set or report (--format), on its own slices.
+    For a DICOM series also a DICOM segmentation, structure set or report (--format), on its own slices. The same
+    command again skips what is done and verified, and goes on.
 
     Example: `medseg infer --volume case.nii.gz --workspace work --out predictions`
     """
@@ -112,6 +122,11 @@ def infer(
         overlap=overlap,
         tta=tta,
         save_probabilities=save_probabilities,
+        overwrite=overwrite,
+        shard=shard,
+        engine=engine,
+        workers=workers,
+        address=address,
         formats=format_,
         terminology=terminology,
         private_codes=private_codes,
@@ -125,17 +140,22 @@ def infer(
         amp=amp,
         backend=backend,
     ).infer
-    place = Workspace(workspace)
-    model, target = bundle or place.newest_bundle(), out or place.predictions
-    asked: dict[str, Any] = {"volumes": volume or [], "folder": input_, "split": split, "progress": TERMINAL.progress}
+    place, target = Workspace(workspace), out or Workspace(workspace).predictions
+    asked: dict[str, Any] = {"volumes": volume or [], "folder": input_, "split": split}
     if dry_run:
         from medseg.workflows.forecast import forecast_infer
 
-        show.forecast(TERMINAL, forecast_infer(model, settings, out=target, **asked), as_json=json)
+        model = bundle or place.newest_bundle()
+        made = forecast_infer(model, settings, out=target, progress=TERMINAL.progress, **asked)
+        show.forecast(TERMINAL, made, as_json=json)
         return
-    from medseg.workflows.infer import infer as run
+    from medseg.workflows.claim import claimed
 
-    inferred = run(model, target, settings, **asked)
+    with claimed(target, settings) as claim:  # before anything that takes seconds to load
+        from medseg.workflows.infer import Request, infer_batch, overlapped
+
+        request = Request(bundle or place.newest_bundle(), settings, **asked)
+        inferred = infer_batch(request, claim, runner=overlapped, progress=TERMINAL.progress)
     show.inferred(TERMINAL, inferred, as_json=json)
     show.fail_for(TERMINAL, inferred.failures, len(inferred.predictions))
 

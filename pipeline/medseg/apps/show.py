@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,13 +145,18 @@ def inferred(terminal: Terminal, made: Inferred, *, as_json: bool) -> None:
     if as_json:
         cases = [json.loads(prediction.model_dump_json()) for prediction in made.predictions]
         failures = [failure.model_dump() for failure in made.failures]
-        terminal.json(json.dumps({"out": str(made.out), "cases": cases, "failures": failures}, indent=2))
+        kept = {"skipped": list(made.skipped), "redone": made.redone}
+        terminal.json(json.dumps({"out": str(made.out), "cases": cases, "failures": failures, **kept}, indent=2))
         return
     rows = [
         (prediction.case, _volumes(prediction), _answers(prediction.classes), "; ".join(prediction.flags))
         for prediction in made.predictions[:_MOST_ROWS]
     ]
     terminal.table(("case", "found", "diagnosis", "flags"), rows)
+    if made.skipped:
+        terminal.say(f"skipped {len(made.skipped)}: done before and verified (--overwrite redoes them)")
+    for reason, count in Counter(made.redone.values()).items():
+        terminal.say(f"redone {count}: {reason}")
     rest = len(made.predictions) - len(rows)
     terminal.result(f"{f'... and {rest} more; ' if rest > 0 else ''}masks and findings in {made.out}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,6 +13,7 @@ from medseg.clinical.matching import LesionShape, Matching, MatchingRules, match
 from medseg.core.document import Document
 from medseg.core.followup import DoublingTime, LesionState, TrackedLesion
 from medseg.core.measurements import Measurement
+from medseg.core.terminology import tracking_uid
 from medseg.ops.alignment import covers
 
 _LEAST_COVERED = 0.5
@@ -58,29 +59,23 @@ class _Known:
     merged_into: str | None = None
 
 
-def track(
-    examinations: Sequence[Examination], *, rules: FollowUpRules, uid_of: Callable[[str, str], str]
-) -> tuple[Tracked, ...]:
+def track(examinations: Sequence[Examination], *, rules: FollowUpRules) -> tuple[Tracked, ...]:
     """Follow every lesion through all examinations.
 
     Args:
         examinations: Baseline first.
         rules: What is the same, and what is a change.
-        uid_of: Study and the lesion's id in it to a DICOM UID.
     """
-    tracker = _Tracker(examinations, rules, uid_of)
+    tracker = _Tracker(examinations, rules)
     return tuple(tracker.follow(number) for number in range(len(examinations)))
 
 
 class _Tracker:
     """What is known after each examination; `follow` is called once for each, in order."""
 
-    def __init__(
-        self, examinations: Sequence[Examination], rules: FollowUpRules, uid_of: Callable[[str, str], str]
-    ) -> None:
+    def __init__(self, examinations: Sequence[Examination], rules: FollowUpRules) -> None:
         self._examinations = examinations
         self._rules = rules
-        self._uid_of = uid_of
         self._known: dict[str, _Known] = {}
         self._counts: Counter[str] = Counter()
 
@@ -114,7 +109,7 @@ class _Tracker:
         label = lesion.shape.label
         self._counts[label] += 1
         name = f"{label}-{self._counts[label]}"
-        uid = self._uid_of(self._examinations[number].study, lesion.measurement.id)
+        uid = tracking_uid(self._examinations[number].study, lesion.measurement.id)
         first_ml = lesion.shape.volume_ml if number == 0 else None
         place = len(self._known) + 1
         self._known[name] = _Known(

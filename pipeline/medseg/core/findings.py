@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field
 
+from medseg.core.batch import InputSeal
 from medseg.core.detection import LesionDetection, LesionSummary
 from medseg.core.document import Document
 from medseg.core.geometry import Geometry, Shape, Vector
@@ -61,6 +63,11 @@ class GridSummary(Document):
     def of(cls, geometry: Geometry) -> GridSummary:
         return cls(shape=geometry.shape, spacing_mm=geometry.spacing_mm, axis_codes=geometry.axis_codes)
 
+    @property
+    def diagonal_mm(self) -> float:
+        """No distance inside the image is longer."""
+        return math.hypot(*(size * step for size, step in zip(self.shape, self.spacing_mm, strict=True)))
+
 
 class Provenance(Document):
     """What made a result: enough to make it again."""
@@ -83,13 +90,17 @@ class CasePrediction(Document):
     mask: str | None = Field(description="file name of the mask, in the same folder")
     mask_sha256: str | None = None
     files: dict[str, str] = Field(default_factory=dict, description="every file of this case by its format")
+    sha256: dict[str, str] = Field(default_factory=dict, description="of each of these files, by its name")
     source_names: tuple[str, ...] = Field(default=(), description="file names only, no folders")
+    inputs: tuple[InputSeal, ...] = Field(default=(), description="what the images were when they were read")
     grid: GridSummary
     labels: dict[str, int]
     volumes_ml: dict[str, float]
     classes: tuple[ClassAnswer, ...] = ()
     flags: tuple[str, ...] = ()
     backend: str = Field(default="torch", description="who ran the network")
+    windows: int = Field(default=0, description="over all members, those left out included")
+    skipped_windows: int = Field(default=0, description="of these, blank ones that are background without the network")
     seconds: dict[str, float] = Field(default_factory=dict)
     provenance: Provenance
 

@@ -149,6 +149,11 @@ class Plan(Document):
         description="overlapping targets, each with an output of its own, as the mask values that they unite; painted "
         "in the order of the labels, later over earlier",
     )
+    skip_constant_windows: bool = Field(
+        default=False,
+        description="answer windows that hold nothing but air with background; set by preprocess where no labelled "
+        "voxel of the training cases could be lost",
+    )
     network: NetworkPlan
     classification: ClassificationPlan | None = None
     decisions: tuple[Decision, ...] = ()

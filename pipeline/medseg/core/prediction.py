@@ -23,6 +23,8 @@ class Prediction:
         seconds: Wall time by stage.
         backend: Who ran the network.
         flags: `W-...` remarks on how the answer came about.
+        windows: How many the members of the model were given, those left out included.
+        skipped_windows: How many of these held nothing, and were background without the network.
     """
 
     labels: LabelMap | None
@@ -31,3 +33,5 @@ class Prediction:
     seconds: dict[str, float] = field(default_factory=dict)
     backend: str = "torch"
     flags: tuple[str, ...] = ()
+    windows: int = 0
+    skipped_windows: int = 0

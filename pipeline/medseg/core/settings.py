@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from medseg.core.batch import Batching
 from medseg.core.detection import Criterion
 from medseg.core.document import Document
 from medseg.core.errors import UsageError
@@ -95,7 +96,7 @@ class TrainSettings(Document):
         return None if self.budget is None else seconds(self.budget)
 
 
-class InferSettings(Reading, Containment, Outputs):
+class InferSettings(Reading, Containment, Outputs, Batching):
     """`medseg infer`."""
 
     overlap: float = Field(default=0.5, ge=0, le=0.9, description="share of a window that its neighbour repeats")

@@ -187,25 +187,28 @@ def _graph(network: Network, example: Tensor, key: str) -> Iterator[Path]:
         path = folder / f"{_digest(key, torch.__version__, *example.shape)}.onnx"
         if not (path.is_file() and recall(folder, path.stem).get("sha256") == sha256_of(path)):
             with atomic_path(path) as temporary:
-                export_onnx(network, example, temporary)
+                export_onnx(Finest(network), [example], temporary)
             remember(folder, path.stem, {"sha256": sha256_of(path)})
         yield path
 
 
-def export_onnx(network: Network, example: Tensor, path: Path) -> None:
-    """Write the segmentation half as one ONNX file for windows of the example's shape.
+def export_onnx(module: nn.Module, examples: Sequence[Tensor], path: Path, **options: Any) -> None:
+    """Write a network, or a part of one, as one ONNX file for inputs of the examples' shapes.
 
     Args:
-        network: On any device.
-        example: (1, C, *patch).
+        module: On any device.
+        examples: One per input.
         path: File to write.
+        **options: Of `torch.onnx.export`, such as the names of inputs and outputs.
     """
     # a copy, because tracing expects another memory layout than running
-    finest = copy.deepcopy(Finest(network)).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    plain = copy.deepcopy(module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     with warnings.catch_warnings(), torch.no_grad():
         # tracing warns of every branch that it fixes; there is one, and it is right (`nn.network._convolve`)
         warnings.simplefilter("ignore")
-        torch.onnx.export(finest.eval(), (example,), path, dynamo=True, external_data=False, verbose=False)
+        torch.onnx.export(
+            plain.eval(), tuple(examples), path, dynamo=True, external_data=False, verbose=False, **options
+        )
 
 
 def _compare(name: Name, segment: Segment, network: Network, example: Tensor, dtype: torch.dtype | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from functools import partial
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from medseg.core.errors import ModelError
 from medseg.data.patches import crop, view_start, whole_view
 from medseg.ops.augment import Augmentation, swap_table
+from medseg.ops.blank import blank_values, is_blank
 from medseg.ops.sliding import sliding_slabs
 
 if TYPE_CHECKING:
@@ -21,13 +22,21 @@ if TYPE_CHECKING:
 
     from medseg.core.plan import ClassificationPlan, Plan
     from medseg.engine.backends import Segment
-    from medseg.nn.network import Network
 
+_CERTAIN = 10.0  # a logit
 _VOXELS_PER_CALL = {"cpu": 2 * 64**3, "cuda": 8 * 128**3, "mps": 128**3}
 
 
+class Classifier(Protocol):
+    """What says the classes of a case: a `Network`, or one that was exported."""
+
+    def classify(self, image: Tensor, probabilities: Tensor | None) -> dict[str, Tensor]:
+        """Class logits by head of a view (1, C, *patch), whose segmentation (1, K, *patch) is known."""
+        ...
+
+
 def infer_case(
-    networks: Sequence[Network], image: Tensor, plan: Plan, *, segments: Sequence[Segment], overlap: float
+    networks: Sequence[Classifier], image: Tensor, plan: Plan, *, segments: Sequence[Segment], overlap: float
 ) -> tuple[Tensor | None, dict[str, dict[str, float]]]:
     """Both answers for one case on the network grid; call inside inference mode and autocast.
 
@@ -74,7 +83,7 @@ class CaseRun:
 
     def __init__(
         self,
-        networks: Sequence[Network],
+        networks: Sequence[Classifier],
         image: Tensor,
         plan: Plan,
         *,
@@ -95,6 +104,9 @@ class CaseRun:
         shape = image.shape[1:] if self._pooled else (0, 0, 0)
         self._regions = torch.zeros((len(self._pooled), *shape), dtype=torch.float16, device=self._stitch_on)
 
+        self._air = blank_values(plan.normalisation) if plan.skip_constant_windows else None
+        self.windows = self.skipped = 0
+
     def slabs(self) -> Iterator[Tensor]:
         """Yield consecutive (K, rows, J, K) along the leading axis, which comes first.
 
@@ -106,7 +118,7 @@ class CaseRun:
         streams = [
             sliding_slabs(
                 self._image.movedim(lead + 1, 1),
-                partial(_turned, segment, lead),
+                partial(_turned, partial(self._answer, segment), lead),
                 window=(window[0], window[1], window[2]),
                 num_outputs=self._plan.num_outputs,
                 overlap=self._overlap,
@@ -130,13 +142,29 @@ class CaseRun:
             row += logits.shape[1]
             yield logits
 
+    def _answer(self, segment: Segment, windows: Tensor) -> Tensor:
+        """Logits of windows; those that hold nothing are background for certain, without asking the network."""
+        if self._air is None:
+            self.windows += len(windows)
+            return segment(windows)
+        blank = is_blank(windows, self._air)
+        self.windows, self.skipped = self.windows + len(windows), self.skipped + int(blank.sum())
+        answers = torch.full(
+            (len(windows), self._plan.num_outputs, *windows.shape[2:]), -_CERTAIN, device=windows.device
+        )
+        if not self._plan.regions:
+            answers[:, 0] = _CERTAIN
+        if not bool(blank.all()):
+            answers[~blank] = segment(windows[~blank]).to(answers)
+        return answers
+
     def classes(self) -> dict[str, dict[str, float]]:
         """Class probabilities by head; call after the last slab."""
         if self._plan.classification is None:
             return {}
         return _mean_classes([self._classify(network, self._plan.classification) for network in self._networks])
 
-    def _classify(self, network: Network, classification: ClassificationPlan) -> dict[str, dict[str, float]]:
+    def _classify(self, network: Classifier, classification: ClassificationPlan) -> dict[str, dict[str, float]]:
         size = self._plan.patch_size
         if not self._pooled or classification.view == "whole":
             view, probabilities = whole_view(self._image, size), None

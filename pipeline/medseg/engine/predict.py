@@ -65,7 +65,7 @@ class Predictor:
         self.settings = settings
         self.device = pick_device(settings.device)
         self._dtype = amp_dtype(self.device, enabled=settings.amp)
-        self._networks = [place(_load(bundle, weights), self.device).eval() for weights in bundle.weights]
+        self._networks = [place(network, self.device) for network in load_networks(bundle)]
         key = " ".join(sorted(bundle.manifest.sha256.values()))
         self._rungs = tuple(Thrift) if self.device.type != "cpu" else (Thrift.NONE, Thrift.ONE_WINDOW)
         self._backends = Backends(self._networks, settings.backend, dtype=self._dtype, key=key)
@@ -149,7 +149,15 @@ class Predictor:
             watch.lap("export")
             classes = run.classes()
             watch.lap("network")
-        return Prediction(labels, classes, probabilities, watch.seconds, self._backends.name)
+        return Prediction(
+            labels,
+            classes,
+            probabilities,
+            watch.seconds,
+            self._backends.name,
+            windows=run.windows,
+            skipped_windows=run.skipped,
+        )
 
     def forward(self, windows: Tensor, *, num_windows: int) -> None:
         """Segment (B, C, *patch) once, on the backend that so many windows would be given to, to measure it."""
@@ -210,6 +218,15 @@ class _Watch:
             self.lap(name)
             yield part
             self.lap("export")
+
+
+def load_networks(bundle: Bundle) -> list[Network]:
+    """The members of a bundle, on the CPU, in evaluation mode.
+
+    Raises:
+        ModelError: E-WEIGHTS.
+    """
+    return [_load(bundle, weights).eval() for weights in bundle.weights]
 
 
 def _load(bundle: Bundle, weights: dict[str, Tensor]) -> Network:

@@ -94,13 +94,17 @@ def _inside(polygon: Points, shape: tuple[int, ...]) -> NDArray[np.bool_]:
 
     A pixel is inside when an odd number of edges crosses its row to the left of it or on it.
     """
+    ends = np.roll(polygon, -1, axis=0)
+    # an edge crosses the rows from its lower end to below its upper end; one along a row crosses none
+    first = np.clip(np.ceil(np.minimum(polygon[:, 0], ends[:, 0])), 0, shape[0]).astype(int)
+    after = np.clip(np.ceil(np.maximum(polygon[:, 0], ends[:, 0])), 0, shape[0]).astype(int)
+    edges = np.repeat(np.arange(len(polygon)), after - first)
+    starts = np.cumsum(after - first) - (after - first)
+    rows = first[edges] + np.arange(edges.size) - starts[edges]
+    (row, column), (next_row, next_column) = polygon[edges].T, ends[edges].T
+    columns = column + (rows - row) * (next_column - column) / (next_row - row)
     crossings = np.zeros((shape[0], shape[1] + 1), np.int32)
-    for (row, column), (next_row, next_column) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
-        low, high = sorted((row, next_row))
-        rows = np.arange(max(int(np.ceil(low)), 0), min(int(np.ceil(high)), shape[0]))
-        if rows.size:
-            columns = column + (rows - row) * (next_column - column) / (next_row - row)
-            np.add.at(crossings, (rows, np.clip(np.ceil(columns), 0, shape[1]).astype(int)), 1)
+    np.add.at(crossings, (rows, np.clip(np.ceil(columns), 0, shape[1]).astype(int)), 1)
     return np.asarray(np.cumsum(crossings[:, :-1], axis=1) % 2 == 1)
 
 
@@ -135,25 +139,26 @@ def _loops(mask: NDArray[np.bool_]) -> list[list[tuple[int, int]]]:
     rows, columns = np.nonzero((count == 1) | (count == 3) | diagonal)
     twice = 1 + diagonal[rows, columns].astype(int)
     rows, columns = np.repeat(rows, twice), np.repeat(columns, twice)
-    along_row = _partners(np.lexsort((columns, rows)))
-    along_column = _partners(np.lexsort((rows, columns)))
-    loops, left = [], np.ones(rows.size, np.bool_)
-    for start in range(rows.size):
+    corners = list(zip(rows.tolist(), columns.tolist(), strict=True))
+    joined = [_partners(np.lexsort((columns, rows))), _partners(np.lexsort((rows, columns)))]
+    loops, left = [], [True] * len(corners)
+    for start in range(len(corners)):
         loop, corner = [], start
         while left[corner]:
-            for partners in (along_row, along_column):
+            for partners in joined:
                 left[corner] = False
-                loop.append((int(rows[corner]), int(columns[corner])))
-                corner = int(partners[corner])
+                loop.append(corners[corner])
+                corner = partners[corner]
         if loop:
             loops.append(loop)
     return sorted(loops, key=lambda loop: min(loop))
 
 
-def _partners(order: NDArray[np.int_]) -> NDArray[np.int_]:
+def _partners(order: NDArray[np.int_]) -> list[int]:
+    """Of corners in order along a line the first with the second, the third with the fourth."""
     partners = np.empty_like(order)
     partners[order[::2]], partners[order[1::2]] = order[1::2], order[::2]
-    return partners
+    return [int(partner) for partner in partners]
 
 
 def _with_keyholes(loops: list[list[tuple[int, int]]]) -> Points:

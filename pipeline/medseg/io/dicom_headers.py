@@ -52,6 +52,8 @@ _FAULTS = (
 HEAD_BYTES = 1024
 # pydicom logs the traceback of what it also raises
 logging.getLogger("pydicom.pixels").setLevel(logging.CRITICAL)
+# and its remarks quote values, a patient's name among them; the level is set anew when pydicom is loaded
+logging.getLogger("pydicom").addFilter(lambda record: record.levelno >= logging.CRITICAL)
 
 
 def is_dicom(head: bytes) -> bool:
@@ -122,6 +124,13 @@ def first_item(data: Any, name: str) -> Any:
     return sequence[0] if sequence else None
 
 
+def untrusted_faults() -> tuple[type[Exception], ...]:
+    """Whatever pydicom raises on damaged bytes."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    return (*_FAULTS, BytesLengthException, InvalidDicomError)
+
+
 @contextmanager
 def untrusted(path: Path, what: str) -> Iterator[None]:
     """Turn whatever pydicom raises on damaged bytes into one refusal.
@@ -131,8 +140,6 @@ def untrusted(path: Path, what: str) -> Iterator[None]:
     Raises:
         InputError: `E-DICOM` or `E-NESTING`.
     """
-    from pydicom.errors import BytesLengthException, InvalidDicomError
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -140,7 +147,7 @@ def untrusted(path: Path, what: str) -> Iterator[None]:
     except RecursionError as error:
         message = "its sequences are nested deeper than can be read"
         raise InputError(message, code="E-NESTING", file=path, remedy="Export the series again.") from error
-    except (*_FAULTS, BytesLengthException, InvalidDicomError) as error:
+    except untrusted_faults() as error:
         message = f"{what} cannot be read ({error})"
         raise InputError(message, code="E-DICOM", file=path, remedy="Copy or export this file again.") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ _OFF_STEP = 0.1
 _TURNED = 1e-3
 _NUMBERS = 1 << 16
 _LEFT_OUT = "W-SEGMENTS-LEFT"
+_LESION_NUMBER = re.compile(r"-\d+$")
 
 
 def read_dicom_labels(path: Path, *, onto: Geometry | None, names: dict[str, int] | None) -> LabelMap | None:
@@ -59,10 +61,17 @@ def read_dicom_labels(path: Path, *, onto: Geometry | None, names: dict[str, int
 
 
 def names_in(path: Path) -> dict[str, int]:
-    """The segments or regions of a SEG or RTSTRUCT with their numbers; nothing for any other DICOM object."""
+    """The segments or regions of a SEG or RTSTRUCT with their numbers; nothing for any other DICOM object.
+
+    Lesions that are followed one by one, `tumour-1` and `tumour-2` with a tracking UID each, are one label.
+    """
     header = read_object(path, is_whole=False)
     if is_segmentation(header):
-        return {fact.label: fact.number for fact in read_frames(path).segments if not fact.is_background}
+        names: dict[str, int] = {}
+        for fact in read_frames(path).segments:
+            if not fact.is_background:
+                names.setdefault(_LESION_NUMBER.sub("", fact.label) if fact.tracking_uid else fact.label, fact.number)
+        return names
     if str(header.get("SOPClassUID", "")) == _STRUCTURE_SET:
         return {item.name: item.number for item in read_structures(path)}
     return {}

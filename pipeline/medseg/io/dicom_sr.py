@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,27 @@ _SERIES_NUMBER = 302
 _VOLUME = Code(scheme="SCT", value="118565006", meaning="Volume")
 _LONG_AXIS = Code(scheme="SCT", value="103339001", meaning="Long Axis")
 _SHORT_AXIS = Code(scheme="SCT", value="103340004", meaning="Short Axis")
+_DIAMETER = Code(scheme="SCT", value="81827009", meaning="Diameter")
+_MEAN = Code(scheme="SCT", value="373098007", meaning="Mean")
+_MINIMUM = Code(scheme="SCT", value="255605001", meaning="Minimum")
+_MAXIMUM = Code(scheme="SCT", value="56851009", meaning="Maximum")
+_DEVIATION = Code(scheme="SCT", value="386136009", meaning="Standard Deviation")
+_ATTENUATION = Code(scheme="DCM", value="112031", meaning="Attenuation Coefficient")
 _IMAGING = Code(scheme="SCT", value="363679005", meaning="Imaging procedure")
+_PEAK = Code(scheme="DCM", value="126031", meaning="Peak Value Within ROI")
+_GLYCOLYSIS = Code(scheme="DCM", value="126033", meaning="Total Lesion Glycolysis")
+_GRAM = Code(scheme="UCUM", value="g", meaning="gram")
 _MILLILITRE = Code(scheme="UCUM", value="ml", meaning="milliliter")
 _MILLIMETRE = Code(scheme="UCUM", value="mm", meaning="millimeter")
 _PERCENT = Code(scheme="UCUM", value="%", meaning="percent")
+# what the values of an image are, by its unit; a scale without a unit, as that of MRI, has no code and is left out
+_QUANTITIES: dict[str, tuple[Code, Code]] = {
+    "HU": (_ATTENUATION, Code(scheme="UCUM", value="[hnsf'U]", meaning="Hounsfield unit")),
+    "SUVbw": (
+        Code(scheme="DCM", value="126401", meaning="SUVbw"),
+        Code(scheme="UCUM", value="g/ml{SUVbw}", meaning="Standardized Uptake Value body weight"),
+    ),
+}
 
 
 def write_report(
@@ -77,17 +95,49 @@ def write_report(
             **series_facts(algorithm, what="measurements", number=_SERIES_NUMBER),
         )
     finish(dataset, slices, () if segmentation is None else segmentation.segments, has_private=bool(classes))
-    expected = sorted(value for row in rows for _, value, _, _ in _numbers(row))
+    expected = sorted(number.value for row in rows for number in _numbers(row))
     expected += sorted(_percent(share) for answer in classes for share in answer.probabilities.values())
     save(dataset, path, verify=lambda written: sorted(_values_in(written)) == sorted(expected))
 
 
-def _numbers(row: Measurement) -> Iterator[tuple[Code, float, Code, float]]:
-    """Name, value, unit and uncertainty of what is reported of one structure; rounded as DICOM numbers hold them."""
-    yield _VOLUME, round(row.volume_ml, 6), _MILLILITRE, round(row.volume_uncertainty_ml, 6)
-    for name, caliper in ((_LONG_AXIS, row.long_axis), (_SHORT_AXIS, row.short_axis)):
+@dataclass(frozen=True)
+class _Number:
+    """One measured value; `derivation` says which of a structure's values it is: their mean, the largest ..."""
+
+    name: Code
+    value: float
+    unit: Code
+    uncertainty: float | None = None
+    derivation: Code | None = None
+
+
+def _numbers(row: Measurement) -> Iterator[_Number]:
+    """What is reported of one structure; rounded as DICOM numbers hold them."""
+    yield _Number(_VOLUME, round(row.volume_ml, 6), _MILLILITRE, round(row.volume_uncertainty_ml, 6))
+    for name, caliper, derivation in (
+        (_LONG_AXIS, row.long_axis, None),
+        (_SHORT_AXIS, row.short_axis, None),
+        (_DIAMETER, row.feret, _MAXIMUM),
+    ):
         if caliper is not None:
-            yield name, round(caliper.length_mm, 6), _MILLIMETRE, round(caliper.uncertainty_mm, 6)
+            length_mm, uncertainty_mm = round(caliper.length_mm, 6), round(caliper.uncertainty_mm, 6)
+            yield _Number(name, length_mm, _MILLIMETRE, uncertainty_mm, derivation)
+    found = row.intensity
+    quantity = None if found is None else _QUANTITIES.get(found.unit)
+    if found is None or quantity is None:
+        return
+    name, unit = quantity
+    for derivation, value in (
+        (_MEAN, found.mean),
+        (_MINIMUM, found.minimum),
+        (_MAXIMUM, found.maximum),
+        (_DEVIATION, found.standard_deviation),
+    ):
+        yield _Number(name, round(value, 6), unit, derivation=derivation)
+    if found.suv_peak is not None:
+        yield _Number(name, round(found.suv_peak, 6), unit, derivation=_PEAK)
+    if found.total_lesion_glycolysis is not None:
+        yield _Number(_GLYCOLYSIS, round(found.total_lesion_glycolysis, 6), _GRAM)
 
 
 def _structure(
@@ -114,12 +164,13 @@ def _structure(
         algorithm_id=_algorithm(algorithm),
         measurements=[
             sr.Measurement(
-                name=concept(name),
-                value=value,
-                unit=concept(unit),
-                properties=_uncertain(uncertainty, unit),
+                name=concept(number.name),
+                value=number.value,
+                unit=concept(number.unit),
+                derivation=None if number.derivation is None else concept(number.derivation),
+                properties=None if number.uncertainty is None else _uncertain(number.uncertainty, number.unit),
             )
-            for name, value, unit, uncertainty in _numbers(row)
+            for number in _numbers(row)
         ],
     )
 

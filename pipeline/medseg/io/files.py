@@ -203,7 +203,7 @@ def require_writable(folder: Path | str) -> None:
     probe = Path(folder) / ".writable"
     with atomic_path(probe):
         pass
-    probe.unlink()
+    probe.unlink(missing_ok=True)  # another run may look at the same folder at the same time
 
 
 def _refuse_folder(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -124,7 +124,7 @@ def read_labels(
     reading: Reading = AS_IT_IS,
     *,
     onto: Geometry | None = None,
-    names: dict[str, int] | None = None,
+    names: Mapping[str, int] | None = None,
 ) -> LabelMap:
     """Read one mask: whole numbers 0 to 65535, as uint8 where they fit and uint16 otherwise.
 
@@ -139,7 +139,7 @@ def read_labels(
         GeometryError: As `read_volume` and `read_dicom_labels`.
     """
     path = Path(path)
-    decoded = decode_labels(path, ReadOptions(reading, onto=onto, names=names))
+    decoded = decode_labels(path, ReadOptions(reading, onto=onto, names=None if names is None else {**names}))
     shape = (decoded.array.shape[0], decoded.array.shape[1], decoded.array.shape[2])
     geometry = settle_geometry(decoded.affine, shape, path)
     flags = (*decoded.warnings, *values.label_flags(decoded.array))

@@ -248,15 +248,21 @@ def _pool(features: Tensor, regions: Tensor | None) -> Tensor:
     """(B, F, ...) and (B, R, I, J, K) to (B, 2 R F): mean and maximum of the features under each region."""
     if regions is None:
         return torch.cat([features.mean((2, 3, 4)), features.amax((2, 3, 4))], dim=1)
-    i, j, k = features.shape[2:]
-    weights = functional.adaptive_avg_pool3d(regions.float(), (i, j, k))
-    weights = functional.max_pool3d(weights, 3, 1, 1).flatten(2)
+    weights = functional.max_pool3d(_shrink(regions.float(), features), 3, 1, 1).flatten(2)
     flat = features.flatten(2)
     mean = torch.einsum("bfn,brn->brf", flat, weights) / (weights.sum(2).unsqueeze(2) + 1e-3)
     maximum = torch.stack(
         [(flat * weights[:, region : region + 1]).amax(2) for region in range(weights.shape[1])], dim=1
     )
     return torch.cat([mean, maximum], dim=1).flatten(1)
+
+
+def _shrink(regions: Tensor, features: Tensor) -> Tensor:
+    """(B, R, I, J, K) averaged to the voxels of the features; as plain pooling where it can be, which ONNX has."""
+    fine, (i, j, k) = regions.shape[2:], features.shape[2:]
+    if any(many % few for many, few in zip(fine, (i, j, k), strict=True)):
+        return functional.adaptive_avg_pool3d(regions, (i, j, k))
+    return functional.avg_pool3d(regions, (fine[0] // i, fine[1] // j, fine[2] // k))
 
 
 def _shape(regions: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def detect_lesions(
     if not 0 < threshold <= 1:
         message = f"the threshold must be above 0 and at most 1, got {threshold}"
         raise UsageError(message, code="E-METRIC-OPTION", remedy="Use 0.1 for detection, 0.5 for panoptic quality.")
-    voxel_ml = float(np.prod(geometry.spacing_mm)) / 1000
+    voxel_ml = geometry.voxel_volume_mm3 / 1000
     min_voxels = max(1, int(np.ceil(min_volume_ml / voxel_ml - 1e-9)))
     # Lesions fill little of an image: looking at their surroundings only saves most of the time.
     box = _box(prediction | reference)
@@ -154,7 +154,7 @@ def _matches(
     found, hit = {pair[0] for pair in pairs}, {pair[1] for pair in pairs}
     pairs += [(None, second, 0) for second in range(len(referred.sizes)) if second not in hit]
     pairs += [(first, None, 0) for first in range(len(predicted.sizes)) if first not in found]
-    voxel_ml = float(np.prod(geometry.spacing_mm)) / 1000
+    voxel_ml = geometry.voxel_volume_mm3 / 1000
     head_foot = geometry.canonical_axes()[0][2]
     matches = []
     for first, second, common in pairs:

@@ -48,17 +48,20 @@ def estimate(
     return estimates(table[:, None], patients, seed=seed, bounds=[bounds])[0]
 
 
-def summarise_labels(rows: Sequence[tuple[str, LabelMetrics]], *, seed: int = 20) -> tuple[LabelSummary, ...]:
+def summarise_labels(
+    rows: Sequence[tuple[str, LabelMetrics]], *, seed: int = 20, longest_mm: float = np.inf
+) -> tuple[LabelSummary, ...]:
     """Each label over the cohort, in the order of first appearance; missed and invented structures count in full.
 
     Args:
         rows: Patient and metrics, one pair per case and label.
         seed: Of the bootstrap.
+        longest_mm: The longest diagonal of the images: no interval of a mean distance goes beyond it.
     """
     by_label: dict[str, list[tuple[str, LabelMetrics]]] = {}
     for patient, row in rows:
         by_label.setdefault(row.label, []).append((patient, row))
-    return tuple(_summarise(label, group, seed=seed) for label, group in by_label.items())
+    return tuple(_summarise(label, group, seed=seed, longest_mm=longest_mm) for label, group in by_label.items())
 
 
 def paired_comparison(
@@ -133,13 +136,13 @@ def estimates(
     ]
 
 
-def _summarise(label: str, group: list[tuple[str, LabelMetrics]], *, seed: int) -> LabelSummary:
+def _summarise(label: str, group: list[tuple[str, LabelMetrics]], *, seed: int, longest_mm: float) -> LabelSummary:
     patients = [patient for patient, _ in group]
     further = list(group[0][1].percentiles_mm)
     columns = [[getattr(row, name) for name in _SUMMARISED] for _, row in group]
     table = np.array([[*cells, *row.percentiles_mm.values()] for cells, (_, row) in zip(columns, group, strict=True)])
     units = [METRICS[name].unit for name in _SUMMARISED] + ["mm"] * len(further)
-    found = estimates(table, patients, seed=seed, bounds=[(0.0, np.inf if unit else 1.0) for unit in units])
+    found = estimates(table, patients, seed=seed, bounds=[(0.0, longest_mm if unit else 1.0) for unit in units])
     errors = [(patient, row.relative_volume_error) for patient, row in group if row.relative_volume_error is not None]
     presence = Counter(row.presence for _, row in group)
     return LabelSummary(
@@ -178,8 +181,10 @@ def _interval(
     for start in range(0, _NUM_RESAMPLES, step):
         weights = generator.multinomial(num_patients, shares, size=min(step, _NUM_RESAMPLES - start))
         drawn_mean, drawn_error = _mean_and_error(weights.astype(np.float64), sums, sizes)
-        # Patients that do not differ have no unit to count in: no pivot, no width.
-        pivots.append(np.divide(drawn_mean - mean, drawn_error, out=np.zeros_like(drawn_mean), where=drawn_error > 0))
+        # A draw of patients that do not differ, such as one without the single failure, has no unit of its own to count
+        # in: it is counted in that of the sample.
+        unit = np.where(drawn_error > 0, drawn_error, error)
+        pivots.append(np.divide(drawn_mean - mean, unit, out=np.zeros_like(drawn_mean), where=unit > 0))
     tails = np.quantile(np.concatenate(pivots), [0.975, 0.025], axis=0)
     return mean[0] - tails[0] * error[0], mean[0] - tails[1] * error[0]
 

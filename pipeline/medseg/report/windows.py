@@ -17,6 +17,7 @@ _SHOWN = ("soft_tissue", "lung", "bone", "brain")
 _MAX_SAMPLES = 1_000_000
 _AIR_HU = -500.0
 _LONG_SIDE_PX = 400
+_NUM_GREYS = 64
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,10 @@ class Window:
         return f"{text} {self.unit}" if self.unit else text
 
     def png(self, values: NDArray[Any], size_mm: tuple[float, float]) -> bytes:
-        """(rows, columns) as displayed, `size_mm` wide and high, to an 8-bit grey PNG in true proportions."""
+        """(rows, columns) as displayed, `size_mm` wide and high, to a grey PNG in true proportions.
+
+        In 64 greys: finer steps are mostly the scanner's noise, which does not compress, and pages must stay small.
+        """
         scale = _LONG_SIDE_PX / max(size_mm)
         width, height = (max(1, round(length * scale)) for length in size_mm)
         span = max(self.high - self.low, 1e-9)
@@ -44,7 +48,8 @@ class Window:
         method = Image.Resampling.LANCZOS if values.shape[1] > width else Image.Resampling.BICUBIC
         resized = np.asarray(Image.fromarray(limited).resize((width, height), method))
         stream = io.BytesIO()
-        Image.fromarray((resized.clip(0, 1) * 255).round().astype(np.uint8)).save(stream, "PNG")
+        greys = (resized.clip(0, 1) * (_NUM_GREYS - 1)).round() * (255 / (_NUM_GREYS - 1))
+        Image.fromarray(greys.round().astype(np.uint8)).save(stream, "PNG")
         return stream.getvalue()
 
 

@@ -32,7 +32,7 @@ def cohort_report(
     return CohortReport(
         name=dataset.name,
         num_cases=len(reports) + len(failures),
-        labels=summarise_labels(rows),
+        labels=summarise_labels(rows, longest_mm=max((report.grid.diagonal_mm for report in reports), default=np.inf)),
         mean_dice=estimate([value for _, value in scored], [patient for patient, _ in scored], bounds=(0, 1))
         if scored
         else None,

@@ -83,7 +83,7 @@ def _means(pairs: Sequence[Pair]) -> list[tuple[Contrast, float]]:
                 if metric != _NOT_TESTED:
                     key = (score.kind, score.subject, metric)
                     tables.setdefault(key, []).append(_Row(pair.first.patient, before, after))
-    largest_mm = max(_diagonal_mm(pair) for pair in pairs)
+    largest_mm = max(pair.first.grid.diagonal_mm for pair in pairs)
     made = []
     for (kind, subject, metric), rows in tables.items():
         patients = [row.patient for row in rows]
@@ -112,12 +112,6 @@ def _means(pairs: Sequence[Pair]) -> list[tuple[Contrast, float]]:
         )
         made.append((contrast, spread_of_patients(second - first, patients)))
     return made
-
-
-def _diagonal_mm(pair: Pair) -> float:
-    """No distance inside an image is longer."""
-    grid = pair.first.grid
-    return float(np.linalg.norm(np.multiply(grid.shape, grid.spacing_mm)))
 
 
 def _areas(pairs: Sequence[Pair]) -> list[tuple[Contrast, float]]:

@@ -18,7 +18,7 @@ from medseg.core.outputs import SUFFIX_OF, Outputs
 from medseg.core.reading import Reading
 from medseg.core.segments import Algorithm, Segment
 from medseg.core.terminology import Term, Terminology, tracking_uid
-from medseg.core.volume import LabelMap
+from medseg.core.volume import LabelMap, Volume
 from medseg.io.dicom_objects import MAKER, require_identity
 from medseg.io.dicom_rtstruct import write_structure_set
 from medseg.io.dicom_seg import write_segmentation
@@ -41,6 +41,7 @@ class Finding:
         labels: Name to value in the mask; values without a name are left out.
         terms: What the labels are called; every one of `labels` has its term.
         known: Lesions that already have an id and a tracking UID, as `medseg follow-up` gives them.
+        image: On the mask's grid, for a report of its values; None leaves them out.
     """
 
     case: str
@@ -50,6 +51,7 @@ class Finding:
     algorithm: Algorithm
     classes: tuple[ClassAnswer, ...] = ()
     known: tuple[Measurement, ...] = ()
+    image: Volume | None = None
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,14 @@ def open_series(path: Path, reading: Reading) -> SourceSlices:
         InputError: `E-NO-SERIES`, `E-SOURCE-UID`, or as `source_slices`.
         GeometryError: `E-FRAME-OF-REFERENCE`, or as `source_slices`.
     """
-    if path.is_file() and not path.name.lower().endswith((".dcm", ".ima", ".dicom", ".zip")):
+    try:
+        slices = source_slices(path, series=reading.series, phase=reading.phase)
+    except InputError as error:
+        if error.code != "E-NOT-DICOM":
+            raise
         message = "DICOM objects refer to the slices of a DICOM series, and this is none"
-        raise InputError(
-            message, code="E-NO-SERIES", file=path, remedy="Give the DICOM folder, or choose another --format."
-        )
-    slices = source_slices(path, series=reading.series, phase=reading.phase)
+        remedy = "Give the DICOM folder, or choose another --format."
+        raise InputError(message, code="E-NO-SERIES", file=path, remedy=remedy) from None
     require_identity(slices, path)
     return slices
 
@@ -186,7 +190,8 @@ def _numbered(
     lesions = [name for name in finding.labels if finding.terms[name].is_lesion and outputs.per_lesion]
     rows: tuple[Measurement, ...] = ()
     if "dicom-sr" in outputs.dicom:
-        rows = measure_structures(mask, labels=finding.labels, lesions=lesions)
+        unit = "" if finding.image is None else finding.image.unit or ""
+        rows = measure_structures(mask, labels=finding.labels, lesions=lesions, image=finding.image, unit=unit)
     numbered = np.zeros(mask.array.shape, np.uint16)
     boxes = ndimage.find_objects(mask.array.astype(np.int32, copy=False))
     segments: list[Segment] = []
@@ -209,7 +214,7 @@ def _numbered(
         for rank, part in enumerate(order, start=1):
             centre = mask.geometry.to_world(found.centres[part] + [side.start for side in box])
             known = _known(finding, label, centre)
-            name = (f"{label}-{rank}" if known is None else known.id)[:64]
+            name = (_new_name(label, rank, finding.known) if known is None else known.id)[:64]
             uid = (known.tracking_uid if known else None) or tracking_uid(study, name)
             renamed[f"{label}-{rank}"] = name
             segments.append(
@@ -224,6 +229,12 @@ def _known(finding: Finding, label: str, centre_mm: NDArray[np.float64]) -> Meas
         if row.label == label and np.linalg.norm(np.subtract(row.centre_mm, centre_mm)) < _SAME_MM:
             return row
     return None
+
+
+def _new_name(label: str, rank: int, known: Sequence[Measurement]) -> str:
+    """By size, beyond the numbers that known lesions have."""
+    taken = [int(end) for row in known if row.label == label and (end := row.id.rpartition("-")[2]).isdecimal()]
+    return f"{label}-{max(taken, default=0) + rank}"
 
 
 def _present(pixels: NDArray[Any], segments: Sequence[Segment]) -> tuple[NDArray[Any], tuple[Segment, ...]]:

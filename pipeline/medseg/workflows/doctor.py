@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from medseg.core.doctor import CaseTreatment, DoctorReport, Finding
 from medseg.core.errors import UsageError
 from medseg.core.progress import Progress, silent
-from medseg.core.reading import AS_IT_IS, Reading
+from medseg.core.reading import AS_IT_IS, Containment, Reading
 from medseg.data.check import check_dataset
 from medseg.data.manifest import write_manifest
 from medseg.data.treatment import RECORDS, diagnose, intended, reasons_against, treat_case
+from medseg.io.contained import contained
 from medseg.io.files import require_writable, write_text
 from medseg.report.before_after import Comparison, compare
 from medseg.report.doctor import render_doctor
@@ -37,6 +38,7 @@ class Healed:
     out: Path | None
 
 
+@contained(Containment())
 def heal(
     workspace: Workspace,
     manifest: Path | None,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from medseg.core.case import Case, Dataset
+    from medseg.core.geometry import Geometry
     from medseg.core.settings import EvaluateSettings
     from medseg.workflows.label_map import Relabelling
 
@@ -97,8 +98,9 @@ def evaluate_case(case: Case, masks: tuple[Path, ...], scoring: Scoring) -> Case
     image, flags = _image(case, masks, scoring)
     compared = None
     if case.label is not None:
-        onto = None if image is None else image.geometry
-        found_mask = read_labels(_only(masks, case, scoring), onto=onto, names=dataset.labels)
+        mask = _only(masks, case, scoring)
+        onto = _grid_without_image(mask, case.label) if image is None else image.geometry
+        found_mask = read_labels(mask, onto=onto, names=dataset.labels)
         prediction = scoring.relabelling.applied(found_mask)
         compared, image, moved = score_masks(prediction, case, image, scoring.rules)
         flags += moved
@@ -150,6 +152,20 @@ def _image(case: Case, masks: tuple[Path, ...], scoring: Scoring) -> tuple[Volum
         return None, [NO_IMAGE]
     volume = read_volumes(case.images, scoring.dataset.reading, channels=len(scoring.dataset.channels))
     return volume, list(volume.warnings)
+
+
+def _grid_without_image(mask: Path, reference: Path) -> Geometry | None:
+    """Where a predicted DICOM object, which leaves out empty slices, lies: on its reference's grid.
+
+    Raises:
+        InputError: E-NO-IMAGE where the reference leaves them out too; or as `read_labels`.
+    """
+    if mask.suffix.lower() not in DICOM_SUFFIXES:
+        return None
+    if reference.suffix.lower() not in DICOM_SUFFIXES:
+        return read_labels(reference).geometry
+    message = "prediction and reference are DICOM objects, which leave out slices, and no image tells the grid"
+    raise InputError(message, code="E-NO-IMAGE", file=mask, remedy="Give a --manifest that names the images.")
 
 
 def _grid(masks: ScoredMasks | None, image: Volume | None, found: CasePrediction | None) -> GridSummary:

@@ -12,19 +12,16 @@ from medseg.core.document import suggest
 from medseg.core.errors import InputError, UsageError
 from medseg.core.progress import Progress, silent
 from medseg.data.contents import values_in
-from medseg.data.importers.draft import case_id
 from medseg.data.importers.json_lists import label_names
-from medseg.io.files import require_path
-from medseg.io.volumes import SUFFIXES, read_labels
+from medseg.io.volumes import read_labels
 from medseg.workflows.label_map import Relabelling, parse_label_map
+from medseg.workflows.mask_files import masks_in
 
 if TYPE_CHECKING:
     from medseg.core.settings import EvaluateSettings
     from medseg.workflows.workspace import Workspace
 
 DICOM_SUFFIXES = frozenset({".dcm", ".ima", ".dicom"})
-# A header stands for its .img; longest first, that .nii.gz is not .gz.
-_MASK_SUFFIXES = tuple(sorted(set(SUFFIXES) - {".img", ".img.gz", ".zip"}, key=len, reverse=True))
 _FEW_CASES = 20
 _SMALL_BYTES = 64 * 2**20
 
@@ -109,24 +106,6 @@ def open_inputs(
         relabelling,
         lesions,
     )
-
-
-def masks_in(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """The mask files directly in a folder, by the case id that their name stands for.
-
-    Raises:
-        InputError: E-NOT-A-FOLDER, or as `require_path`.
-    """
-    require_path(folder)
-    if not folder.is_dir():
-        raise InputError("expected a folder of masks", code="E-NOT-A-FOLDER", file=folder, remedy="Name their folder.")
-    found: dict[str, tuple[Path, ...]] = {}
-    for path in sorted(folder.iterdir()):
-        suffix = next((suffix for suffix in _MASK_SUFFIXES if path.name.lower().endswith(suffix)), None)
-        if suffix and path.is_file() and not path.name.startswith("."):
-            name = case_id(path.name[: -len(suffix)])
-            found[name] = (*found.get(name, ()), path)
-    return found
 
 
 def _folder_of_references(folder: Path, settings: EvaluateSettings, *, progress: Progress) -> Dataset:

@@ -17,8 +17,9 @@ from medseg.core.findings import CaseFailure
 from medseg.core.followup import FollowUp, TimePoint
 from medseg.core.measurements import CaseMeasurements
 from medseg.core.progress import Progress, silent
-from medseg.core.terminology import tracking_uid
+from medseg.core.reading import Containment
 from medseg.core.volume import LabelMap
+from medseg.io.contained import contained
 from medseg.io.files import require_writable, write_text
 from medseg.io.volumes import write_labels
 from medseg.ops.alignment import Points, covers
@@ -27,7 +28,7 @@ from medseg.report.followup_pictures import FollowUpPictures, Shown, followup_pi
 from medseg.workflows.config import packaged, read_yaml
 from medseg.workflows.follow_up_open import FollowUpSettings, OpenedStudy, open_study
 from medseg.workflows.follow_up_studies import Patient
-from medseg.workflows.infer import grid_summary
+from medseg.workflows.infer_case import grid_summary
 from medseg.workflows.provenance import make_provenance
 
 _LEAST_COVERED = 0.5
@@ -43,6 +44,7 @@ class Followed:
     failures: tuple[CaseFailure, ...] = ()
 
 
+@contained(Containment())
 def follow_up(
     patients: Sequence[Patient], out: Path, settings: FollowUpSettings, *, progress: Progress = silent
 ) -> Followed:
@@ -106,7 +108,7 @@ def _follow(
         with case_context(study.case):
             opened.append(open_study(study, opened[0].image if opened else None, settings))
     _check_labels(opened, settings.lesions)
-    tracked = track([one.examination for one in opened], rules=rules, uid_of=tracking_uid)
+    tracked = track([one.examination for one in opened], rules=rules)
     report = _report(patient, opened, tracked, rules, criteria, settings)
     page = render_followup(report, _draw(opened, tracked) if settings.pictures else None)
     for one, found in zip(opened, tracked, strict=True):

@@ -50,10 +50,10 @@ class OpenedStudy:
 
 def open_study(study: Study, baseline: Volume | None, settings: FollowUpSettings) -> OpenedStudy:
     """Read, align and measure one examination."""
-    image, mask = read_volume(study.image), read_labels(study.mask)
-    mask, remarks = onto_image(mask, image)
+    (case,) = collect_masks(study.mask, MaskRequest(labels=study.labels))
+    image = read_volume(study.image)
+    mask, remarks = onto_image(read_labels(study.mask, onto=image.geometry, names=case.labels), image)
     flags = [*image.warnings, *mask.warnings, *remarks]
-    case = collect_masks(study.mask, MaskRequest(labels=study.labels))[0]
     labels, lesion_labels, remarks = named_labels(mask, case, MaskRequest(lesions=settings.lesions))
     flags += [flag for flag in remarks if not flag.startswith("W-NO-LESION-LABEL")]
     unit, remarks = unit_of(image, settings.unit)

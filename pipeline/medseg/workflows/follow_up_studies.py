@@ -13,8 +13,8 @@ from medseg.core.errors import InputError, UsageError
 from medseg.data.manifest import read_manifest
 from medseg.io.dicom_identity import UNKNOWN, Identity, read_identity
 from medseg.io.files import require_path
-from medseg.workflows.evaluate_inputs import masks_in
 from medseg.workflows.inputs import case_id
+from medseg.workflows.mask_files import masks_in
 from medseg.workflows.workspace import Workspace
 
 

@@ -1,48 +1,67 @@
-"""`medseg infer`: volumes -> masks on their own grid, and a JSON of what was found."""
+"""`medseg infer`: volumes -> masks on their own grid, and a JSON of what was found.
+
+A case is done when its record agrees with every file; the same command again skips what is done and goes on.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-
-from medseg.core.errors import MedsegError, case_context
-from medseg.core.findings import CaseFailure, CasePrediction, ClassAnswer, GridSummary, Provenance
-from medseg.core.outputs import SUFFIX_OF
+from medseg.core.batch import BatchSummary, CaseState
+from medseg.core.errors import InputError, MedsegError, UsageError
+from medseg.core.findings import CaseFailure, CasePrediction
 from medseg.core.progress import Progress, silent
-from medseg.core.volume import LabelMap
-from medseg.data.modality import doubt_modality
-from medseg.engine.predict import Predictor
-from medseg.io.bundle import read_bundle
+from medseg.io.bundle import Bundle, read_bundle
 from medseg.io.contained import contained
-from medseg.io.files import require_writable, sha256_of, write_text
-from medseg.io.volumes import read_volumes, write_labels
-from medseg.io.weights import save_tensors
-from medseg.workflows.dicom_out import Finding, algorithm_of, open_series, terms_of, write_objects
+from medseg.io.files import write_text
+from medseg.workflows.claim import Claim, claimed
+from medseg.workflows.dicom_out import terms_of
+from medseg.workflows.infer_case import CaseWork, Job, attempt
+from medseg.workflows.infer_record import discard, standing
 from medseg.workflows.inputs import InferCase, collect_inputs, refuse_overwriting
 from medseg.workflows.provenance import make_provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from medseg.core.plan import Plan
-    from medseg.core.prediction import Prediction
     from medseg.core.settings import InferSettings
-    from medseg.core.terminology import Term
-    from medseg.core.volume import Volume
-    from medseg.io.bundle import BundleManifest
+
+Outcome: TypeAlias = CasePrediction | MedsegError
+Runner: TypeAlias = Callable[[Job, Bundle, Sequence[InferCase]], Iterator[tuple[InferCase, Outcome]]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for; the arguments of `infer`."""
+
+    bundle: Path
+    settings: InferSettings
+    volumes: Sequence[Path] = ()
+    folder: Path | None = None
+    split: str | None = None
 
 
 @dataclass(frozen=True)
 class Inferred:
-    """What came of a batch: every case is in one of the two lists."""
+    """What came of a batch: every case is in one of the two lists.
+
+    Attributes:
+        skipped: Ids of predictions that were done before and verified.
+        redone: Why an earlier result was not kept, by case.
+    """
 
     bundle: Path
     out: Path
     predictions: tuple[CasePrediction, ...]
     failures: tuple[CaseFailure, ...]
+    skipped: tuple[str, ...] = ()
+    redone: dict[str, str] = field(default_factory=dict)
 
 
 def infer(
@@ -59,7 +78,7 @@ def infer(
 
     Args:
         bundle: The model's folder.
-        out: Masks (`CASE.nii.gz`) and findings (`CASE.json`) go here.
+        out: Masks (`CASE.nii.gz`), findings (`CASE.json`) and `predictions.json` go here.
         settings: Overlap, mirroring, device, precision.
         volumes: Files or DICOM folders.
         folder: A folder of images or a manifest.
@@ -67,112 +86,147 @@ def infer(
         progress: Wraps the loop over cases.
 
     Raises:
+        BatchError: `E-LOCKED` when another run writes into the folder.
         MedsegError: When the model or the inputs as a whole cannot be used.
     """
-    model = read_bundle(bundle)
-    cases = collect_inputs(volumes, folder, num_channels=len(model.plan.channels), split=split)
-    refuse_overwriting(cases, out)
+    with claimed(out, settings) as claim:
+        return infer_batch(Request(bundle, settings, volumes, folder, split), claim, progress=progress)
+
+
+def overlapped(job: Job, bundle: Bundle, cases: Sequence[InferCase]) -> Iterator[tuple[InferCase, Outcome]]:
+    """While one case is in the network, the next is read and the last is written: two images in memory at most."""
+    work = CaseWork(job, bundle)
+    with (
+        contained(job.settings),
+        ThreadPoolExecutor(1, "reading") as reading,
+        ThreadPoolExecutor(1, "writing") as writing,
+    ):
+        coming: Future[object] | None = reading.submit(attempt, cases[0], work.read, cases[0])
+        leaving: tuple[InferCase, Future[Outcome]] | None = None
+        for case, following in zip_longest(cases, cases[1:]):
+            opened = coming.result() if coming else None
+            coming = reading.submit(attempt, following, work.read, following) if following else None
+            answered = attempt(case, work.predict, opened)
+            del opened
+            if leaving:
+                yield leaving[0], leaving[1].result()
+            leaving = case, writing.submit(attempt, case, work.write, answered)
+            del answered
+        if leaving:
+            yield leaving[0], leaving[1].result()
+
+
+def infer_batch(
+    request: Request, claim: Claim, *, runner: Runner = overlapped, progress: Progress = silent
+) -> Inferred:
+    """As `infer`, into a folder that is already claimed, by whoever does the cases."""
+    model = read_bundle(request.bundle)
+    cases = _cases(request, model, claim)
+    job = _job(request, model, claim)
+    states, kept, redone = _look(job, cases)
+    todo = [case for case in cases if case.id not in kept]
+    predictions, failures = dict(kept), []
+    summary = _Summary(claim, job, states)
+    summary.write(finished=False)
+    try:
+        for case, outcome in progress(runner(job, model, todo) if todo else iter(()), "predicting", len(todo)):
+            if isinstance(outcome, CasePrediction):
+                predictions[case.id] = outcome
+            else:
+                discard(case.id, claim.out)
+                failures.append(_failure(case, outcome))
+            states[case.id] = _state(outcome, redone.get(case.id))
+            if isinstance(outcome, MedsegError) and (len(cases) == 1 or outcome.code == "E-DISK-FULL"):
+                raise outcome
+    finally:
+        summary.write(finished=all(state.state != "pending" for state in states.values()))
+    made = tuple(predictions[case.id] for case in cases if case.id in predictions)
+    return Inferred(request.bundle, claim.out, made, tuple(failures), tuple(kept), redone)
+
+
+def _cases(request: Request, model: Bundle, claim: Claim) -> list[InferCase]:
+    """The cases of this shard."""
+    channels = len(model.plan.channels)
+    found = collect_inputs(request.volumes, request.folder, num_channels=channels, split=request.split)
+    refuse_overwriting(found, claim.out, request.settings.formats)
+    number, count = request.settings.part
+    if count > 1:
+        found = tuple(sorted(found, key=lambda case: case.id)[number - 1 :: count])
+    if not found:
+        message = f"no case is left for part {number} of {count}"
+        raise InputError(message, code="E-NO-INPUT", remedy="Use fewer parts than there are cases.")
+    for case in found:
+        if case.id.lower() == claim.summary.stem:
+            message = f"a case called {case.id!r} would be written over the summary {claim.summary.name}"
+            raise UsageError(message, code="E-NAME-CLASH", file=case.images[0], remedy="Rename the file.")
+    return list(found)
+
+
+def _job(request: Request, model: Bundle, claim: Claim) -> Job:
+    settings, seals = request.settings, model.manifest.provenance
     terms = terms_of(model.plan.labels, settings, model.plan.terms) if settings.dicom else {}
-    require_writable(out)
-    predictor = Predictor(model, settings)
-    provenance = make_provenance(model.manifest.dataset, settings).model_copy(
+    provenance = make_provenance(model.manifest.dataset, settings)
+    words = {"terms": _digest({name: term.model_dump() for name, term in terms.items()})} if terms else {}
+    provenance = provenance.model_copy(
         update={
             "model": model.manifest.name,
-            "weights_sha256": model.manifest.provenance.weights_sha256,
-            "plan_sha256": model.manifest.provenance.plan_sha256,
+            "weights_sha256": seals.weights_sha256,
+            "plan_sha256": seals.plan_sha256,
+            "settings": provenance.settings | words,
         }
     )
-    predictions, failures = [], []
-    with contained(settings):
-        for case in progress(cases, "predicting", len(cases)):
-            try:
-                with case_context(case.id):
-                    predictions.append(_predict_one(case, predictor, out, provenance, terms))
-            except MedsegError as error:
-                if len(cases) == 1:
-                    raise
-                failures.append(
-                    CaseFailure(case=case.id, code=error.code, message=error.message, remedy=error.remedy or None)
-                )
-    return Inferred(bundle, out, tuple(predictions), tuple(failures))
+    return Job(request.bundle, claim.out, claim.staging, settings, terms, provenance)
 
 
-def _predict_one(
-    case: InferCase, predictor: Predictor, out: Path, provenance: Provenance, terms: Mapping[str, Term]
-) -> CasePrediction:
-    plan, settings = predictor.bundle.plan, predictor.settings
-    slices = open_series(case.images[0], settings) if settings.dicom else None
-    volume = read_volumes(case.images, settings, channels=len(plan.channels))
-    answer = predictor.predict(volume)
-    classes = tuple(ClassAnswer(head=head, probabilities=values) for head, values in answer.classes.items())
-    files = _write_voxels(case, answer, plan, settings, out)
-    flags = [*volume.warnings, *answer.flags, *_flags(case, predictor.bundle.manifest), *_doubts(volume, plan)]
-    if slices is not None:
-        nothing = LabelMap(np.zeros(volume.geometry.shape, np.uint8), volume.geometry)
-        finding = Finding(case.id, answer.labels or nothing, plan.labels, terms, algorithm_of(provenance), classes)
-        objects = write_objects(finding, slices, settings, out, resample=settings.fix_geometry)
-        files |= objects.files
-        flags += objects.flags
-    if answer.probabilities is not None:
-        import torch
+def _look(
+    job: Job, cases: Sequence[InferCase]
+) -> tuple[dict[str, CaseState], dict[str, CasePrediction], dict[str, str]]:
+    """The state of every case, the results that stand, and why others do not."""
+    states, kept, redone = {}, {}, {}
+    for case in cases:
+        found = standing(case, job.out, job.provenance_of(case))
+        if isinstance(found, CasePrediction) and not job.settings.overwrite:
+            kept[case.id] = found
+            states[case.id] = _state(found, None).model_copy(update={"skipped": True})
+            continue
+        if found is not None:
+            redone[case.id] = found if isinstance(found, str) else "everything is to be overwritten"
+        states[case.id] = CaseState(case=case.id, state="pending", redone=redone.get(case.id))
+    return states, kept, redone
 
-        save_tensors(
-            out / f"{case.id}.probabilities.safetensors", {"probabilities": torch.from_numpy(answer.probabilities)}
+
+def _state(outcome: Outcome, redone: str | None) -> CaseState:
+    if isinstance(outcome, CasePrediction):
+        return CaseState(
+            case=outcome.case,
+            state="done",
+            redone=redone,
+            seconds=round(sum(outcome.seconds.values()), 3),
+            mask=outcome.mask,
+            mask_sha256=outcome.mask_sha256,
         )
-    mask = next((file for name, file in files.items() if name not in {"dicom-sr", "dicom-rtstruct"}), None)
-    findings = CasePrediction(
-        case=case.id,
-        mask=mask,
-        mask_sha256=None if mask is None else sha256_of(out / mask),
-        files=files,
-        source_names=tuple(path.name for path in case.images),
-        grid=grid_summary(volume),
-        labels=plan.labels,
-        volumes_ml=_volumes(answer, plan),
-        classes=classes,
-        flags=tuple(flags),
-        backend=answer.backend,
-        seconds=answer.seconds,
-        provenance=provenance,
-    )
-    write_text(out / f"{case.id}.json", findings.to_json())
-    return findings
+    return CaseState(case=outcome.case or "", state="failed", redone=redone, code=outcome.code, message=outcome.message)
 
 
-def _write_voxels(
-    case: InferCase, answer: Prediction, plan: Plan, settings: InferSettings, out: Path
-) -> dict[str, str]:
-    """File names by format."""
-    if answer.labels is None:
-        return {}
-    files: dict[str, str] = {name: f"{case.id}{SUFFIX_OF[name]}" for name in settings.voxels}
-    for file in files.values():
-        write_labels(answer.labels, out / file, names=plan.labels)
-    return files
+def _failure(case: InferCase, error: MedsegError) -> CaseFailure:
+    return CaseFailure(case=case.id, code=error.code, message=error.message, remedy=error.remedy or None)
 
 
-def grid_summary(volume: Volume | LabelMap) -> GridSummary:
-    return GridSummary.of(volume.geometry)
+@dataclass(frozen=True)
+class _Summary:
+    claim: Claim
+    job: Job
+    states: dict[str, CaseState]
+
+    def write(self, *, finished: bool) -> None:
+        made = self.job.provenance
+        summary = BatchSummary(
+            model=made.model, weights_sha256=made.weights_sha256, finished=finished, cases=tuple(self.states.values())
+        )
+        staged = self.claim.staging / self.claim.summary.name
+        write_text(staged, summary.to_json())
+        staged.replace(self.claim.summary)
 
 
-def _volumes(answer: Prediction, plan: Plan) -> dict[str, float]:
-    """Millilitres by label, and by region where regions unite several labels."""
-    if answer.labels is None:
-        return {}
-    united = {name: (value,) for name, value in plan.labels.items()} | plan.regions
-    counts = np.bincount(answer.labels.array.ravel(), minlength=max(map(max, united.values()), default=0) + 1)
-    voxel_ml = answer.labels.geometry.voxel_volume_mm3 / 1000
-    return {name: round(float(counts[list(values)].sum()) * voxel_ml, 4) for name, values in united.items()}
-
-
-def _flags(case: InferCase, manifest: BundleManifest) -> list[str]:
-    if case.id in manifest.training_cases:
-        return ["W-TRAINING-CASE: the model was trained on a case of this name; a score on it is not honest"]
-    return []
-
-
-def _doubts(volume: Volume, plan: Plan) -> list[str]:
-    """Whether the image is of the model's modality; a CT model that clips below 0 was trained on HU."""
-    rules = zip(plan.channels, plan.normalisation, volume.array, strict=True)
-    doubts = [doubt_modality(name, channel) for name, rule, channel in rules if name != "CT" or (rule.lower or 0) < 0]
-    return [f"{doubt.code}: {doubt.message}; check that the image is of the model's kind" for doubt in doubts if doubt]
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.core.errors import InputError, UsageError
+from medseg.core.outputs import SUFFIX_OF, Format
 from medseg.core.reading import AS_IT_IS, Reading
 from medseg.data.channels import channels_of
 from medseg.data.manifest import read_manifest
@@ -69,7 +70,7 @@ def collect_inputs(
     return tuple(cases)
 
 
-def refuse_overwriting(cases: Sequence[InferCase], out: Path) -> None:
+def refuse_overwriting(cases: Sequence[InferCase], out: Path, formats: Sequence[Format]) -> None:
     """Refuse an output folder in which a case's mask or findings would take the place of an input.
 
     Raises:
@@ -77,7 +78,7 @@ def refuse_overwriting(cases: Sequence[InferCase], out: Path) -> None:
     """
     inputs = {image.resolve() for case in cases for image in case.images}
     for case in cases:
-        for suffix in (".nii.gz", ".json"):
+        for suffix in (*(SUFFIX_OF[name] for name in formats), ".json"):
             target = out / f"{case.id}{suffix}"
             if target.resolve() in inputs:
                 message = f"its result would be written over the input {target}"

@@ -19,7 +19,7 @@ from medseg.io.documents import read_document
 from medseg.io.files import require_path
 from medseg.io.label_names import read_label_names
 from medseg.io.volumes import SUFFIXES
-from medseg.workflows.inputs import case_id
+from medseg.workflows.mask_files import mask_case, masks_in
 
 if TYPE_CHECKING:
     from medseg.core.case import Dataset
@@ -74,7 +74,7 @@ def collect_masks(masks: Path, request: MaskRequest) -> tuple[MaskCase, ...]:
             images, or as the readers of manifests and bundles.
     """
     require_path(masks)
-    paths = [masks] if masks.is_file() else _mask_files(masks)
+    paths = [masks] if masks.is_file() else [path for files in masks_in(masks).values() for path in files]
     if not paths:
         remedy = "Name a mask, or a folder of masks such as `medseg infer` writes."
         raise InputError("no mask is in this folder", code="E-NO-INPUT", file=masks, remedy=remedy)
@@ -84,9 +84,9 @@ def collect_masks(masks: Path, request: MaskRequest) -> tuple[MaskCase, ...]:
         shared = read_document(request.bundle / MANIFEST, BundleManifest).labels
     return tuple(
         MaskCase(
-            case_id(path),
+            mask_case(path),
             path,
-            _image(case_id(path), request.image, dataset, is_only=len(paths) == 1),
+            _image(mask_case(path), request.image, dataset, is_only=len(paths) == 1),
             shared or _names_beside(path) or read_label_names(path) or None,
         )
         for path in paths
@@ -119,14 +119,6 @@ def named_labels(
     return labels, lesions, flags
 
 
-def _mask_files(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_file() and path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
-    )
-
-
 def _image(case: str, image: Path | None, dataset: Dataset | None, *, is_only: bool) -> Path | None:
     if image is None:
         found = next((known for known in dataset.cases if known.id == case), None) if dataset else None
@@ -136,7 +128,7 @@ def _image(case: str, image: Path | None, dataset: Dataset | None, *, is_only: b
         return image
     named = _image_named(image, case) or _image_named(image, f"{case}_0000")
     if named is None and not is_only:
-        remedy = f"Name the images after the masks, as {case}.nii.gz."
+        remedy = f"Name the images after the masks: {case}.nii.gz, or a DICOM folder {case}."
         raise InputError(
             "this folder has no image of the case", code="E-NO-IMAGE", file=image, case=case, remedy=remedy
         )
@@ -145,7 +137,7 @@ def _image(case: str, image: Path | None, dataset: Dataset | None, *, is_only: b
 
 def _names_beside(mask: Path) -> Mapping[str, int] | None:
     """The labels in the JSON that `medseg infer` writes beside a mask."""
-    path = mask.with_name(f"{case_id(mask)}.json")
+    path = mask.with_name(f"{mask_case(mask)}.json")
     if not path.is_file() or not {"labels", "volumes_ml"} <= read_json_object(path).keys():
         return None
     return read_document(path, CasePrediction).labels
@@ -156,5 +148,6 @@ def _listed(values: list[int]) -> str:
 
 
 def _image_named(folder: Path, name: str) -> Path | None:
-    paths = (folder / f"{name}{suffix}" for suffix in (".nii.gz", *SUFFIXES))
-    return next((path for path in paths if path.is_file()), None)
+    """A file, or a DICOM folder, of this name."""
+    paths = (folder / f"{name}{suffix}" for suffix in (".nii.gz", *SUFFIXES, ""))
+    return next((path for path in paths if path.exists()), None)

@@ -15,14 +15,16 @@ from medseg.core.errors import MedsegError, case_context
 from medseg.core.findings import CaseFailure
 from medseg.core.measurements import CaseMeasurements, Measurement
 from medseg.core.progress import Progress, silent
+from medseg.core.reading import Containment
 from medseg.core.staging import CaseStaging
 from medseg.core.volume import LabelMap, Volume, require_same_grid
+from medseg.io.contained import contained
 from medseg.io.files import require_writable, write_text
 from medseg.io.volumes import read_labels, read_volume
 from medseg.report.calipers import draw_lesions
 from medseg.report.measurements import measurements_csv, render_measurements
 from medseg.workflows.config import packaged, read_yaml
-from medseg.workflows.infer import grid_summary
+from medseg.workflows.infer_case import grid_summary
 from medseg.workflows.mask_inputs import MaskCase, MaskRequest, collect_masks, named_labels
 from medseg.workflows.provenance import make_provenance
 
@@ -46,6 +48,7 @@ class Measured:
     failures: tuple[CaseFailure, ...]
 
 
+@contained(Containment())
 def measure(
     masks: Path, out: Path, request: MaskRequest, *, judge: Judge | None = None, progress: Progress = silent
 ) -> Measured:
@@ -87,8 +90,8 @@ def read_normal_ranges() -> NormalTable:
 def _measure_case(
     case: MaskCase, request: MaskRequest, normal: NormalTable, *, out: Path, judge: Judge | None
 ) -> CaseMeasurements:
-    mask = read_labels(case.mask, request.reading)
     image = None if case.image is None else read_volume(case.image, request.reading)
+    mask = read_labels(case.mask, request.reading, onto=None if image is None else image.geometry, names=case.labels)
     flags = [*mask.warnings, *(() if image is None else image.warnings)]
     if image is not None:
         mask, remarks = onto_image(mask, image)

@@ -17,9 +17,11 @@ from medseg.io.contained import contained
 from medseg.io.documents import read_document
 from medseg.io.files import require_writable, write_text
 from medseg.io.volumes import read_volumes
+from medseg.ops.blank import blank_values, may_skip
 from medseg.ops.prepare import to_network
 from medseg.planning.fingerprint import CaseMeasurement, fingerprint_of, measure_case
 from medseg.planning.plan import Target, Wishes, make_plan
+from medseg.planning.skipping import decide_skipping
 from medseg.workflows.config import named_windows
 
 if TYPE_CHECKING:
@@ -80,10 +82,13 @@ def preprocess(workspace: Workspace, settings: PreprocessSettings, *, progress: 
     def prepare(case: Case) -> StoredCase:
         volume, labels = _read(case, dataset, settings)
         prepared = to_network(volume, plan, labels=labels, ignore=dataset.ignore_value)
+        if air is not None and prepared.labels is not None and case.split != "test":
+            checked[case.id] = may_skip(prepared.image, prepared.labels, air)
         return store_case(workspace.store, case, prepared, dataset)
 
     with contained(settings):
         fingerprint, plan, _ = plan_dataset(dataset, settings, progress=progress)
+        air, checked = blank_values(plan.normalisation), dict[str, bool]()
         stored, failures = _each(dataset.cases, prepare, progress, "preprocessing")
     if not stored:
         raise BatchError(
@@ -93,6 +98,9 @@ def preprocess(workspace: Workspace, settings: PreprocessSettings, *, progress: 
         )
     if fingerprint is not None:
         write_text(workspace.store / "fingerprint.json", fingerprint.to_json())
+    losing = sorted(case for case, safe in checked.items() if not safe)
+    if settings.plan is None or (plan.skip_constant_windows and (losing or not checked)):
+        plan = decide_skipping(plan, losing=losing, num_checked=len(checked), has_air=air is not None)
     return close_store(workspace.store, plan, dataset, cases=tuple(stored), failures=tuple(failures))
 
 

@@ -7,16 +7,18 @@ from importlib.metadata import version
 from typing import Any
 
 import medseg
+from medseg.core.batch import Batching
 from medseg.core.document import Document
 from medseg.core.findings import Provenance
 
+_NOT_TOLD = {"manifest", "plan", "terminology", *Batching.model_fields}  # paths, and what makes no difference
 _PACKAGES = ("torch", "monai", "numpy", "nibabel", "SimpleITK", "pydicom")
 
 
 def make_provenance(dataset: str, settings: Document | None = None) -> Provenance:
     """Versions, time and the settings in force; no path, no host and no user name."""
     values = {} if settings is None else settings.model_dump(mode="json")
-    plain = {key: _plain(value) for key, value in values.items() if key not in {"manifest", "plan", "terminology"}}
+    plain = {key: _plain(value) for key, value in values.items() if key not in _NOT_TOLD}
     return Provenance(
         medseg_version=medseg.__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -13,20 +13,22 @@ from medseg.core.errors import UsageError
 from medseg.core.findings import CasePrediction
 from medseg.core.measurements import CaseMeasurements
 from medseg.core.outputs import SUFFIX_OF, Outputs
-from medseg.core.reading import AS_IT_IS, Reading
+from medseg.core.reading import AS_IT_IS, Containment, Reading
 from medseg.core.segments import Algorithm
 from medseg.data.contents import values_in
 from medseg.data.manifest import read_json_object, read_manifest
 from medseg.io.bundle import PLAN
+from medseg.io.contained import contained
 from medseg.io.dicom_source import SourceSlices, slices_grid
 from medseg.io.documents import read_document
 from medseg.io.files import require_writable
-from medseg.io.volumes import read_labels
+from medseg.io.volumes import read_labels, read_volume
 from medseg.workflows.dicom_out import Finding, WrittenObjects, algorithm_of, open_series, terms_of, write_objects
 from medseg.workflows.mask_inputs import MaskCase, MaskRequest, collect_masks, named_labels
 
 if TYPE_CHECKING:
     from medseg.core.terminology import Term
+    from medseg.core.volume import LabelMap, Volume
 
 _UNSTATED = "unstated"
 
@@ -83,6 +85,7 @@ class WrittenDicom:
     objects: WrittenObjects
 
 
+@contained(Containment())
 def to_dicom(mask: Path, out: Path, request: ToDicomRequest) -> WrittenDicom:
     """Write one mask in the DICOM formats of the request.
 
@@ -92,16 +95,22 @@ def to_dicom(mask: Path, out: Path, request: ToDicomRequest) -> WrittenDicom:
         request: Series, names, formats.
 
     Raises:
-        UsageError: `E-CODE`, `E-OPTION`.
+        UsageError: `E-CODE`, `E-OPTION`, `E-WOULD-OVERWRITE`.
         GeometryError: `E-GRID-MISMATCH`, `E-FRAME-OF-REFERENCE`.
         InputError: As the readers and writers.
     """
     finding, slices, plan = _prepare(mask, request)
+    taken = next((out / name for name in plan.files if (out / name).resolve() == mask.resolve()), None)
+    if taken is not None:
+        message = f"its result would be written over the mask {taken}"
+        remedy = "Name another folder with --out."
+        raise UsageError(message, code="E-WOULD-OVERWRITE", case=plan.case, file=taken, remedy=remedy)
     require_writable(out)
     objects = write_objects(finding, slices, request.outputs, out, resample=request.resample)
     return WrittenDicom(out, plan, objects)
 
 
+@contained(Containment())
 def plan_to_dicom(mask: Path, request: ToDicomRequest) -> ToDicomPlan:
     """Read everything and write nothing."""
     return _prepare(mask, request)[2]
@@ -113,7 +122,7 @@ def _prepare(path: Path, request: ToDicomRequest) -> tuple[Finding, SourceSlices
         raise UsageError(message, code="E-OPTION", remedy="Choose of dicom-seg, dicom-rtstruct and dicom-sr.")
     slices = open_series(request.series, request.reading)
     (case,) = collect_masks(path, request.names)
-    mask = read_labels(path, request.reading, onto=slices_grid(slices))
+    mask = read_labels(path, request.reading, onto=slices_grid(slices), names=case.labels)
     named, _, flags = named_labels(mask, case, request.names)
     # a name that no voxel has needs no code
     counts = values_in(mask)
@@ -122,8 +131,17 @@ def _prepare(path: Path, request: ToDicomRequest) -> tuple[Finding, SourceSlices
     beside = _prediction_beside(case)
     stated = request.algorithm or (algorithm_of(beside.provenance) if beside else _unstated())
     known = () if request.measurements is None else read_document(request.measurements, CaseMeasurements).measurements
-    finding = Finding(case.id, mask, labels, terms, stated, beside.classes if beside else (), known)
+    classes = beside.classes if beside else ()
+    finding = Finding(case.id, mask, labels, terms, stated, classes, known, image=_image_of(mask, request))
     return finding, slices, _plan(finding, slices, request.outputs, counts=counts, flags=flags)
+
+
+def _image_of(mask: LabelMap, request: ToDicomRequest) -> Volume | None:
+    """The series' values in the order of the mask's voxels, for a report; None where it lies on another grid."""
+    if "dicom-sr" not in request.outputs.dicom:
+        return None
+    image = read_volume(request.series, request.reading)
+    return image if mask.geometry.agrees_with(image.geometry) else None
 
 
 def _plan(

@@ -1,0 +1,112 @@
+"""How a network is written in each format, and run from it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medseg.core.errors import UsageError
+from medseg.core.export import Format, Part, Port
+from medseg.engine.backends import export_onnx
+
+OPSET = 18
+Run = Callable[..., list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a format is written and run; `extra` names what it needs beside torch."""
+
+    suffix: str
+    packages: tuple[str, ...]
+    extra: str
+    write: Callable[[nn.Module, Sequence[Tensor], Path, Part], None]
+    load: Callable[[Path], Run]
+
+
+def require_packages(name: Format) -> None:
+    """Make sure that what writes and checks a format is there.
+
+    Raises:
+        UsageError: `E-EXTRA`.
+    """
+    kind = KINDS.get(name)
+    missing = [package for package in (kind.packages if kind else ()) if not find_spec(package)]
+    if kind and missing:
+        message = f"format {name} needs {', '.join(missing)}, which is not installed"
+        raise UsageError(message, code="E-EXTRA", remedy=f"Run: pip install 'medseg[{kind.extra}]'")
+
+
+def _names(ports: Sequence[Port]) -> list[str]:
+    return [port.name for port in ports]
+
+
+def _write_onnx(module: nn.Module, examples: Sequence[Tensor], path: Path, part: Part) -> None:
+    names = {"input_names": _names(part.inputs), "output_names": _names(part.outputs)}
+    export_onnx(module, examples, path, opset_version=OPSET, **names)
+
+
+def _load_onnx(path: Path) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [port.name for port in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> list[Tensor]:
+        answers = session.run(None, dict(zip(names, map(_array, inputs), strict=True)))
+        return [torch.from_numpy(answer) for answer in answers]
+
+    return run
+
+
+def _write_openvino(module: nn.Module, examples: Sequence[Tensor], path: Path, part: Part) -> None:
+    import openvino
+
+    with tempfile.TemporaryDirectory() as passing:
+        graph = Path(passing) / "graph.onnx"
+        _write_onnx(module, examples, graph, part)
+        openvino.save_model(openvino.Core().read_model(graph), path, compress_to_fp16=False)
+
+
+def _load_openvino(path: Path) -> Run:
+    import openvino
+
+    core = openvino.Core()
+    request = core.compile_model(
+        core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    ).create_infer_request()
+
+    def run(*inputs: Tensor) -> list[Tensor]:
+        answers = request.infer(dict(enumerate(map(_array, inputs))))
+        return [torch.from_numpy(answer.copy()) for answer in answers.values()]
+
+    return run
+
+
+def _write_torch(module: nn.Module, examples: Sequence[Tensor], path: Path, part: Part) -> None:  # noqa: ARG001
+    with torch.no_grad():
+        torch.export.save(torch.export.export(module, tuple(examples)), path)
+
+
+def _load_torch(path: Path) -> Run:
+    module = torch.export.load(path).module()
+    return lambda *inputs: list(answer) if isinstance(answer := module(*inputs), tuple) else [answer]
+
+
+def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    return np.ascontiguousarray(tensor.float().numpy())
+
+
+KINDS: dict[str, Kind] = {
+    "onnx": Kind(".onnx", ("onnx", "onnxscript", "onnxruntime"), "onnx", _write_onnx, _load_onnx),
+    "openvino": Kind(".xml", ("onnx", "onnxscript", "openvino"), "openvino", _write_openvino, _load_openvino),
+    "torch-export": Kind(".pt2", (), "", _write_torch, _load_torch),
+}

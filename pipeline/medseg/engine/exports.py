@@ -1,0 +1,222 @@
+"""The networks of a model as files that other software runs, and how these answer beside the original."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medseg.core.errors import ModelError
+from medseg.core.export import Check, Format, Part, Port
+from medseg.engine.backends import Finest, Segment, torch_segment
+from medseg.engine.case_run import CaseRun, Classifier
+from medseg.engine.export_formats import KINDS, Kind, Run
+from medseg.io.files import sha256_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from medseg.core.plan import Plan
+    from medseg.nn.network import Network
+
+OVERLAP = 0.5
+
+
+class Diagnosis(nn.Module):
+    """The classification half of a network: a view, and its segmentation where the head pools under it."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, view: Tensor, probabilities: Tensor | None = None) -> tuple[Tensor, ...]:
+        return tuple(self.network.classify(view, probabilities).values())
+
+
+class Mean(nn.Module):
+    """The mean of the members' logits, as one network."""
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(Finest(network) for network in networks)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        return torch.stack([member(windows) for member in self.members]).mean(0)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A member that was written: its description, and what runs it."""
+
+    parts: tuple[Part, ...]
+    segment: Segment | None
+    classifier: Classifier
+
+
+def export_member(network: Network, plan: Plan, name: Format, folder: Path, *, member: int) -> Exported:
+    """Write one network as one file per half, and open them again.
+
+    Args:
+        network: On the CPU, in evaluation mode.
+        plan: The model's.
+        name: Any format but `monai-bundle`.
+        folder: Where the files go.
+        member: Which of the ensemble, counted from 1; part of the files' names.
+
+    Raises:
+        ModelError: `E-EXPORT` when the format cannot express the network.
+    """
+    kind, parts = KINDS[name], []
+    segment: Segment | None = None
+    classifier: Classifier = network
+    if plan.num_outputs:
+        part, run = _export(Finest(network), kind, folder, _segmentation_part(plan, member))
+        parts.append(part)
+        segment = _one_by_one(run)
+    if plan.classification is not None:
+        part, run = _export(Diagnosis(network), kind, folder, _classification_part(plan, member))
+        parts.append(part)
+        classifier = _Graph(run, tuple(plan.classification.heads), num_inputs=len(part.inputs))
+    return Exported(tuple(parts), segment, classifier)
+
+
+def export_script(networks: Sequence[Network], plan: Plan, path: Path) -> tuple[Part, Segment]:
+    """Write the mean of all members' segmentations as TorchScript, which MONAI loads without code of ours."""
+    part, example = _segmentation_part(plan, 1), torch.zeros(1, len(plan.channels), *plan.patch_size)
+    with warnings.catch_warnings(), torch.no_grad():
+        # torch advises its newer format, which MONAI does not load; on the fixed branch see `backends.export_onnx`
+        warnings.simplefilter("ignore")
+        mean = Mean(networks).eval().requires_grad_(False)
+        torch.jit.save(torch.jit.trace(mean, (example,)), path)  # type: ignore[no-untyped-call]
+        script = torch.jit.load(path)  # type: ignore[no-untyped-call]
+    return part.model_copy(update={"files": {path.name: sha256_of(path)}}), _one_by_one(lambda x: [script(x)])
+
+
+def compare_case(network: Sequence[Network], exported: Exported, image: Tensor, plan: Plan, *, member: int) -> Check:
+    """Run one case through the original and through what was exported, side by side and slab by slab.
+
+    Args:
+        network: The original; the mean of several when one file holds them all.
+        exported: From `export_member`.
+        image: (C, I, J, K) on the network grid.
+        plan: The model's.
+        member: For the record.
+    """
+    plan = plan.model_copy(update={"skip_constant_windows": False})  # every window is compared
+    originals: list[Segment] = [torch_segment(one, None) for one in network] if plan.num_outputs else []
+    segments = [exported.segment] if exported.segment else []
+    expected = CaseRun(network, image, plan, segments=originals, overlap=OVERLAP)
+    found = CaseRun([exported.classifier], image, plan, segments=segments, overlap=OVERLAP)
+    largest, squares, overlaps = 0.0, np.zeros(2), np.zeros((3, len(plan.labels)))
+    with torch.inference_mode():
+        pairs: Iterable[tuple[Tensor, Tensor]] = zip(expected.slabs(), found.slabs(), strict=True) if segments else ()
+        for ours, theirs in pairs:
+            difference = (theirs - ours).double()
+            largest = max(largest, float(difference.abs().max()))
+            squares += [float(difference.square().sum()), float(ours.double().square().sum())]
+            overlaps += _overlaps(_masks(ours, plan), _masks(theirs, plan))
+        classes = [run.classes() for run in (expected, found)]
+    changes = [
+        abs(value - classes[1][head][one]) for head, values in classes[0].items() for one, value in values.items()
+    ]
+    names = plan.regions or plan.label_names
+    return Check(
+        member=member,
+        largest_difference=largest,
+        relative_difference=float(np.sqrt(squares[0] / max(squares[1], 1e-16))),
+        dice={name: dice(*column) for name, column in zip(names, overlaps.T, strict=True)},
+        class_difference=max(changes, default=0.0),
+    )
+
+
+def dice(common: float, first: float, second: float) -> float:
+    """Of voxel counts; 1 where both are empty."""
+    return float(2 * common / (first + second)) if first + second else 1.0
+
+
+def _masks(logits: Tensor, plan: Plan) -> Tensor:
+    """(labels or regions, rows, J, K) bool."""
+    if plan.regions:
+        return logits > 0
+    winner = logits.argmax(0)
+    return torch.stack([winner == index for index in range(1, plan.num_outputs)])
+
+
+def _overlaps(ours: Tensor, theirs: Tensor) -> np.ndarray[Any, Any]:
+    """(3, labels): voxels in common, in the first, in the second."""
+    return torch.stack([mask.flatten(1).sum(1) for mask in (ours & theirs, ours, theirs)]).double().numpy()
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """An exported classification half, called like a network's."""
+
+    run: Run
+    heads: tuple[str, ...]
+    num_inputs: int
+
+    def classify(self, image: Tensor, probabilities: Tensor | None) -> dict[str, Tensor]:
+        inputs = [image, probabilities][: self.num_inputs]
+        return dict(zip(self.heads, self.run(*inputs), strict=True))
+
+
+def _export(module: nn.Module, kind: Kind, folder: Path, part: Part) -> tuple[Part, Run]:
+    number = "" if part.member == 1 else f"-{part.member}"
+    path = folder / f"{part.what}{number}{kind.suffix}"
+    examples = [torch.zeros(port.shape) for port in part.inputs]
+    try:
+        kind.write(module.eval(), examples, path, part)
+    except (RuntimeError, torch.onnx.OnnxExporterError) as error:
+        raise ModelError(
+            f"the {part.what} of this model cannot be expressed in this format ({str(error).splitlines()[0]})",
+            code="E-EXPORT",
+            remedy="Use --format torch-export.",
+        ) from error
+    run = kind.load(path)
+    files = sorted(folder.glob(f"{path.stem}.*"), key=lambda file: file != path)
+    return part.model_copy(update={"files": {file.name: sha256_of(file) for file in files}}), run
+
+
+def _segmentation_part(plan: Plan, member: int) -> Part:
+    outputs = "one logit per region" if plan.regions else "one logit per class, background first"
+    window = Port(name="windows", shape=(1, len(plan.channels), *plan.patch_size), meaning="one prepared window")
+    logits = Port(name="logits", shape=(1, plan.num_outputs, *plan.patch_size), meaning=outputs)
+    return Part(what="segmentation", member=member, files={}, inputs=(window,), outputs=(logits,))
+
+
+def _classification_part(plan: Plan, member: int) -> Part:
+    classification = plan.classification
+    heads = {} if classification is None else classification.heads
+    pooled = classification is not None and classification.view == "foreground" and bool(plan.num_outputs)
+    pooled = pooled and bool(classification.pool_labels if classification else ())
+    meaning = "crop of the prepared case around the centre of the predicted pooled labels"
+    view = Port(
+        name="view",
+        shape=(1, len(plan.channels), *plan.patch_size),
+        meaning=meaning if pooled else "the whole prepared case, shrunk to fit a window and padded",
+    )
+    under = Port(
+        name="probabilities",
+        shape=(1, plan.num_outputs, *plan.patch_size),
+        meaning="softmax of the stitched logits in that crop; channels of labels that are not pooled are zero",
+    )
+    return Part(
+        what="classification",
+        member=member,
+        files={},
+        inputs=(view, under) if pooled else (view,),
+        outputs=tuple(Port(name=head, shape=(1, len(names)), meaning=" ".join(names)) for head, names in heads.items()),
+    )
+
+
+def _one_by_one(run: Run) -> Segment:
+    def segment(windows: Tensor) -> Tensor:
+        return torch.cat([run(window[None])[0] for window in windows])
+
+    return segment

@@ -1,0 +1,59 @@
+"""An output folder in the hands of one run; claimed before anything heavy is loaded: a second run ends at once."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medseg.core.batch import SUMMARY
+from medseg.io.files import require_writable
+from medseg.io.lock import locked, require_unlocked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from medseg.core.batch import Batching
+
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a run may write into.
+
+    Attributes:
+        out: Finished files.
+        staging: Files on their way, in the same folder; emptied at both ends.
+        summary: File of the batch's summary.
+    """
+
+    out: Path
+    staging: Path
+    summary: Path
+
+
+@contextmanager
+def claimed(out: Path, batching: Batching) -> Iterator[Claim]:
+    """Hold the folder, or one shard of it: shards of one count may share it, anything else may not.
+
+    Raises:
+        BatchError: `E-LOCKED`.
+        InputError: As `require_writable`.
+    """
+    require_writable(out)
+    number, count = batching.part
+    for other in out.glob(f".medseg-*-of-*{_LOCK}"):
+        if not other.stem.endswith(f"-of-{count}"):
+            require_unlocked(other)
+            shutil.rmtree(other.with_suffix(""), ignore_errors=True)
+    staging = out / f".medseg-{number}-of-{count}"
+    with locked(staging.with_suffix(_LOCK)):
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        try:
+            yield Claim(out, staging, out / f"{SUMMARY}{f'-{number}-of-{count}' if count > 1 else ''}.json")
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)

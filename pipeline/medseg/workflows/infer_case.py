@@ -1,0 +1,238 @@
+"""One case of `medseg infer`, in three steps that may overlap with those of other cases: read, predict, write."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medseg.core.errors import MedsegError, case_context
+from medseg.core.findings import CasePrediction, ClassAnswer, GridSummary, Provenance
+from medseg.core.outputs import SUFFIX_OF
+from medseg.core.volume import LabelMap
+from medseg.data.contents import values_in
+from medseg.data.modality import doubt_modality
+from medseg.engine.predict import Predictor
+from medseg.io.bundle import Bundle, read_bundle
+from medseg.io.files import sha256_of
+from medseg.io.seals import sealed
+from medseg.io.volumes import read_volumes, write_labels
+from medseg.io.weights import save_tensors
+from medseg.workflows.dicom_out import Finding, algorithm_of, open_series, write_objects
+from medseg.workflows.infer_record import commit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from medseg.core.batch import InputSeal
+    from medseg.core.plan import Plan
+    from medseg.core.prediction import Prediction
+    from medseg.core.settings import InferSettings
+    from medseg.core.terminology import Term
+    from medseg.core.volume import Volume
+    from medseg.io.dicom_source import SourceSlices
+    from medseg.workflows.inputs import InferCase
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every case of a batch has in common; plain, so that it can travel to other processes.
+
+    Attributes:
+        bundle: The model's folder.
+        out: Finished files.
+        staging: Files on their way, on the same disk.
+        terms: Codes of labels, when DICOM objects are written.
+        provenance: Of the results, but for what a manifest says of one case's reading.
+    """
+
+    bundle: Path
+    out: Path
+    staging: Path
+    settings: InferSettings
+    terms: Mapping[str, Term]
+    provenance: Provenance
+
+    def provenance_of(self, case: InferCase) -> Provenance:
+        reading = self.settings.over(case.reading).model_dump()
+        return self.provenance.model_copy(update={"settings": self.provenance.settings | reading})
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A case that was read."""
+
+    case: InferCase
+    volume: Volume
+    slices: SourceSlices | None
+    inputs: tuple[InputSeal, ...]
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """A case that the network has seen; the image is let go, unless a report is to say its values."""
+
+    case: InferCase
+    answer: Prediction
+    image: Volume | None
+    nothing: LabelMap | None
+    grid: GridSummary
+    slices: SourceSlices | None
+    inputs: tuple[InputSeal, ...]
+    flags: tuple[str, ...]
+
+
+class CaseWork:
+    """The steps of one case, with the model they share."""
+
+    def __init__(self, job: Job, bundle: Bundle | None = None) -> None:
+        self.job = job
+        self.bundle = bundle or read_bundle(job.bundle)
+        self.predictor = Predictor(self.bundle, job.settings)
+
+    def read(self, case: InferCase) -> Opened:
+        settings, plan = self.job.settings, self.bundle.plan
+        reading = settings.over(case.reading)
+        with ExitStack() as unchanged:
+            seals = [unchanged.enter_context(sealed(path)) for path in case.images]
+            slices = open_series(case.images[0], reading) if settings.dicom else None
+            volume = read_volumes(case.images, reading, channels=len(plan.channels))
+            inputs = tuple(seal() for seal in seals)
+        return Opened(case, volume, slices, inputs, (*volume.warnings, *self._remarks(case)))
+
+    def predict(self, opened: Opened) -> Answered:
+        answer = self.predictor.predict(opened.volume)
+        return Answered(
+            opened.case,
+            answer,
+            opened.volume if "dicom-sr" in self.job.settings.dicom else None,
+            _nothing(opened.volume) if opened.slices is not None and answer.labels is None else None,
+            grid_summary(opened.volume),
+            opened.slices,
+            opened.inputs,
+            (*opened.flags, *answer.flags, *_doubts(opened.volume, self.predictor.bundle.plan)),
+        )
+
+    def write(self, answered: Answered) -> CasePrediction:
+        """Write everything aside, then move it to its place at once."""
+        case, answer, plan, job = answered.case, answered.answer, self.bundle.plan, self.job
+        staged = Path(tempfile.mkdtemp(prefix=f"{case.id[:100]}-", dir=job.staging))
+        provenance = job.provenance_of(case)
+        classes = tuple(ClassAnswer(head=head, probabilities=values) for head, values in answer.classes.items())
+        files = _write_voxels(case, answer, plan, job.settings, staged)
+        flags = answered.flags
+        mask = answer.labels or answered.nothing
+        if answered.slices is not None and mask is not None:
+            finding = Finding(
+                case.id, mask, plan.labels, job.terms, algorithm_of(provenance), classes, image=answered.image
+            )
+            resample = job.settings.over(case.reading).fix_geometry
+            objects = write_objects(finding, answered.slices, job.settings, staged, resample=resample)
+            files |= objects.files
+            flags = (*flags, *objects.flags)
+        named = next((file for name, file in files.items() if name not in {"dicom-sr", "dicom-rtstruct"}), None)
+        if answer.probabilities is not None:
+            import torch
+
+            files["probabilities"] = f"{case.id}.probabilities.safetensors"
+            save_tensors(staged / files["probabilities"], {"probabilities": torch.from_numpy(answer.probabilities)})
+        hashes = {file: sha256_of(staged / file) for file in files.values()}
+        made = CasePrediction(
+            case=case.id,
+            mask=named,
+            mask_sha256=None if named is None else hashes[named],
+            files=files,
+            sha256=hashes,
+            source_names=tuple(path.name for path in case.images),
+            inputs=answered.inputs,
+            grid=answered.grid,
+            labels=plan.labels,
+            volumes_ml=_volumes(answer, plan),
+            classes=classes,
+            flags=flags,
+            backend=answer.backend,
+            windows=answer.windows,
+            skipped_windows=answer.skipped_windows,
+            seconds=answer.seconds,
+            provenance=provenance,
+        )
+        commit(staged, job.out, made)
+        return made
+
+    def __call__(self, case: InferCase) -> CasePrediction | MedsegError:
+        """All three steps."""
+        answered = attempt(case, self.predict, attempt(case, self.read, case))
+        outcome: CasePrediction | MedsegError = attempt(case, self.write, answered)
+        return outcome
+
+    def _remarks(self, case: InferCase) -> list[str]:
+        if case.id in self.bundle.manifest.training_cases:
+            return ["W-TRAINING-CASE: the model was trained on a case of this name; a score on it is not honest"]
+        return []
+
+
+def attempt(case: InferCase, step: Callable[[Any], Any], given: Any) -> Any:
+    """A step's result, or the reason why the case has failed, which passes through the steps that follow."""
+    if isinstance(given, MedsegError):
+        return given
+    try:
+        with case_context(case.id):
+            return step(given)
+    except MedsegError as error:
+        return error
+    except Exception as error:
+        # One case in thousands must not end the others; what it was is told, and the log has the rest.
+        logger.exception("case %s", case.id)
+        return MedsegError(
+            f"{type(error).__name__}: {error}",
+            code="E-INTERNAL",
+            case=case.id,
+            remedy="This is a fault of medseg: run the case alone with --debug and report what it prints.",
+        )
+
+
+def grid_summary(volume: Volume | LabelMap) -> GridSummary:
+    return GridSummary.of(volume.geometry)
+
+
+def _nothing(volume: Volume) -> LabelMap:
+    return LabelMap(np.zeros(volume.geometry.shape, np.uint8), volume.geometry)
+
+
+def _write_voxels(
+    case: InferCase, answer: Prediction, plan: Plan, settings: InferSettings, out: Path
+) -> dict[str, str]:
+    """File names by format."""
+    if answer.labels is None:
+        return {}
+    files: dict[str, str] = {name: f"{case.id}{SUFFIX_OF[name]}" for name in settings.voxels}
+    for file in files.values():
+        write_labels(answer.labels, out / file, names=plan.labels)
+    return files
+
+
+def _volumes(answer: Prediction, plan: Plan) -> dict[str, float]:
+    """Millilitres by label, and by region where regions unite several labels."""
+    if answer.labels is None:
+        return {}
+    united = {name: (value,) for name, value in plan.labels.items()} | plan.regions
+    counts = values_in(answer.labels)
+    voxel_ml = answer.labels.geometry.voxel_volume_mm3 / 1000
+    return {name: round(sum(counts.get(value, 0) for value in values) * voxel_ml, 4) for name, values in united.items()}
+
+
+def _doubts(volume: Volume, plan: Plan) -> tuple[str, ...]:
+    """Whether the image is of the model's modality; a CT model that clips below 0 was trained on HU."""
+    rules = zip(plan.channels, plan.normalisation, volume.array, strict=True)
+    doubts = [doubt_modality(name, channel) for name, rule, channel in rules if name != "CT" or (rule.lower or 0) < 0]
+    return tuple(
+        f"{doubt.code}: {doubt.message}; check that the image is of the model's kind" for doubt in doubts if doubt
+    )

@@ -1,0 +1,166 @@
+"""A model in another format answers as the original does, or is not kept."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from medseg.core.errors import MedsegError
+from medseg.core.export import ExportRecord
+from medseg.core.plan import Normalisation
+from medseg.engine import export_formats
+from medseg.io.bundle import read_bundle, write_bundle
+from medseg.io.documents import read_document
+from medseg.nn.build import build_network
+from medseg.workflows.ensemble import ensemble
+from medseg.workflows.export import export
+
+GRAPHS = {"onnx": "onnxruntime", "openvino": "openvino", "torch-export": "torch"}
+
+
+@pytest.fixture(scope="module")
+def case(cohort):
+    return min((cohort.parent / "images").glob("*.nii.gz"))
+
+
+@pytest.fixture(scope="module")
+def bundle(workspace):
+    return workspace.newest_bundle()
+
+
+def _changed(bundle, folder, **changes):
+    model = read_bundle(bundle)
+    plan = model.plan.model_copy(update=changes)
+    write_bundle(folder, model.manifest, plan, weights=model.weights, metrics="{}\n", card="")
+    return folder
+
+
+@pytest.mark.parametrize("form", GRAPHS)
+def test_a_graph_answers_as_the_model(form, bundle, case, tmp_path):
+    pytest.importorskip(GRAPHS[form])
+    made = export(bundle, tmp_path / "out", form=form, case=[case])
+    assert made == read_document(tmp_path / "out" / "export.json", ExportRecord)
+    [check] = made.checks
+    assert check.relative_difference < 1e-3
+    assert check.class_difference < 1e-3
+    assert set(check.dice) == set(made.labels)
+    assert min(check.dice.values()) > 0.99
+    assert made.checked_on == f"case {case.name}"
+    assert [part.what for part in made.parts] == ["segmentation", "classification"]
+    for part in made.parts:
+        assert all((tmp_path / "out" / name).is_file() for name in part.files)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "export.json",
+        *(name for part in made.parts for name in part.files),
+    }
+    assert "softmax" in made.how_to_run[-1]
+
+
+def test_what_is_written_runs_without_medseg(bundle, tmp_path):
+    """The names and shapes of the record are those of the files."""
+    runtime = pytest.importorskip("onnxruntime")
+    made = export(bundle, tmp_path, form="onnx")
+    for part in made.parts:
+        session = runtime.InferenceSession(tmp_path / next(iter(part.files)))
+        for ports, found in ((part.inputs, session.get_inputs()), (part.outputs, session.get_outputs())):
+            assert [(port.name, list(port.shape)) for port in ports] == [(port.name, port.shape) for port in found]
+    assert "no real case" in made.checked_on
+
+
+def test_members_of_an_ensemble_have_a_file_each(bundle, case, tmp_path):
+    ensemble([bundle, bundle], tmp_path / "both")
+    made = export(tmp_path / "both", tmp_path / "out", form="torch-export", case=[case])
+    assert [check.member for check in made.checks] == [1, 2]
+    assert [next(iter(part.files)) for part in made.parts] == [
+        "segmentation.pt2",
+        "classification.pt2",
+        "segmentation-2.pt2",
+        "classification-2.pt2",
+    ]
+    assert any("mean of the 2 members" in step for step in made.how_to_run)
+
+
+def test_another_answer_is_refused_and_removed(bundle, case, tmp_path, monkeypatch):
+    load = export_formats._load_torch
+    shifted = export_formats.Kind(
+        ".pt2", (), "", export_formats._write_torch, lambda path: lambda *x: [0.01 + y for y in load(path)(*x)]
+    )
+    monkeypatch.setitem(export_formats.KINDS, "torch-export", shifted)
+    with pytest.raises(MedsegError, match="logits differ by") as caught:
+        export(bundle, tmp_path / "out", form="torch-export", case=[case])
+    assert (caught.value.code, caught.value.exit_code) == ("E-EXPORT", 5)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_unknown_format_and_a_missing_package_are_named(bundle, tmp_path, monkeypatch):
+    with pytest.raises(MedsegError, match="tensorrt") as caught:
+        export(bundle, tmp_path / "out", form="tensorrt")
+    assert caught.value.code == "E-FORMAT"
+    monkeypatch.setattr(export_formats, "find_spec", lambda _: None)
+    with pytest.raises(MedsegError, match=r"pip install 'medseg\[openvino\]'") as caught:
+        export(bundle, tmp_path / "out", form="openvino")
+    assert (caught.value.code, caught.value.exit_code) == ("E-EXTRA", 2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_monai_alone_runs_the_monai_bundle(bundle, case, tmp_path):
+    made = export(bundle, tmp_path / "out", form="monai-bundle", case=[case])
+    assert made.checks[0].relative_difference < 1e-5
+    assert 0.8 < made.pipeline_dice["foreground"] < 1
+    assert any("classification head" in words for words in made.left_out)
+    names = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert names == {
+        "LICENSE",
+        "export.json",
+        "configs/inference.json",
+        "configs/metadata.json",
+        "docs/README.md",
+        "models/model.ts",
+    }
+    metadata = json.loads((tmp_path / "out" / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    assert set(metadata) >= {
+        *("version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version"),
+        *("task", "description", "authors", "copyright", "network_data_format"),
+    }
+    assert metadata["network_data_format"]["outputs"]["pred"]["num_channels"] == len(made.outputs)
+
+
+def test_without_resampling_monai_gives_the_same_mask(bundle, tmp_path):
+    made = export(bundle, tmp_path / "out", form="monai-bundle")
+    assert made.pipeline_dice["foreground"] > 0.99
+
+
+def test_what_monai_cannot_express_is_refused(bundle, tmp_path):
+    rule = Normalisation(scheme="per_image", correct_bias_field=True)
+    changed = _changed(bundle, tmp_path / "changed", normalisation=(rule,))
+    with pytest.raises(MedsegError, match="no transform") as caught:
+        export(changed, tmp_path / "out", form="monai-bundle")
+    assert caught.value.code == "E-EXPORT"
+
+
+def test_regions_of_two_channels_are_painted_by_monai_too(bundle, tmp_path):
+    """Overlapping targets, an open bound, a per-image channel, a coarse axis and two members."""
+    model = read_bundle(bundle)
+    rules = (
+        Normalisation(scheme="fixed", lower=60.0, mean=100.0, std=20.0),
+        Normalisation(scheme="per_image", upper=150.0, nonzero=True),
+    )
+    changes = {
+        "channels": ("ct", "pet"),
+        "normalisation": rules,
+        "labels": {"core": 3, "whole": 1},
+        "regions": {"core": (3,), "whole": (1, 3)},
+        "classification": None,
+        "coarse_axis": 2,
+        "left_right_pairs": (),
+    }
+    plan = model.plan.model_copy(update=changes)
+    manifest = model.manifest.model_copy(update={"labels": plan.labels, "heads": {}, "channels": plan.channels})
+    weights = [build_network(plan, seed=seed).state_dict() for seed in (1, 2)]
+    write_bundle(tmp_path / "model", manifest, plan, weights=weights, metrics="{}\n", card="")
+    made = export(tmp_path / "model", tmp_path / "out", form="monai-bundle")
+    assert set(made.pipeline_dice) == {"foreground", "core", "whole"}
+    assert min(made.pipeline_dice.values()) > 0.97
+    assert set(made.checks[0].dice) == {"core", "whole"}
+    assert made.outputs == ("core", "whole")
