@@ -36,7 +36,7 @@ def decode_series(path: Path, options: ReadOptions) -> Decoded:
         values, affine, repairs = straighten(values, planes, path)
     else:
         affine, repairs = affine_lps(planes, path)
-    return Decoded(values.transpose(2, 1, 0), lps_to_ras(affine), (*remarks, *repairs), unit)
+    return Decoded(values.transpose(2, 1, 0), lps_to_ras(affine), (*remarks, *repairs), unit, planes[0].modality)
 
 
 def _unit(planes: Sequence[Plane]) -> str | None:

@@ -40,8 +40,12 @@ def locked(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+        if sys.platform == "win32":  # where an open file cannot be removed
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+        else:  # where a file that was let go may already be another's
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
 
 
 def require_unlocked(path: Path) -> None:
@@ -75,7 +79,8 @@ def _sign(path: Path, descriptor: int) -> int | None:
         return None
     me = Holder(pid=os.getpid(), host=host, since=datetime.now(UTC).isoformat(timespec="seconds"))
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, me.to_json().encode(), 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.write(descriptor, me.to_json().encode())
     return descriptor
 
 
@@ -101,7 +106,7 @@ def _is_still_at(path: Path, descriptor: int) -> bool:
 
 def _holder(descriptor: int) -> Holder | None:
     try:
-        return Holder.model_validate_json(os.pread(descriptor, _LONGEST, 0))
+        return Holder.model_validate_json(os.read(descriptor, _LONGEST))
     except ValidationError:
         return None
 
