@@ -86,7 +86,7 @@ def test_a_wrong_number_of_channels_is_refused(bundle, volume):
     assert caught.value.code == "E-CHANNELS"
 
 
-def test_an_answer_that_is_not_finite_is_refused(bundle, volume):
+def test_x08_an_answer_that_is_not_finite_is_refused(bundle, volume):
     spoiled = {name: torch.full_like(value, torch.nan) for name, value in bundle.weights[0].items()}
     broken = Bundle(bundle.folder, bundle.manifest, bundle.plan, (spoiled,))
     with pytest.raises(ModelError) as caught:

@@ -60,6 +60,9 @@ def read_metaimage(path: Path, options: ReadOptions) -> Decoded:
     ):
         data.refuse_claim(count * dtype.itemsize)
         skipped = _wholes(fields, "headersize", path, "0")[0]
+        if skipped < -1:
+            message = f"HeaderSize must be -1 or more, found {skipped}"
+            raise InputError(message, code="E-HEADER", file=path, remedy=_RECOPY)
         # -1: the data are the file's last bytes
         data.skip(max(0, data.size - count * dtype.itemsize) if skipped == -1 else skipped)
         values = data.array(dtype, count)
@@ -141,6 +144,9 @@ def _affine(fields: dict[str, str], path: Path, options: ReadOptions) -> tuple[A
                 file=path,
                 remedy=ASSUME,
             )
+        if spacing.size != 3:
+            message = f"ElementSpacing needs 3 numbers, found {spacing.size}"
+            raise InputError(message, code="E-HEADER", file=path, remedy="Convert it again.")
         return np.diag([*spacing, 1.0]), ("W-ORIENTATION-ASSUMED",)
     directions = np.array(_numbers({"transformmatrix": matrix}, "transformmatrix", path))
     name = next((key for key in ("offset", "position", "origin") if key in fields), "offset")
