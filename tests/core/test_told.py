@@ -7,7 +7,7 @@ from pydicom.valuerep import DSfloat
 
 from medseg.core.errors import InputError, told, told_at_length
 
-SECRET = "ZZCANARY"
+CANARY = "ZZCANARY"
 
 
 def caught(raiser):
@@ -17,7 +17,7 @@ def caught(raiser):
 
 
 def of_a_reader():
-    DSfloat(SECRET)
+    DSfloat(CANARY)
 
 
 def chained():
@@ -30,15 +30,15 @@ def chained():
 
 def test_a_readers_words_are_left_out_and_its_place_is_named():
     error = caught(of_a_reader)
-    assert SECRET in str(error)
-    assert SECRET not in told(error)
+    assert CANARY in str(error)
+    assert CANARY not in told(error)
     assert told(error).startswith("ValueError in valuerep.py, line ")
-    assert SECRET not in told_at_length(error)
+    assert CANARY not in told_at_length(error)
 
 
 def test_what_led_to_a_refusal_is_told_without_its_words():
     text = told_at_length(caught(chained))
-    assert SECRET not in text
+    assert CANARY not in text
     assert "which led to" in text
     assert "its header cannot be read" in text
 
