@@ -147,6 +147,7 @@ REFUSED = {
     "G10": ("E-SPACING", lambda r: r.save(r.patched((("pixdim", 12), "f", NAN), ONLY_QFORM))),
     "G13": ("E-SPACING", lambda r: r.save(r.nifti(affine=AFFINE @ np.diag([1e-6, 1e-6, 1e-6, 1])))),
     "G13b": ("E-SPACING", lambda r: r.save(r.nifti(affine=AFFINE @ np.diag([1e3, 1e3, 1e3, 1])))),
+    "X10": ("E-SPACING", lambda r: r.save(r.nifti(affine=AFFINE @ np.diag([1e-3, 1e-3, 1e-3, 1])))),  # metres as mm
     "G22": ("E-NDIM", lambda r: r.save(r.nifti(np.stack([r.volume()] * 3, -1)))),
     "G23": ("E-NDIM", vector),
     "G25": ("E-NDIM", lambda r: r.save(r.nifti(r.volume()[:, :, 15]))),

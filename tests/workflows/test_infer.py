@@ -112,9 +112,9 @@ def spoil_record(out, images):
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [
-        (cut_mask, "case1.nii.gz is not what was written"),
-        (swap_masks, "case1.nii.gz is not what was written"),
-        (empty_mask, "case1.nii.gz is not what was written"),
+        pytest.param(cut_mask, "case1.nii.gz is not what was written", id="O05-cut"),
+        pytest.param(swap_masks, "case1.nii.gz is not what was written", id="O05-another-case"),
+        pytest.param(empty_mask, "case1.nii.gz is not what was written", id="O05-empty"),
         (lose_mask, "case1.nii.gz is missing"),
         (spoil_record, "its record cannot be read"),
     ],
@@ -236,7 +236,7 @@ def test_a_case_named_as_the_summary_is_refused(bundle, images, tmp_path, name):
     assert caught.value.code == "E-NAME-CLASH"
 
 
-def test_the_command_refuses_a_claimed_folder_before_anything_heavy_is_loaded(bundle, images, tmp_path):
+def test_o07_the_command_refuses_a_claimed_folder_before_anything_heavy_is_loaded(bundle, images, tmp_path):
     program = (
         "import sys; from medseg.apps import cli\n"
         "try: cli.main()\n"
@@ -338,7 +338,7 @@ def test_probabilities_are_written_on_the_source_grid_and_agree_with_the_mask(bu
     assert infer(bundle, tmp_path, settings, volumes=[images / "case0.nii.gz"]).skipped == ("case0",)
 
 
-def test_a_volume_unlike_the_training_cases_is_flagged(bundle, images, tmp_path):
+def test_q03_a_volume_unlike_the_training_cases_is_flagged(bundle, images, tmp_path):
     volume = read_volume(images / "case0.nii.gz")
     geometry = Geometry(volume.geometry.shape, volume.geometry.affine @ np.diag([3, 3, 3, 1]))
     write_volume(type(volume)(volume.array + np.int16(2000), geometry), tmp_path / "odd.nii.gz")
