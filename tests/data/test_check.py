@@ -149,7 +149,7 @@ def test_unknown_values_are_named_and_counted(cohort):
     assert cohort.report(ignore_value=9).findings == ()
 
 
-def test_empty_mask_and_label_that_never_occurs(cohort):
+def test_x06_empty_mask_and_label_that_never_occurs(cohort):
     cohort.rewrite_labels(0, lambda array: array.fill(0))
     report = cohort.report(labels=LABELS | {"spleen": 3})
     assert _codes(report) == [

@@ -86,7 +86,7 @@ def test_a_wrong_number_of_channels_is_refused(bundle, volume):
     assert caught.value.code == "E-CHANNELS"
 
 
-def test_an_answer_that_is_not_finite_is_refused(bundle, volume):
+def test_x08_an_answer_that_is_not_finite_is_refused(bundle, volume):
     spoiled = {name: torch.full_like(value, torch.nan) for name, value in bundle.weights[0].items()}
     broken = Bundle(bundle.folder, bundle.manifest, bundle.plan, (spoiled,))
     with pytest.raises(ModelError) as caught:
@@ -128,11 +128,11 @@ def test_a_case_too_large_goes_down_the_ladder(rungs, bundle, volume, monkeypatc
     monkeypatch.setattr(predictor, "_rungs", tuple(Thrift))
     answered, tried = predictor._answer, []
 
-    def scarce(prepared, thrift, watch):
+    def scarce(prepared, thrift, watch, sink):
         tried.append(thrift)
         if len(tried) <= rungs:
             raise torch.OutOfMemoryError("no more")
-        return answered(prepared, thrift, watch)
+        return answered(prepared, thrift, watch, sink)
 
     monkeypatch.setattr(predictor, "_answer", scarce)
     if rungs == 4:
@@ -153,7 +153,7 @@ def test_a_case_too_large_goes_down_the_ladder(rungs, bundle, volume, monkeypatc
 def test_an_error_that_is_not_about_memory_is_not_swallowed(bundle, volume, monkeypatch):
     predictor = Predictor(bundle, InferSettings())
 
-    def broken(prepared, thrift, watch):
+    def broken(prepared, thrift, watch, sink):
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(predictor, "_answer", broken)

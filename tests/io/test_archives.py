@@ -104,6 +104,26 @@ def test_a_folder_that_is_there_is_not_touched(pack, tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_member_without_a_name(pack, tmp_path):
+    path = pack.zip(("q", b"one"))
+    path.write_bytes(path.read_bytes().replace(b"q", b"\0"))
+    with pytest.raises(InputError) as caught:
+        extract(path, tmp_path / "out")
+    assert caught.value.code.startswith("E-")
+
+
+def test_a_member_before_the_beginning(pack, tmp_path):
+    """The directory is said to begin later than it does, so that the members' places turn negative."""
+    path = pack.zip(*GOOD)
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"PK\5\6") + 16
+    struct.pack_into("<L", data, at, struct.unpack_from("<L", data, at)[0] + 500)
+    path.write_bytes(data)
+    with pytest.raises(InputError) as caught:
+        extract(path, tmp_path / "out")
+    assert caught.value.code == "E-ZIP"
+
+
 ESCAPES = {
     "parent": "../evil",
     "deep parent": "a/b/../../../evil",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -158,3 +159,20 @@ def test_a_bundle_of_a_later_version_is_refused(folder):
     _edit(folder, schema_version=2)
     with pytest.raises(UsageError, match="schema_version"):
         read_bundle(folder)
+
+
+def test_the_fingerprint_travels_with_the_model_and_is_verified(workspace):
+    bundle = read_bundle(workspace.newest_bundle())
+    assert bundle.fingerprint is not None
+    assert {case.id for case in bundle.fingerprint.cases} >= set(bundle.manifest.training_cases)
+    assert "fingerprint.json" in bundle.manifest.sha256
+
+
+def test_a_model_without_a_fingerprint_is_read_and_a_changed_one_is_refused(folder, workspace, tmp_path):
+    assert read_bundle(folder).fingerprint is None
+    shutil.copytree(workspace.newest_bundle(), tmp_path / "copy")
+    with (tmp_path / "copy" / "fingerprint.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(ModelError) as caught:
+        read_bundle(tmp_path / "copy")
+    assert caught.value.code == "E-HASH"

@@ -327,7 +327,7 @@ def test_a_refusal_of_no_known_kind_is_a_plain_one():
 
 def test_every_field_of_what_is_decoded_makes_the_way():
     affine = np.array([[np.nan, 0.1, -2, 3e-7], [0, np.inf, 1 / 3, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-    decoded = Decoded(np.zeros((2, 3, 4), np.int16), affine, ("W-X",), "HU")
+    decoded = Decoded(np.zeros((2, 3, 4), np.int16), affine, ("W-X",), "HU", "CT")
     again = handed_on(decoded)
     np.testing.assert_array_equal(again.affine, affine)
     words = {field.name for field in dataclasses.fields(decoded)} - {"array", "affine"}

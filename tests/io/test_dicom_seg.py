@@ -124,7 +124,7 @@ def faults(path):
 
 
 @pytest.mark.parametrize("oblique", range(3))
-def test_round_trip_over_all_orientations(series, oblique):
+def test_q01_round_trip_over_all_orientations(series, oblique):
     assert len({orientation.tobytes() for orientation in ORIENTATIONS}) == 48
     for index, orientation in enumerate(ORIENTATIONS):
         folder = series.write(f"s{index}", SHAPE, grid_of(OBLIQUES[oblique] @ orientation))

@@ -95,7 +95,7 @@ def as_another_user():
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
-def test_no_permission(tmp_path):
+def test_f37_and_o02_no_permission(tmp_path):
     file = tmp_path / "x.nii"
     file.write_text("x")
     file.chmod(0)

@@ -63,6 +63,7 @@ def test_channels_come_first(array, affine, tmp_path):
         (np.random.default_rng(0).random((3, 4)), np.eye(4), "E-NDIM"),
         (sitk.Image(4, 5, sitk.sitkFloat32), None, "E-NDIM"),
         (np.full((3, 4, 5), np.nan), np.eye(4), "E-NONFINITE"),
+        pytest.param(np.zeros((0, 96, 96)), np.eye(4), "E-DIMS", id="X09"),
         (object(), None, "E-IMAGE-TYPE"),
         (np.random.default_rng(0).random((3, 4, 5)), np.zeros((4, 4)), "E-GEOM-SINGULAR"),
     ],

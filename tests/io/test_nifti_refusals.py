@@ -147,6 +147,7 @@ REFUSED = {
     "G10": ("E-SPACING", lambda r: r.save(r.patched((("pixdim", 12), "f", NAN), ONLY_QFORM))),
     "G13": ("E-SPACING", lambda r: r.save(r.nifti(affine=AFFINE @ np.diag([1e-6, 1e-6, 1e-6, 1])))),
     "G13b": ("E-SPACING", lambda r: r.save(r.nifti(affine=AFFINE @ np.diag([1e3, 1e3, 1e3, 1])))),
+    "X10": ("E-SPACING", lambda r: r.save(r.nifti(affine=AFFINE @ np.diag([1e-3, 1e-3, 1e-3, 1])))),  # metres as mm
     "G22": ("E-NDIM", lambda r: r.save(r.nifti(np.stack([r.volume()] * 3, -1)))),
     "G23": ("E-NDIM", vector),
     "G25": ("E-NDIM", lambda r: r.save(r.nifti(r.volume()[:, :, 15]))),
@@ -187,7 +188,7 @@ def test_truncation_says_how_much_is_missing(recipes):
         read_volume(recipes.save(recipes.nifti()[: 352 + 30720], "x.nii"))
 
 
-def test_refused_before_inflating_when_over_the_limit(recipes, monkeypatch):
+def test_f15_refused_before_inflating_when_over_the_limit(recipes, monkeypatch):
     path = bomb(recipes, 128)
     with pytest.raises(InputError) as constant:
         read_volume(path)

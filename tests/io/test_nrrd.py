@@ -118,11 +118,19 @@ def test_valid_is_read(recipes, row):
     assert volume.warnings == ((FLAGS[row],) if row in FLAGS else ())
 
 
+def looping(recipes):
+    (recipes.folder / "a.raw").symlink_to("b.raw")
+    (recipes.folder / "b.raw").symlink_to("a.raw")
+    return nrrd(recipes, data=b"", data_file="a.raw", name="x.nhdr")
+
+
 REFUSED = {
     "R01": ("E-PATH-ESCAPE", lambda r: escaping(r, nrrd, data_file="../secret.raw", name="in/x.nhdr")),
     "R01b": ("E-PATH-ESCAPE", lambda r: nrrd(r, data=b"", data_file="/etc/passwd", name="x.nhdr")),
     "R01-link": ("E-PATH-ESCAPE", linked),
     "R01-list": ("E-PATH-ESCAPE", lambda r: nrrd(r, data=b"", data_file="LIST", name="x.nhdr")),
+    "R01-long": ("E-PATH-TOO-LONG", lambda r: nrrd(r, data=b"", data_file="x" * 300, name="x.nhdr")),
+    "R01-loop": ("E-SYMLINK-LOOP", looping),
     "R01-missing": ("E-PAIR-MISSING", lambda r: nrrd(r, data=b"", data_file="x.raw", name="x.nhdr")),
     "R02": ("E-NO-ORIENTATION", lambda r: nrrd(r, drop=("space", "space directions", "space origin"))),
     "R02b": ("E-NO-ORIENTATION", lambda r: nrrd(r, drop=("space origin",))),
@@ -166,6 +174,8 @@ REFUSED = {
     "M-orientation": ("E-NO-ORIENTATION", lambda r: meta(r, drop=("TransformMatrix",))),
     "M-nan": ("E-GEOM-NONFINITE", lambda r: meta(r, Offset="nan 0 0")),
     "M-matrix": ("E-HEADER", lambda r: meta(r, TransformMatrix="1 0 0 1")),
+    "M-header-size": ("E-HEADER", lambda r: meta(r, HeaderSize="-5")),
+    "M-long": ("E-PATH-TOO-LONG", lambda r: meta(r, file="x" * 300, name="x.mhd")),
     "M-words": ("E-HEADER", lambda r: meta(r, DimSize="a b c")),
     "M-no-sizes": ("E-HEADER", lambda r: meta(r, drop=("DimSize",))),
     "M-no-data": ("E-HEADER", lambda r: r.save(b"ObjectType = Image\nNDims = 3\n", "x.mha")),
@@ -210,3 +220,10 @@ def test_a_mask_in_a_name_with_two_suffixes(recipes):
     mask = (recipes.volume() > 0).astype(np.uint8)
     path = nrrd(recipes, type="uchar", data=mask.tobytes(order="F"), name="x.seg.nrrd")
     np.testing.assert_array_equal(read_labels(path).array, mask)
+
+
+def test_a_spacing_of_too_many_numbers_is_refused_also_where_orientation_is_assumed(recipes):
+    path = meta(recipes, drop=("TransformMatrix",), ElementSpacing="1 1 2 0 1")
+    with pytest.raises(InputError) as caught:
+        read_volume(path, Reading(assume_orientation=True))
+    assert caught.value.code == "E-HEADER"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 import zlib
@@ -198,7 +199,7 @@ def test_labels_become_the_smallest_whole_numbers(recipes, row):
     ("code", "value", "dtype"),
     [
         ("E-LABEL-FRACTION", 0.9, np.float32),
-        ("E-LABEL-RANGE", -1, np.int16),
+        pytest.param("E-LABEL-RANGE", -1, np.int16, id="L21"),
         ("E-LABEL-RANGE", 65536, np.int32),
         ("E-NONFINITE", np.nan, np.float32),
     ],
@@ -246,6 +247,33 @@ def test_other_files_are_named(recipes, code, name, content):
     with pytest.raises(InputError) as caught:
         read_volume(path)
     assert caught.value.code == code
+
+
+class Payload:
+    """Whoever unpickles it makes a file."""
+
+    def __init__(self, sentinel):
+        self.sentinel = sentinel
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.sentinel}'",)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [*((name, "E-PICKLE") for name in ("x.npy", "x.nii.gz", "x.nrrd", "x")), ("x.dcm", "E-NOT-DICOM")]
+)
+def test_p01_a_pickled_array_is_never_unpickled(recipes, name, code):
+    sentinel, path = recipes.folder / "PWNED", recipes.folder / name
+    array = np.empty(1, object)
+    array[0] = Payload(sentinel)
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=True)
+    with pytest.raises(InputError) as caught:
+        read_volume(path)
+    assert caught.value.code == code
+    assert not sentinel.exists()
+    np.load(path, allow_pickle=True)
+    assert sentinel.exists(), "the file was harmless, and the test with it"
 
 
 def test_a_format_under_another_name_is_flagged(recipes):

@@ -25,7 +25,7 @@ def mask(top=3):
 
 
 @pytest.mark.parametrize("name", ["x.nii", "x.nii.gz", "X.NII.GZ", "x.nrrd", "x.seg.nrrd", "x.mha"])
-@pytest.mark.parametrize(("top", "dtype"), [(3, np.uint8), (300, np.uint16)])
+@pytest.mark.parametrize(("top", "dtype"), [(3, np.uint8), pytest.param(300, np.uint16, id="X07")])
 def test_labels(tmp_path, name, top, dtype):
     write_labels(mask(top), tmp_path / name)
     read = read_labels(tmp_path / name)
@@ -70,7 +70,7 @@ def test_segments_have_names_colours_and_extents(tmp_path):
     assert all(0 <= part <= 1 for colour in colours for part in colour)
 
 
-def test_no_text_of_the_source_travels(recipes):
+def test_o08_no_text_of_the_source_travels(recipes):
     data = recipes.nifti()
     data[148:160] = b"PatientName="
     volume = read_volume(recipes.save(data))

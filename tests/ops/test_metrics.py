@@ -68,7 +68,7 @@ def test_numbers_by_hand_on_an_anisotropic_grid():
         (1, 0, "invented", 0.0, 13.0),
     ],
 )
-def test_empty_masks_follow_the_table(predicted, referred, presence, score, distance_mm):
+def test_x11_empty_masks_follow_the_table(predicted, referred, presence, score, distance_mm):
     """The image is 3 x 2 x 2 voxels of 1 x 2 x 6 mm: 3 x 4 x 12 mm, diagonal 13 mm."""
     prediction = np.full((3, 2, 2), predicted)
     reference = np.full((3, 2, 2), referred)

@@ -26,7 +26,7 @@ from medseg.ops.prepare import (
     to_network,
 )
 from medseg.ops.resample import resample
-from medseg.ops.restore import probabilities_to_source, to_source
+from medseg.ops.restore import to_source
 
 ORIENTATIONS = tuple(product(permutations(range(3)), product((1, -1), repeat=3)))
 SPACING, SHAPE = (0.8, 1.5, 2.75), (11, 8, 6)
@@ -131,6 +131,28 @@ def test_an_image_lies_where_it_lay():
     np.testing.assert_allclose(prepared.image[0], peer, atol=1e-4)
 
 
+class Kept:
+    """Probabilities put together from their blocks."""
+
+    def __init__(self, count, shape) -> None:
+        self.array = np.full((count, *shape), -1, np.float16)
+
+    def begin(self, chunk) -> None:
+        self.chunk = chunk
+
+    def write(self, channel, start, block) -> None:
+        assert all(first % size == 0 for first, size in zip(start, self.chunk, strict=True))
+        box = tuple(slice(first, first + size) for first, size in zip(start, block.shape, strict=True))
+        assert (self.array[channel][box] == -1).all()
+        self.array[channel][box] = block
+
+
+def probabilities(logits, prepared):
+    kept = Kept(len(logits), prepared.source.shape)
+    to_source([logits], prepared, probabilities=kept)
+    return kept.array
+
+
 @pytest.mark.parametrize("orientation", ORIENTATIONS[::5])
 def test_the_crop_to_nonzero_is_undone_with_background_outside(orientation):
     geometry = _grid(orientation, (5, 9, -7))
@@ -145,7 +167,7 @@ def test_the_crop_to_nonzero_is_undone_with_background_outside(orientation):
     logits = _one_hot(prepared.labels, plan.num_outputs)
     answer = label_values(to_source([logits], prepared), plan)
     assert np.array_equal(answer, np.where(inside, labels.array, 0))
-    shares = probabilities_to_source([logits], prepared, num_outputs=len(logits))
+    shares = probabilities(logits, prepared)
     assert shares.shape == (4, *geometry.shape)
     np.testing.assert_allclose(shares.sum(0, dtype=np.float32), 1, atol=2e-3)
     assert (shares[0][~inside] == 1).all()
@@ -244,11 +266,22 @@ def test_an_answer_on_a_grid_that_is_not_parallel_is_refused():
     assert caught.value.code == "E-GRID-MISMATCH"
 
 
-def test_memory_does_not_grow_with_the_number_of_classes(monkeypatch):
+class Nowhere:
+    """Takes probabilities and keeps none."""
+
+    def begin(self, chunk) -> None:
+        pass
+
+    def write(self, channel, start, block) -> None:
+        pass
+
+
+@pytest.mark.parametrize("sink", [None, Nowhere()])
+def test_memory_does_not_grow_with_the_number_of_classes(monkeypatch, sink):
     network = _grid(ORIENTATIONS[0], shape=(16, 16, 16), spacing=(4, 4, 4))
     prepared = Prepared(torch.zeros(1, 16, 16, 16), None, network, network.resized((64, 64, 64)))
     made, most = [], []
-    interpolate = restore._GridMapping._slab
+    interpolate = restore._Scores._slab
 
     def counted(*arguments):
         score = interpolate(*arguments)
@@ -256,13 +289,13 @@ def test_memory_does_not_grow_with_the_number_of_classes(monkeypatch):
         most.append(sum(reference() is not None for reference in made))
         return score
 
-    monkeypatch.setattr(restore._GridMapping, "_slab", staticmethod(counted))
+    monkeypatch.setattr(restore._Scores, "_slab", staticmethod(counted))
     peaks = []
     for count in (3, 60):
         logits = torch.zeros(count, 16, 16, 16)
         logits[2] = 1
         tracemalloc.start()
-        answer = to_source([logits], prepared)
+        answer = to_source([logits], prepared, probabilities=sink)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert (answer == 2).all()
@@ -274,10 +307,10 @@ def test_slabs_do_not_show(monkeypatch):
     geometry = _grid(ORIENTATIONS[30], (4, 5, 6), shape=(19, 23, 17))
     logits = torch.randn(5, 12, 14, 9)
     prepared = Prepared(torch.zeros(1, 12, 14, 9), None, geometry.canonical().resized((12, 14, 9)), geometry)
-    whole, shares = to_source([logits], prepared), probabilities_to_source([logits], prepared, num_outputs=len(logits))
+    whole, shares = to_source([logits], prepared), probabilities(logits, prepared)
     monkeypatch.setattr("medseg.ops.restore._SLAB_BYTES", 1)
     assert np.array_equal(to_source([logits], prepared), whole)
-    np.testing.assert_allclose(probabilities_to_source([logits], prepared, num_outputs=len(logits)), shares, atol=1e-3)
+    np.testing.assert_allclose(probabilities(logits, prepared), shares, atol=1e-3)
     assert (shares.argmax(0) == whole).mean() > 0.999
     for lead in range(3):
         parts = logits.movedim(lead + 1, 1).split([1, 4, logits.shape[lead + 1] - 5], dim=1)

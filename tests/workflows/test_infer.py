@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,10 +16,12 @@ from medseg.apps import cli
 from medseg.core.batch import BatchSummary
 from medseg.core.errors import BatchError, MedsegError, UsageError
 from medseg.core.findings import CasePrediction
+from medseg.core.geometry import Geometry
 from medseg.core.settings import InferSettings
 from medseg.engine.predict import Predictor
 from medseg.io.documents import read_document
-from medseg.io.volumes import read_volume, write_volume
+from medseg.io.probabilities import read_probabilities
+from medseg.io.volumes import read_labels, read_volume, write_volume
 from medseg.workflows.claim import claimed
 from medseg.workflows.infer import infer
 from medseg.workflows.infer_case import CaseWork
@@ -108,9 +112,9 @@ def spoil_record(out, images):
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [
-        (cut_mask, "case1.nii.gz is not what was written"),
-        (swap_masks, "case1.nii.gz is not what was written"),
-        (empty_mask, "case1.nii.gz is not what was written"),
+        pytest.param(cut_mask, "case1.nii.gz is not what was written", id="O05-cut"),
+        pytest.param(swap_masks, "case1.nii.gz is not what was written", id="O05-another-case"),
+        pytest.param(empty_mask, "case1.nii.gz is not what was written", id="O05-empty"),
         (lose_mask, "case1.nii.gz is missing"),
         (spoil_record, "its record cannot be read"),
     ],
@@ -224,41 +228,60 @@ def test_parts_of_one_count_run_beside_each_other(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_case_named_as_the_summary_is_refused(bundle, images, tmp_path):
-    shutil.copy(images / "case0.nii.gz", tmp_path / "Predictions.nii.gz")
+@pytest.mark.parametrize("name", ["Predictions", "predictions-2-of-3"])
+def test_a_case_named_as_the_summary_is_refused(bundle, images, tmp_path, name):
+    shutil.copy(images / "case0.nii.gz", tmp_path / f"{name}.nii.gz")
     with pytest.raises(UsageError) as caught:
-        infer(bundle, tmp_path / "out", InferSettings(), volumes=[tmp_path / "Predictions.nii.gz"])
+        infer(bundle, tmp_path / "out", InferSettings(), volumes=[tmp_path / f"{name}.nii.gz"])
     assert caught.value.code == "E-NAME-CLASH"
 
 
+def test_o07_the_command_refuses_a_claimed_folder_before_anything_heavy_is_loaded(bundle, images, tmp_path):
+    program = (
+        "import sys; from medseg.apps import cli\n"
+        "try: cli.main()\n"
+        "finally: print([name for name in ('torch', 'monai', 'pydicom') if name in sys.modules], file=sys.stderr)"
+    )
+    words = ["infer", "--bundle", bundle, "--input", images, "--out", tmp_path]
+    with claimed(tmp_path, InferSettings()):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *map(str, words)], capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 7
+    assert "E-LOCKED" in done.stderr
+    assert f"process {os.getpid()} on" in done.stderr
+    assert done.stderr.endswith("[]\n")
+
+
+INTERRUPTED = """
+import signal
+from medseg.apps import cli
+from medseg.workflows.infer_case import CaseWork
+
+seen, predict = [], CaseWork.predict
+
+def interrupted(self, opened):
+    seen.append(opened)
+    if len(seen) == 3:
+        signal.raise_signal(signal.{name})
+    return predict(self, opened)
+
+CaseWork.predict = interrupted
+cli.main()
+"""
+
+
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_ends_it_in_good_order_and_it_goes_on(bundle, images, calm, tmp_path, monkeypatch, name, code):
-    import signal
-
-    before, seen, predict = signal.getsignal(signal.SIGTERM), [], CaseWork.predict
-
-    def interrupted(self, opened):
-        seen.append(opened.case.id)
-        if len(seen) == 3:
-            signal.raise_signal(getattr(signal, name))
-        return predict(self, opened)
-
-    monkeypatch.setattr(CaseWork, "predict", interrupted)
-    words = ["medseg", "infer", "--bundle", bundle, "--input", images, "--out", tmp_path / "out"]
-    monkeypatch.setattr(sys, "argv", list(map(str, words)))
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert caught.value.code == code
-    assert signal.getsignal(signal.SIGTERM) is before
+def test_a_signal_ends_it_in_good_order_and_it_goes_on(bundle, images, calm, tmp_path, name, code):
+    words = ["infer", "--bundle", bundle, "--input", images, "--out", tmp_path / "out"]
+    program = [sys.executable, "-c", INTERRUPTED.format(name=name), *map(str, words)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
     assert not summary(tmp_path / "out").finished
     assert masks(tmp_path / "out").items() <= masks(calm).items()
     assert [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")] == []
-    seen.clear()
-    seen += ["again"] * 3
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert caught.value.code == 0
-    assert len(seen) - 3 <= NUM_CASES - 2
+    again = infer(bundle, tmp_path / "out", InferSettings(), folder=images)
+    assert len(again.skipped) >= 2
     assert masks(tmp_path / "out") == masks(calm)
 
 
@@ -297,3 +320,27 @@ def test_what_the_command_says_of_a_restart(bundle, images, out, monkeypatch, ca
     assert len(told["skipped"]) == NUM_CASES
     assert told["redone"] == {}
     assert np.isfinite(told["cases"][0]["volumes_ml"]["organ"])
+
+
+def test_probabilities_are_written_on_the_source_grid_and_agree_with_the_mask(bundle, images, tmp_path):
+    settings = InferSettings(save_probabilities=True)
+    made = infer(bundle, tmp_path, settings, volumes=[images / "case0.nii.gz"]).predictions[0]
+    array, names, grid = read_probabilities(tmp_path / made.files["probabilities"])
+    mask = read_labels(tmp_path / made.mask)
+    assert names == ("background", "organ", "lesion")
+    assert grid.agrees_with(mask.geometry, tolerance_mm=1e-3)
+    ranked = np.sort(array.astype(float), axis=0)
+    is_tied = ranked[-1] - ranked[-2] < 1e-3
+    assert ((array.argmax(0) == mask.array) | is_tied).all()
+    np.testing.assert_allclose(array.sum(0, dtype=np.float32), 1, atol=2e-3)
+    in_memory = Predictor(bundle, settings).predict(images / "case0.nii.gz").probabilities
+    np.testing.assert_allclose(array.astype(float), in_memory.astype(float), atol=1e-3)
+    assert infer(bundle, tmp_path, settings, volumes=[images / "case0.nii.gz"]).skipped == ("case0",)
+
+
+def test_q03_a_volume_unlike_the_training_cases_is_flagged(bundle, images, tmp_path):
+    volume = read_volume(images / "case0.nii.gz")
+    geometry = Geometry(volume.geometry.shape, volume.geometry.affine @ np.diag([3, 3, 3, 1]))
+    write_volume(type(volume)(volume.array + np.int16(2000), geometry), tmp_path / "odd.nii.gz")
+    made = infer(bundle, tmp_path / "out", InferSettings(), volumes=[tmp_path / "odd.nii.gz"]).predictions[0]
+    assert {flag.split(":")[0] for flag in made.flags} >= {"W-FINGERPRINT", "W-INTENSITY"}

@@ -198,7 +198,7 @@ def test_in_a_batch_a_broken_volume_fails_alone(workspace, dataset, tmp_path):
     ]
 
 
-def test_volumes_that_would_overwrite_each_other_are_refused(dataset, tmp_path):
+def test_o03_volumes_that_would_overwrite_each_other_are_refused(dataset, tmp_path):
     twin = tmp_path / dataset.cases[0].images[0].name
     twin.write_bytes(b"x")
     with pytest.raises(UsageError) as caught:
@@ -206,8 +206,18 @@ def test_volumes_that_would_overwrite_each_other_are_refused(dataset, tmp_path):
     assert caught.value.code == "E-NAME-CLASH"
 
 
+def test_o09_names_that_differ_only_in_case_are_refused(dataset, tmp_path):
+    twins = [tmp_path / name / file for name, file in (("one", "CT.nii.gz"), ("two", "ct.nii.gz"))]
+    for twin in twins:
+        twin.parent.mkdir()
+        twin.write_bytes(b"x")
+    with pytest.raises(UsageError) as caught:
+        collect_inputs(twins, None, num_channels=1)
+    assert caught.value.code == "E-NAME-CLASH"
+
+
 @pytest.mark.parametrize("way", ["the folder", "a link to it"])
-def test_an_input_is_never_overwritten(workspace, dataset, tmp_path, way):
+def test_o04_an_input_is_never_overwritten(workspace, dataset, tmp_path, way):
     image = tmp_path / "in" / "scan.nii.gz"
     image.parent.mkdir()
     image.write_bytes(dataset.cases[0].images[0].read_bytes())

@@ -154,8 +154,11 @@ def infer(
     with claimed(target, settings) as claim:  # before anything that takes seconds to load
         from medseg.workflows.infer import Request, infer_batch, overlapped
 
+        runner = overlapped
+        if settings.engine == "ray":
+            from medseg.apps.batch import on_ray as runner
         request = Request(bundle or place.newest_bundle(), settings, **asked)
-        inferred = infer_batch(request, claim, runner=overlapped, progress=TERMINAL.progress)
+        inferred = infer_batch(request, claim, runner=runner, progress=TERMINAL.progress)
     show.inferred(TERMINAL, inferred, as_json=json)
     show.fail_for(TERMINAL, inferred.failures, len(inferred.predictions))
 

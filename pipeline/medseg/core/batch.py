@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from medseg.core.document import Document
 
 SUMMARY = "predictions"
+_SUMMARY_NAME = re.compile(rf"{SUMMARY}(-\d+-of-\d+)?", re.IGNORECASE)
 _SHARD = re.compile(r"([1-9]\d*)/([1-9]\d*)")
 
 
@@ -39,6 +40,11 @@ class Batching(Document):
         """(number from 1, count) of the shard."""
         number, _, count = (self.shard or "1/1").partition("/")
         return int(number), int(count)
+
+
+def is_summary(name: str) -> bool:
+    """Whether a file of this stem would be the summary of a batch or of one of its parts."""
+    return _SUMMARY_NAME.fullmatch(name) is not None
 
 
 class InputSeal(Document):

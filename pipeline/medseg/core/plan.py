@@ -38,6 +38,9 @@ class CaseFingerprint(Document):
     label_sides: dict[str, float] = Field(
         description="where a label's centre lies, -1 left edge of the image, +1 right edge"
     )
+    intensities: tuple[Vector, ...] = Field(
+        default=(), description="of each channel: 0.5th, 50th and 99.5th percentile of the whole image"
+    )
 
 
 class Fingerprint(Document):

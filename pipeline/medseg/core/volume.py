@@ -28,6 +28,7 @@ class Volume:
         source: The file or folder it was read from.
         warnings: `W-...` flags raised while reading; they travel into the report.
         unit: What one step of a value is (`HU`, `SUVbw`, `BQML`), where the file says so.
+        modality: As DICOM names it (`CT`, `MR`, `PT`, `US`), where the file says so.
     """
 
     array: NDArray[Any]
@@ -35,6 +36,7 @@ class Volume:
     source: Path | None = None
     warnings: tuple[str, ...] = ()
     unit: str | None = None
+    modality: str | None = None
 
     def __post_init__(self) -> None:
         if self.array.ndim != 4 or self.array.shape[1:] != self.geometry.shape:

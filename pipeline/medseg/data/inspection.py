@@ -17,16 +17,14 @@ from medseg.data.contents import (
     NAME_THEM,
     centroid_mm,
     content_hash,
-    holds_air,
     num_values,
     unknown_values,
     values_in,
 )
 from medseg.data.cures import Cured, cure_image, cure_label
+from medseg.data.modality import doubt_modality
 from medseg.io.examine import Examined, examine_image, examine_label
 
-_OFFSET_HU = 1024
-_HU = (-4096, -900, 100)
 _MOSTLY_OUTSIDE = 0.5
 _FIX = "`medseg check --fix FOLDER` mends it in a copy"
 _OPTIONS: dict[str, Fixable] = {"E-NO-ORIENTATION": "--assume-orientation", "E-GEOM-CONFLICT": "--prefer"}
@@ -130,21 +128,10 @@ def _look_at_images(seen: Seen, dataset: Dataset, reading: Reading) -> list[Volu
     channels = [channel for volume in volumes for channel in volume.array]
     seen.num_values = tuple(num_values(channel) for channel in channels)
     for name, channel in zip(dataset.channels, channels, strict=True):
-        _look_at_values(seen, name, float(channel.min()), float(channel.max()), is_air=holds_air(channel))
+        if doubt := doubt_modality(name, channel):
+            file = seen.case.images[0] if len(seen.case.images) == 1 else None
+            seen.add("warning", *doubt, file=file)
     return volumes
-
-
-def _look_at_values(seen: Seen, name: str, low: float, high: float, *, is_air: bool) -> None:
-    file = seen.case.images[0] if len(seen.case.images) == 1 else None
-    lowest, air, dense = _HU
-    if name == "CT" and not is_air:
-        offset = f", as if {_OFFSET_HU} had been added" if low >= 0 and high > _OFFSET_HU else ""
-        message = f"CT without air: values from {low:g} to {high:g}{offset}"
-        remedy = "Models made for HU will not fit it; train on it as it is, or convert it to HU."
-        seen.add("warning", "W-INTENSITY", message, remedy, file=file)
-    elif name != "CT" and lowest <= low <= air and high >= dense:
-        message = f"said to be {name}, but values from {low:g} to {high:g} look like a CT in HU"
-        seen.add("warning", "W-MODALITY", message, "Check that the right file is named.", file=file)
 
 
 def _look_at_mask(seen: Seen, path: Path, images: list[Volume], dataset: Dataset, reading: Reading) -> None:

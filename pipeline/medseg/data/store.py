@@ -17,7 +17,8 @@ from medseg.core.document import Document
 from medseg.core.errors import InputError, ModelError
 from medseg.core.findings import CaseFailure
 from medseg.core.geometry import Shape
-from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS, Plan
+from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS, Fingerprint, Plan
+from medseg.io.documents import read_document
 from medseg.io.files import sha256_of, write_text
 from medseg.io.weights import load_tensors, save_tensors
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from medseg.ops.prepare import Prepared
 
 _POINTS = 5000
+FINGERPRINT = "fingerprint.json"
 _INDEX, _PLAN, _DATASET = "index.json", "plan.json", "dataset.json"
 
 
@@ -73,6 +75,11 @@ class Store:
     plan: Plan
     dataset: Dataset
     index: StoreIndex
+
+    def fingerprint(self) -> Fingerprint | None:
+        """What the training cases look like; None when an explicit plan was used."""
+        path = self.folder / FINGERPRINT
+        return read_document(path, Fingerprint) if path.is_file() else None
 
     def load(self, case_id: str) -> LoadedCase:
         """Read one case and verify it.
@@ -137,7 +144,6 @@ def open_store(folder: Path) -> Store:
         ModelError: E-NO-STORE when there is none, E-STORE-STALE when its plan was edited where it matters.
     """
     from medseg.core.case import Dataset as DatasetModel
-    from medseg.io.documents import read_document
 
     if not (folder / _INDEX).is_file():
         raise ModelError(

@@ -25,18 +25,20 @@ from medseg.io.bundle import read_bundle
 from medseg.io.memory import volume_from
 from medseg.nn.build import build_network
 from medseg.ops.prepare import label_values, to_network
-from medseg.ops.restore import probabilities_to_source, to_source
+from medseg.ops.restore import to_source
 from medseg.ops.sliding import count_windows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
+    from medseg.core.geometry import Shape
     from medseg.core.volume import Volume
     from medseg.io.bundle import Bundle
     from medseg.nn.network import Network
     from medseg.ops.prepare import Prepared
+    from medseg.ops.restore import ProbabilitySink
 
 _THRIFT_WORDS = {
     Thrift.ONE_WINDOW: "one window at a time, because the memory did not hold more",
@@ -80,12 +82,16 @@ class Predictor:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def predict(self, image: Any, *, affine: ArrayLike | None = None) -> Prediction:
+    def predict(
+        self, image: Any, *, affine: ArrayLike | None = None, probabilities: ProbabilitySink | None = None
+    ) -> Prediction:
         """Segment and classify one image.
 
         Args:
             image: A `Volume`, a path (or one per channel), a nibabel or SimpleITK image, or an array with its affine.
             affine: (4, 4) voxel indices to RAS+ mm, for an array.
+            probabilities: Takes the probabilities slab by slab; without it they are in the answer, all in memory, when
+                the settings ask for them.
 
         Raises:
             MedsegError: As `volume_from`.
@@ -96,9 +102,9 @@ class Predictor:
         plan = self.bundle.plan
         volume = volume_from(image, affine=affine, reading=self.settings, channels=len(plan.channels))
         with self._turn:
-            return self._predict(volume)
+            return self._predict(volume, probabilities)
 
-    def _predict(self, volume: Volume) -> Prediction:
+    def _predict(self, volume: Volume, sink: ProbabilitySink | None) -> Prediction:
         plan, start = self.bundle.plan, time.perf_counter()
         if not self._networks:
             message = "this predictor was closed"
@@ -116,7 +122,7 @@ class Predictor:
         watch.lap("prepare")
         for thrift in self._rungs:
             try:
-                answer = self._answer(prepared, thrift, watch)
+                answer = self._answer(prepared, thrift, watch, sink)
             except (RuntimeError, MemoryError) as error:
                 if not _is_about_memory(error):
                     raise
@@ -134,17 +140,15 @@ class Predictor:
             remedy="Crop the volume to the region of interest, or use a machine with more memory.",
         )
 
-    def _answer(self, prepared: Prepared, thrift: Thrift, watch: _Watch) -> Prediction:
-        plan, labels, probabilities = self.bundle.plan, None, None
+    def _answer(self, prepared: Prepared, thrift: Thrift, watch: _Watch, sink: ProbabilitySink | None) -> Prediction:
+        plan, labels = self.bundle.plan, None
+        is_kept = sink is None and self.settings.save_probabilities and plan.num_outputs > 0
+        kept = _InMemory(plan.num_outputs, prepared.source.shape) if is_kept else None
         run, led = self._start(prepared, thrift)
         with torch.inference_mode(), autocast(self.device, self._dtype):
             if plan.num_outputs:
                 logits: Iterable[Tensor] = watch.timed(run.slabs(), "network")
-                if self.settings.save_probabilities:
-                    logits = list(logits)
-                    regions = bool(plan.regions)
-                    probabilities = probabilities_to_source(logits, led, num_outputs=plan.num_outputs, regions=regions)
-                indices = to_source(logits, led, paint_order=plan.paint_order)
+                indices = to_source(logits, led, paint_order=plan.paint_order, probabilities=sink or kept)
                 labels = LabelMap(label_values(indices, plan), prepared.source)
             watch.lap("export")
             classes = run.classes()
@@ -152,7 +156,7 @@ class Predictor:
         return Prediction(
             labels,
             classes,
-            probabilities,
+            kept.array if kept else None,
             watch.seconds,
             self._backends.name,
             windows=run.windows,
@@ -193,6 +197,20 @@ class Predictor:
 def _is_about_memory(error: Exception) -> bool:
     """On a CPU torch says so in words only."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+class _InMemory:
+    """Probabilities for Python: (K, I, J, K) float16."""
+
+    def __init__(self, num_channels: int, shape: Shape) -> None:
+        self.array = np.zeros((num_channels, *shape), np.float16)
+
+    def begin(self, _chunk: Shape) -> None:
+        self.array[...] = 0
+
+    def write(self, channel: int, start: Shape, block: NDArray[np.float16]) -> None:
+        box = tuple(slice(first, first + size) for first, size in zip(start, block.shape, strict=True))
+        self.array[channel][box] = block
 
 
 class _Watch:

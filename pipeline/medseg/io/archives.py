@@ -71,6 +71,9 @@ def read_member(path: Path, member: Member) -> bytes:
         InputError: `E-ZIP`, when they are not as many as was claimed or not the ones that were packed.
     """
     with _faults(path), path.open("rb") as file:
+        if member.offset < 0:
+            message = f"its member {member.name!r:.120} should begin before the archive does"
+            raise zipfile.BadZipFile(message)
         file.seek(member.offset)
         magic, name_bytes, extra_bytes = _LOCAL.unpack(file.read(_LOCAL.size))
         file.seek(name_bytes + extra_bytes, 1)
@@ -185,14 +188,15 @@ class _Counted:
 def _member(entry: zipfile.ZipInfo, names: MemberNames, path: Path) -> Member | None:
     """One entry of a zip's directory; None for a folder."""
     name = entry.orig_filename
-    place = names.add(name, is_folder=entry.is_dir())
+    is_folder = entry.filename.endswith("/")  # `is_dir` fails where there is no name
+    place = names.add(name, is_folder=is_folder)
     if entry.flag_bits & _ENCRYPTED:
         message = f"its member {name!r:.120} is encrypted"
         raise InputError(message, code="E-ENCRYPTED", file=path, remedy="Unpack it with its password.")
     kind = entry.external_attr >> 28
     if kind not in {0, 0o4, 0o10}:
         raise names.refusal(name, "is a link, a device or another thing that is no plain file")
-    if entry.is_dir():
+    if is_folder:
         return None
     if entry.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
         message = f"its member {name!r:.120} is packed by method {entry.compress_type}, which is not read"

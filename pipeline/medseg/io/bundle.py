@@ -2,6 +2,7 @@
 
 bundle.json           what it is, with the hash of every other file
 plan.json             how input is prepared and what the network looks like
+fingerprint.json      what the training cases looked like; not in a model that was taken over
 weights.safetensors   the weights; further members of an ensemble in weights-2.safetensors, ...
 metrics.json          validation by step
 README.md             the model card
@@ -18,7 +19,7 @@ from pydantic import Field
 from medseg.core.document import Document
 from medseg.core.errors import ModelError
 from medseg.core.findings import Provenance
-from medseg.core.plan import Plan
+from medseg.core.plan import Fingerprint, Plan
 from medseg.io.documents import read_document
 from medseg.io.files import sha256_of, write_text
 from medseg.io.weights import load_tensors, save_tensors, verify_sha256
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-MANIFEST, PLAN, WEIGHTS, METRICS, CARD = (
+MANIFEST, PLAN, FINGERPRINT, WEIGHTS, METRICS, CARD = (
     "bundle.json",
     "plan.json",
+    "fingerprint.json",
     "weights.safetensors",
     "metrics.json",
     "README.md",
@@ -62,16 +64,25 @@ class Bundle:
 
     Attributes:
         weights: By tensor name; one set per member of an ensemble.
+        fingerprint: What the training cases looked like, when that is known.
     """
 
     folder: Path
     manifest: BundleManifest
     plan: Plan
     weights: tuple[dict[str, Tensor], ...]
+    fingerprint: Fingerprint | None = None
 
 
 def write_bundle(
-    folder: Path, manifest: BundleManifest, plan: Plan, *, weights: Sequence[dict[str, Tensor]], metrics: str, card: str
+    folder: Path,
+    manifest: BundleManifest,
+    plan: Plan,
+    *,
+    weights: Sequence[dict[str, Tensor]],
+    metrics: str,
+    card: str,
+    fingerprint: Fingerprint | None = None,
 ) -> BundleManifest:
     """Write a bundle; its manifest goes last, so that a folder without one is unfinished."""
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -83,7 +94,11 @@ def write_bundle(
     write_text(folder / PLAN, plan.to_json())
     write_text(folder / METRICS, metrics)
     write_text(folder / CARD, card)
-    hashes = {name: sha256_of(folder / name) for name in (*members, PLAN, METRICS, CARD)}
+    (folder / FINGERPRINT).unlink(missing_ok=True)
+    if fingerprint is not None:
+        write_text(folder / FINGERPRINT, fingerprint.to_json())
+    known = () if fingerprint is None else (FINGERPRINT,)
+    hashes = {name: sha256_of(folder / name) for name in (*members, PLAN, METRICS, CARD, *known)}
     seals = {"weights_sha256": " ".join(hashes[name] for name in members), "plan_sha256": hashes[PLAN]}
     provenance = manifest.provenance.model_copy(update={"model": manifest.name, **seals})
     sealed = manifest.model_copy(update={"sha256": hashes, "provenance": provenance})
@@ -107,10 +122,12 @@ def read_bundle(folder: Path) -> Bundle:
     manifest = read_document(folder / MANIFEST, BundleManifest)
     count = sum(name.endswith(Path(WEIGHTS).suffix) for name in manifest.sha256)
     members = [_member(number) for number in range(1, max(count, 1) + 1)]
-    for name in (PLAN, *members):
+    known = tuple(name for name in (FINGERPRINT,) if name in manifest.sha256)
+    for name in (PLAN, *members, *known):
         verify_sha256(folder / name, manifest.sha256.get(name, "in the manifest"))
     weights = tuple(load_tensors(folder / name) for name in members)
-    return Bundle(folder, manifest, read_document(folder / PLAN, Plan), weights)
+    fingerprint = read_document(folder / FINGERPRINT, Fingerprint) if known else None
+    return Bundle(folder, manifest, read_document(folder / PLAN, Plan), weights, fingerprint)
 
 
 def _member(number: int) -> str:

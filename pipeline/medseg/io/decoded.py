@@ -43,12 +43,14 @@ class Decoded:
         array: (I, J, K) or (C, I, J, K), in the file's own number type when it needs no scaling.
         affine: Voxel index to RAS+ mm, as the file has it.
         unit: As of `Volume`.
+        modality: As of `Volume`.
     """
 
     array: NDArray[Any]
     affine: Affine
     warnings: tuple[str, ...] = field(default=())
     unit: str | None = None
+    modality: str | None = None
 
 
 def require_dims(sizes: ArrayLike, path: Path) -> Shape:

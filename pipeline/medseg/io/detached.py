@@ -35,18 +35,28 @@ def _sibling(name: str, header: Path) -> Path:
     """The real file, links followed."""
     folder = header.parent.resolve()
     target = folder / name.replace("\0", "")
-    if _SEVERAL.fullmatch(name) or "\0" in name or not target.resolve().is_relative_to(folder):
+    if _SEVERAL.fullmatch(name) or "\0" in name or not _lies_in(folder, target):
         raise InputError(
-            f"its data must be one file in its own folder, its header names {name!r}",
+            "its data must be one file in its own folder, its header names another, or several",
             code="E-PATH-ESCAPE",
             file=header,
             remedy="Put the data file beside the header, or save the image as one file.",
         )
-    if not target.exists():
+    try:
+        return require_file(target).resolve()
+    except InputError as error:
+        if error.code != "E-NOT-FOUND":
+            raise
         raise InputError(
-            f"its data file {name!r} is missing",
+            "the data file that its header names is missing",
             code="E-PAIR-MISSING",
             file=header,
             remedy="Put the data file beside the header.",
-        )
-    return require_file(target).resolve()
+        ) from None
+
+
+def _lies_in(folder: Path, target: Path) -> bool:
+    try:
+        return target.resolve().is_relative_to(folder)
+    except RuntimeError:  # links that form a loop, which `require_file` names
+        return target.is_relative_to(folder)

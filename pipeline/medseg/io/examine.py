@@ -110,7 +110,7 @@ def read_unchecked(
         geometry = Geometry(shape, decoded.affine)
     except ValueError:
         geometry = settle_geometry(decoded.affine, shape, path)  # knows what to call it
-    return Volume(array, geometry, path, decoded.warnings, decoded.unit)
+    return Volume(array, geometry, path, decoded.warnings, decoded.unit, decoded.modality)
 
 
 def examine_image(path: Path, allowed: Reading = AS_IT_IS, *, channels: int = 1) -> Examined:

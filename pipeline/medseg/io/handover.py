@@ -75,6 +75,7 @@ class Handed(Document):
         affine: As of `Decoded`.
         warnings: As of `Decoded`.
         unit: As of `Decoded`.
+        modality: As of `Decoded`.
     """
 
     dtype: DType
@@ -83,6 +84,7 @@ class Handed(Document):
     affine: tuple[Row, Row, Row, Row]
     warnings: tuple[str, ...]
     unit: str | None
+    modality: str | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -113,6 +115,7 @@ def hand_over(decoded: Decoded) -> tuple[Handed, int]:
             "affine": decoded.affine.tolist(),
             "warnings": decoded.warnings,
             "unit": decoded.unit,
+            "modality": decoded.modality,
         }
     )
     descriptor = os.memfd_create("medseg-voxels")
@@ -133,4 +136,4 @@ def take_over(handed: Handed, descriptor: int) -> Decoded:
         raise ValueError(message)
     array: NDArray[Any] = np.frombuffer(mmap.mmap(descriptor, handed.num_bytes), handed.dtype)
     array = array.reshape(handed.stored).transpose(np.argsort(handed.axes))
-    return Decoded(array, np.array(handed.affine), handed.warnings, handed.unit)
+    return Decoded(array, np.array(handed.affine), handed.warnings, handed.unit, handed.modality)

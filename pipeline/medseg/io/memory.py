@@ -13,7 +13,7 @@ from medseg.core.errors import GeometryError, InputError, UsageError
 from medseg.core.geometry import Geometry, lps_to_ras
 from medseg.core.reading import AS_IT_IS, Reading
 from medseg.core.volume import Volume
-from medseg.io.decoded import Decoded
+from medseg.io.decoded import Decoded, require_dims
 from medseg.io.values import as_volume
 from medseg.io.volumes import read_volumes
 
@@ -66,6 +66,7 @@ def volume_from(
 def _checked(decoded: Decoded) -> Volume:
     if decoded.array.ndim not in {3, 4}:
         raise _not_three(decoded.array.ndim)
+    require_dims(decoded.array.shape[-3:], _NAME)
     return as_volume(decoded, _NAME)
 
 

@@ -60,6 +60,9 @@ def read_metaimage(path: Path, options: ReadOptions) -> Decoded:
     ):
         data.refuse_claim(count * dtype.itemsize)
         skipped = _wholes(fields, "headersize", path, "0")[0]
+        if skipped < -1:
+            message = f"HeaderSize must be -1 or more, found {skipped}"
+            raise InputError(message, code="E-HEADER", file=path, remedy=_RECOPY)
         # -1: the data are the file's last bytes
         data.skip(max(0, data.size - count * dtype.itemsize) if skipped == -1 else skipped)
         values = data.array(dtype, count)
@@ -92,14 +95,14 @@ def _numbers(fields: dict[str, str], name: str, path: Path, default: str | None 
     try:
         return [float(word) for word in text.split()]
     except ValueError:
-        message = f"{name} must be numbers, found {text!r:.60}"
+        message = f"{name} must be numbers"
         raise InputError(message, code="E-HEADER", file=path, remedy=_RECOPY) from None
 
 
 def _wholes(fields: dict[str, str], name: str, path: Path, default: str | None = None) -> list[int]:
     numbers = _numbers(fields, name, path, default)
     if not numbers or not np.isfinite(numbers).all():
-        message = f"{name} must be whole numbers, found {fields.get(name)!r:.60}"
+        message = f"{name} must be whole numbers"
         raise InputError(message, code="E-HEADER", file=path, remedy=_RECOPY)
     return [int(number) for number in numbers]
 
@@ -120,7 +123,7 @@ def _dtype(fields: dict[str, str], path: Path) -> np.dtype[Any]:
     name = fields.get("elementtype", "").upper()
     if name not in _TYPES:
         raise InputError(
-            f"its number type {name!r} cannot be read",
+            "its number type (ElementType) cannot be read",
             code="E-DTYPE",
             file=path,
             remedy="Convert it to MET_SHORT or MET_FLOAT.",
@@ -141,6 +144,9 @@ def _affine(fields: dict[str, str], path: Path, options: ReadOptions) -> tuple[A
                 file=path,
                 remedy=ASSUME,
             )
+        if spacing.size != 3:
+            message = f"ElementSpacing needs 3 numbers, found {spacing.size}"
+            raise InputError(message, code="E-HEADER", file=path, remedy="Convert it again.")
         return np.diag([*spacing, 1.0]), ("W-ORIENTATION-ASSUMED",)
     directions = np.array(_numbers({"transformmatrix": matrix}, "transformmatrix", path))
     name = next((key for key in ("offset", "position", "origin") if key in fields), "offset")

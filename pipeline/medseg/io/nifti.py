@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medseg.core.errors import InputError
 from medseg.core.geometry import Shape
 from medseg.io.decoded import Decoded, ReadOptions, require_dims
-from medseg.io.files import require_file
+from medseg.io.files import require_file, require_path
 from medseg.io.nifti_affine import choose_affine
 from medseg.io.streams import ByteStream, open_stream
 
@@ -116,7 +116,7 @@ def _pair(path: Path) -> tuple[Path, Path | None]:
                 stem, written = name[: -len(mine + packed)], name[-len(mine + packed) :]
                 twin_suffix = other.upper() if written[:4].isupper() else other
                 twins = [path.with_name(stem + twin_suffix + end) for end in ("", ".gz")]
-                twin = next((candidate for candidate in twins if candidate.exists()), None)
+                twin = next((candidate for candidate in twins if _is_there(candidate)), None)
                 if twin is None:
                     raise InputError(
                         f"its other half {twins[0].name} is missing",
@@ -126,6 +126,14 @@ def _pair(path: Path) -> tuple[Path, Path | None]:
                     )
                 return (path, twin) if mine == ".hdr" else (require_file(twin), path)
     return path, None
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        require_path(path)
+    except InputError as error:
+        return error.code not in {"E-NOT-FOUND", "E-PATH-TOO-LONG"}
+    return True
 
 
 def _parse(head: bytes, path: Path) -> _Header:

@@ -30,7 +30,7 @@ def as_volume(decoded: Decoded, path: Path) -> Volume:
     array = decoded.array if decoded.array.ndim == 4 else decoded.array[np.newaxis]
     geometry = settle_geometry(decoded.affine, (array.shape[1], array.shape[2], array.shape[3]), path)
     array, remarks = intensities(array, path)
-    return Volume(array, geometry, path, (*decoded.warnings, *remarks), decoded.unit)
+    return Volume(array, geometry, path, (*decoded.warnings, *remarks), decoded.unit, decoded.modality)
 
 
 def intensities(array: NDArray[Any], path: Path) -> tuple[NDArray[Any], tuple[str, ...]]:

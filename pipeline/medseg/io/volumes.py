@@ -109,14 +109,12 @@ def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels
     for volume in volumes[1:]:
         require_same_grid(first, volume)
     warnings = tuple(dict.fromkeys(flag for volume in volumes for flag in volume.warnings))
-    units = {volume.unit for volume in volumes}
-    return Volume(
-        np.concatenate([volume.array for volume in volumes]),
-        first.geometry,
-        first.source,
-        warnings,
-        units.pop() if len(units) == 1 else None,
+    unit, modality = (
+        said.pop() if len(said) == 1 else None
+        for said in ({volume.unit for volume in volumes}, {volume.modality for volume in volumes})
     )
+    array = np.concatenate([volume.array for volume in volumes])
+    return Volume(array, first.geometry, first.source, warnings, unit, modality)
 
 
 def read_labels(

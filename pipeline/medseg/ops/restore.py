@@ -6,7 +6,7 @@ permutation, the flips, the crop and the scale.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -21,12 +21,29 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from medseg.core.geometry import Shape
     from medseg.ops.prepare import Prepared
 
 _SLAB_BYTES = 64 * 2**20
 
 
-def to_source(logits: Iterable[Tensor], prepared: Prepared, *, paint_order: Sequence[int] = ()) -> NDArray[np.uint8]:
+class ProbabilitySink(Protocol):
+    """Takes the probabilities as they are made, one class of one slab at a time."""
+
+    def begin(self, chunk: Shape) -> None:
+        """Forget what came before; blocks of this shape follow, cut short at the far border."""
+
+    def write(self, channel: int, start: Shape, block: NDArray[np.float16]) -> None:
+        """Take (i, j, k) probabilities of one class from voxel `start` of the source on."""
+
+
+def to_source(
+    logits: Iterable[Tensor],
+    prepared: Prepared,
+    *,
+    paint_order: Sequence[int] = (),
+    probabilities: ProbabilitySink | None = None,
+) -> NDArray[np.uint8]:
     """Logits on the network grid to network indices on the source's grid.
 
     Interpolated linearly and compared class by class, slab by slab, as the slabs arrive: neither grid ever holds all
@@ -37,32 +54,36 @@ def to_source(logits: Iterable[Tensor], prepared: Prepared, *, paint_order: Sequ
             channel per class, background first, or one per overlapping region.
         prepared: The case, as `to_network` made it.
         paint_order: `Plan.paint_order`: with regions, the index that each paints where its logit is above zero.
+        probabilities: Takes the softmax of the interpolated logits, certain background outside the crop; of regions, a
+            sigmoid each and no background.
     """
     mapping = _GridMapping(prepared)
     result = np.zeros(mapping.shape, dtype=np.uint8)
-    for slab, scores in mapping.slabs(logits):
-        result[slab] = (_painted(scores, paint_order) if paint_order else _winner(scores)).numpy()
+    if probabilities is not None:
+        probabilities.begin(mapping.source_triple((mapping.rows_per_slab, *mapping.shape[1:])))
+    for rows, scores in mapping.slabs(logits):
+        result[rows] = (_painted(iter(scores), paint_order) if paint_order else _winner(iter(scores))).numpy()
+        if probabilities is not None:
+            start = mapping.source_triple((rows.start, 0, 0))
+            for channel, share in enumerate(_sigmoids(scores) if paint_order else _softmax(scores)):
+                block = share.half().numpy()
+                block[~mapping.inside[rows]] = channel == 0 and not paint_order
+                probabilities.write(channel, start, mapping.to_source_axes(block))
     result[~mapping.inside] = 0
     return mapping.to_source_axes(result)
 
 
-def probabilities_to_source(
-    logits: Iterable[Tensor], prepared: Prepared, *, num_outputs: int, regions: bool = False
-) -> NDArray[np.float16]:
-    """Softmax of the interpolated logits, (K, I, J, K) on the source's grid; certain background outside the crop.
+def _softmax(scores: _Scores) -> Iterator[Tensor]:
+    """Class by class, from two passes over the scores, so that they are never all in memory."""
+    total = torch.tensor(-torch.inf)
+    for score in scores:
+        total = torch.logaddexp(total, score.float())
+    for score in scores:
+        yield torch.exp(score.float() - total)
 
-    Overlapping regions have a sigmoid each, and no background.
-    """
-    mapping = _GridMapping(prepared)
-    result = np.zeros((num_outputs, *mapping.shape), dtype=np.float16)
-    for slab, scores in mapping.slabs(logits):
-        stacked = torch.stack(list(scores))
-        shares = torch.sigmoid(stacked) if regions else torch.softmax(stacked, dim=0)
-        result[(slice(None), *slab)] = shares.half().numpy()
-    result[:, ~mapping.inside] = 0
-    if not regions:
-        result[0][~mapping.inside] = 1
-    return np.stack([mapping.to_source_axes(channel) for channel in result])
+
+def _sigmoids(scores: _Scores) -> Iterator[Tensor]:
+    yield from (torch.sigmoid(score.float()) for score in scores)
 
 
 def _winner(scores: Iterator[Tensor]) -> Tensor:
@@ -80,6 +101,24 @@ def _painted(scores: Iterator[Tensor], paint_order: Sequence[int]) -> Tensor:
     for index, score in zip(paint_order, scores, strict=True):
         painted = torch.where(score > 0, torch.tensor(index, dtype=torch.uint8), painted)
     return painted
+
+
+class _Scores:
+    """One slab of one class after the other, (rows, J, K), interpolated anew at each pass."""
+
+    def __init__(self, logits: Tensor, matrices: Sequence[Tensor]) -> None:
+        self._logits, self._matrices = logits, matrices
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for channel in self._logits:
+            yield self._slab(channel, self._matrices)
+
+    @staticmethod
+    def _slab(channel: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+        slab = channel.float()
+        for axis, matrix in enumerate(matrices):
+            slab = along_axis(slab, matrix, axis)
+        return slab.cpu()
 
 
 class _GridMapping:
@@ -100,6 +139,7 @@ class _GridMapping:
                 code="E-GRID-MISMATCH",
             )
         self.shape = tuple(source.shape[axis] for axis in self.order)
+        self.rows_per_slab = min(self.shape[0], max(1, _SLAB_BYTES // (4 * self.shape[1] * self.shape[2])))
         positions = [
             scale * np.arange(size) + offset
             for scale, offset, size in zip(scales, matrix[:3, 3], self.shape, strict=True)
@@ -117,8 +157,8 @@ class _GridMapping:
         ]
         self.inside = covered[0][:, None, None] & covered[1][None, :, None] & covered[2][None, None, :]
 
-    def slabs(self, parts: Iterable[Tensor]) -> Iterator[tuple[tuple[slice], Iterator[Tensor]]]:
-        """Yield (slab of the first axis, iterator of one (rows, J, K) float32 per class) as soon as it can be made."""
+    def slabs(self, parts: Iterable[Tensor]) -> Iterator[tuple[slice, _Scores]]:
+        """Yield (rows of the first axis, their scores) as soon as they can be made."""
         arriving = iter(parts)
         held = next(arriving)
         first = 0
@@ -129,22 +169,21 @@ class _GridMapping:
                 held = torch.cat([held[:, keep:], next(arriving)], dim=1)
                 first += keep
             needed = slice(support.start - first, support.stop - first)
-            yield (rows,), (self._slab(channel[needed], rows, support, matrices) for channel in held)
+            yield rows, _Scores(held[:, needed], [matrices[0][rows, support], *matrices[1:]])
 
     def _slabs_by_support(self) -> list[tuple[slice, slice]]:
         """Rows of the source, and the rows of the network grid that they need, in the order in which these arrive."""
-        rows_per_slab = max(1, _SLAB_BYTES // (4 * self.shape[1] * self.shape[2]))
         found = []
-        for start in range(0, self.shape[0], rows_per_slab):
-            rows = slice(start, min(start + rows_per_slab, self.shape[0]))
+        for start in range(0, self.shape[0], self.rows_per_slab):
+            rows = slice(start, min(start + self.rows_per_slab, self.shape[0]))
             used = self.matrices[0][rows].any(dim=0).nonzero().flatten()
             found.append((rows, slice(int(used[0]), int(used[-1]) + 1)))
         return sorted(found, key=lambda pair: pair[1].stop)
 
-    @staticmethod
-    def _slab(channel: Tensor, rows: slice, support: slice, matrices: list[Tensor]) -> Tensor:
-        slab = along_axis(channel.float(), matrices[0][rows, support], 0)
-        return along_axis(along_axis(slab, matrices[1], 1), matrices[2], 2).cpu()
+    def source_triple(self, numbers: Sequence[int]) -> Shape:
+        """Numbers along the axes of the network, in the order of the source's axes."""
+        i, j, k = (int(numbers[axis]) for axis in np.argsort(self.order))
+        return i, j, k
 
     def to_source_axes(self, array: NDArray[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(array.transpose(np.argsort(self.order)))

@@ -61,4 +61,5 @@ def ensemble(bundles: Sequence[Path], out: Path) -> BundleManifest:
         weights=[weights for model in models for weights in model.weights],
         metrics=json.dumps({"validation": {}, "members": members}, indent=2) + "\n",
         card=model_card(manifest, first.plan),
+        fingerprint=first.fingerprint,
     )

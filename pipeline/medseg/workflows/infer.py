@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, TypeAlias
 
-from medseg.core.batch import BatchSummary, CaseState
+from medseg.core.batch import BatchSummary, CaseState, is_summary
 from medseg.core.errors import InputError, MedsegError, UsageError
 from medseg.core.findings import CaseFailure, CasePrediction
 from medseg.core.progress import Progress, silent
@@ -156,8 +156,8 @@ def _cases(request: Request, model: Bundle, claim: Claim) -> list[InferCase]:
         message = f"no case is left for part {number} of {count}"
         raise InputError(message, code="E-NO-INPUT", remedy="Use fewer parts than there are cases.")
     for case in found:
-        if case.id.lower() == claim.summary.stem:
-            message = f"a case called {case.id!r} would be written over the summary {claim.summary.name}"
+        if is_summary(case.id):
+            message = f"a case called {case.id!r} would be written over a summary such as {claim.summary.name}"
             raise UsageError(message, code="E-NAME-CLASH", file=case.images[0], remedy="Rename the file.")
     return list(found)
 

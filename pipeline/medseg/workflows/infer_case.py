@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medseg.core.errors import MedsegError, case_context
+from medseg.core.errors import MedsegError, case_context, told, told_at_length
 from medseg.core.findings import CasePrediction, ClassAnswer, GridSummary, Provenance
 from medseg.core.outputs import SUFFIX_OF
 from medseg.core.volume import LabelMap
 from medseg.data.contents import values_in
 from medseg.engine.predict import Predictor
 from medseg.io.bundle import Bundle, read_bundle
-from medseg.io.files import sha256_of
+from medseg.io.files import atomic_path, sha256_of
+from medseg.io.probabilities import SUFFIX, ProbabilityFile
 from medseg.io.seals import sealed
 from medseg.io.volumes import read_volumes, write_labels
-from medseg.io.weights import save_tensors
+from medseg.planning.strangeness import strangeness
 from medseg.workflows.dicom_out import Finding, algorithm_of, open_series, write_objects
 from medseg.workflows.infer_record import commit
 
@@ -77,9 +78,15 @@ class Opened:
 
 @dataclass(frozen=True, eq=False)
 class Answered:
-    """A case that the network has seen; the image is let go, unless a report is to say its values."""
+    """A case that the network has seen; the image is let go, unless a report is to say its values.
+
+    Attributes:
+        staged: Folder for its files on their way; the probabilities, which came slab by slab, are there already.
+    """
 
     case: InferCase
+    staged: Path
+    probabilities: str | None
     answer: Prediction
     image: Volume | None
     nothing: LabelMap | None
@@ -105,12 +112,25 @@ class CaseWork:
             slices = open_series(case.images[0], reading) if settings.dicom else None
             volume = read_volumes(case.images, reading, channels=len(plan.channels))
             inputs = tuple(seal() for seal in seals)
-        return Opened(case, volume, slices, inputs, (*volume.warnings, *self._remarks(case)))
+        return Opened(case, volume, slices, inputs, (*volume.warnings, *self._remarks(case, volume)))
 
     def predict(self, opened: Opened) -> Answered:
-        answer = self.predictor.predict(opened.volume)
+        staged = Path(tempfile.mkdtemp(prefix=f"{opened.case.id[:100]}-", dir=self.job.staging))
+        probabilities, plan = None, self.bundle.plan
+        if self.job.settings.save_probabilities and plan.labels:
+            probabilities = f"{opened.case.id}{SUFFIX}"
+            names = tuple(plan.regions) or ("background", *plan.label_names)
+            with (
+                atomic_path(staged / probabilities) as path,
+                closing(ProbabilityFile(path, names, opened.volume.geometry)) as file,
+            ):
+                answer = self.predictor.predict(opened.volume, probabilities=file)
+        else:
+            answer = self.predictor.predict(opened.volume)
         return Answered(
             opened.case,
+            staged,
+            probabilities,
             answer,
             opened.volume if "dicom-sr" in self.job.settings.dicom else None,
             _nothing(opened.volume) if opened.slices is not None and answer.labels is None else None,
@@ -123,8 +143,7 @@ class CaseWork:
     def write(self, answered: Answered) -> CasePrediction:
         """Write everything aside, then move it to its place at once."""
         case, answer, plan, job = answered.case, answered.answer, self.bundle.plan, self.job
-        staged = Path(tempfile.mkdtemp(prefix=f"{case.id[:100]}-", dir=job.staging))
-        provenance = job.provenance_of(case)
+        staged, provenance = answered.staged, job.provenance_of(case)
         classes = tuple(ClassAnswer(head=head, probabilities=values) for head, values in answer.classes.items())
         files = _write_voxels(case, answer, plan, job.settings, staged)
         flags = answered.flags
@@ -145,11 +164,8 @@ class CaseWork:
             files |= objects.files
             flags = (*flags, *objects.flags)
         named = next((file for name, file in files.items() if name not in {"dicom-sr", "dicom-rtstruct"}), None)
-        if answer.probabilities is not None:
-            import torch
-
-            files["probabilities"] = f"{case.id}.probabilities.safetensors"
-            save_tensors(staged / files["probabilities"], {"probabilities": torch.from_numpy(answer.probabilities)})
+        if answered.probabilities is not None:
+            files["probabilities"] = answered.probabilities
         hashes = {file: sha256_of(staged / file) for file in files.values()}
         made = CasePrediction(
             case=case.id,
@@ -179,10 +195,12 @@ class CaseWork:
         outcome: CasePrediction | MedsegError = attempt(case, self.write, answered)
         return outcome
 
-    def _remarks(self, case: InferCase) -> list[str]:
+    def _remarks(self, case: InferCase, volume: Volume) -> tuple[str, ...]:
+        remarks = strangeness(volume, self.bundle.plan, self.bundle.fingerprint)
         if case.id in self.bundle.manifest.training_cases:
-            return ["W-TRAINING-CASE: the model was trained on a case of this name; a score on it is not honest"]
-        return []
+            taught = "W-TRAINING-CASE: the model was trained on a case of this name; a score on it is not honest"
+            return (*remarks, taught)
+        return remarks
 
 
 def attempt(case: InferCase, step: Callable[[Any], Any], given: Any) -> Any:
@@ -194,11 +212,10 @@ def attempt(case: InferCase, step: Callable[[Any], Any], given: Any) -> Any:
             return step(given)
     except MedsegError as error:
         return error
-    except Exception as error:
-        # One case in thousands must not end the others; what it was is told, and the log has the rest.
-        logger.exception("case %s", case.id)
+    except Exception as error:  # noqa: BLE001 - one case in thousands must not end the others
+        logger.error("case %s\n%s", case.id, told_at_length(error))  # noqa: TRY400 - the words may quote a header
         return MedsegError(
-            f"{type(error).__name__}: {error}",
+            told(error),
             code="E-INTERNAL",
             case=case.id,
             remedy="This is a fault of medseg: run the case alone with --debug and report what it prints.",

@@ -12,7 +12,7 @@ from medseg.core.plan import Fingerprint, Plan
 from medseg.core.progress import Progress, silent
 from medseg.core.settings import PreprocessSettings, parse_window
 from medseg.data.contents import read_reference
-from medseg.data.store import Store, StoredCase, close_store, store_case
+from medseg.data.store import FINGERPRINT, Store, StoredCase, close_store, store_case
 from medseg.io.contained import contained
 from medseg.io.documents import read_document
 from medseg.io.files import require_writable, write_text
@@ -96,8 +96,9 @@ def preprocess(workspace: Workspace, settings: PreprocessSettings, *, progress: 
             code="E-ALL-FAILED",
             remedy="Run `medseg check` for the whole list.",
         )
+    (workspace.store / FINGERPRINT).unlink(missing_ok=True)
     if fingerprint is not None:
-        write_text(workspace.store / "fingerprint.json", fingerprint.to_json())
+        write_text(workspace.store / FINGERPRINT, fingerprint.to_json())
     losing = sorted(case for case, safe in checked.items() if not safe)
     if settings.plan is None or (plan.skip_constant_windows and (losing or not checked)):
         plan = decide_skipping(plan, losing=losing, num_checked=len(checked), has_air=air is not None)

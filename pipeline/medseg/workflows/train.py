@@ -159,6 +159,7 @@ class _BundleWriter:
             weights=[weights],
             metrics=json.dumps({"validation": validation, "history": self._history()}, indent=2) + "\n",
             card=model_card(manifest, plan),
+            fingerprint=self.store.fingerprint(),
         )
 
     def _history(self) -> list[dict[str, float]]:
