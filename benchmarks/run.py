@@ -15,6 +15,7 @@ SCRIPTS = (
     "bench_followup.py",
     "bench_memory.py",
     "bench_metrics.py",
+    "bench_orientation.py",
     "bench_read.py",
 )
 

@@ -262,7 +262,7 @@ def test_d04_several_series_are_listed_and_chosen(slices):
     shutil.copytree(slices.folder / "t", folder / "t")
     listed = list_series(folder)
     assert [(one.number, one.uid, one.num_files) for one in listed] == [(1, slices.series_uid, 16), (2, "1.2.3.4", 8)]
-    with pytest.raises(InputError, match=r"1: CT 'thorax', 16 file\(s\) of 32x40.*--series") as caught:
+    with pytest.raises(InputError, match=r"1: CT, 16 file\(s\) of 32x40; 2: CT.*--series") as caught:
         read_volume(folder)
     assert caught.value.code == "E-SERIES"
     assert read_volume(folder, Reading(series="2")).geometry.spacing_mm[2] == pytest.approx(5)

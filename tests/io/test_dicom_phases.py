@@ -44,9 +44,7 @@ MARKS = {
 def test_phases_are_listed_in_order_and_chosen(slices, mark):
     folder = volumes(slices, *MARKS[mark])
     name = next(iter(MARKS[mark][0]))
-    with pytest.raises(
-        InputError, match=rf"each place was imaged 2 times: 1: {name}.*\(16 slices\); 2:.*--phase"
-    ) as caught:
+    with pytest.raises(InputError, match=rf"each place was imaged 2 times, told apart by {name}.*--phase") as caught:
         read_volume(folder)
     assert caught.value.code == "E-SERIES-4D"
     first, second = (read_volume(folder, Reading(phase=number)) for number in "12")
@@ -62,7 +60,7 @@ def test_a_phase_is_chosen_by_its_text_or_a_part_of_it(slices):
 
 @pytest.mark.parametrize("wanted", ["3", "EchoTime", "late"])
 def test_an_unknown_or_ambiguous_phase_is_refused(slices, wanted):
-    with pytest.raises(InputError, match=r"1: EchoTime 4.6 \(16") as caught:
+    with pytest.raises(InputError, match="among 2, told apart by EchoTime") as caught:
         read_volume(volumes(slices, {"EchoTime": 4.6}, {"EchoTime": 11.5}), Reading(phase=wanted))
     assert caught.value.code == "E-PHASE"
 

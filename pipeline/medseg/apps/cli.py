@@ -30,7 +30,7 @@ from medseg.apps import (
     show,
 )
 from medseg.apps.terminal import TERMINAL
-from medseg.core.errors import MedsegError
+from medseg.core.errors import MedsegError, told_at_length
 
 app = typer.Typer(
     name="medseg",
@@ -101,9 +101,7 @@ def _run() -> int:
     try:
         code = app([*ahead, *(a for a in arguments if a not in _ANYWHERE)], standalone_mode=False)
     except MedsegError as error:
-        if debug:
-            raise
-        TERMINAL.error(str(error))
+        TERMINAL.error(told_at_length(error) if debug else str(error))
         code = error.exit_code
     except _Ended:
         TERMINAL.error("ended by SIGTERM")

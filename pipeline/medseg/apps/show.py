@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import traceback
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.core.errors import BatchError, UsageError
+from medseg.core.errors import BatchError, UsageError, told, told_at_length
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -202,11 +201,11 @@ def unexpected(terminal: Terminal, error: Exception, *, debug: bool) -> int:
         error.show()  # type: ignore[attr-defined]
         return int(error.exit_code)  # type: ignore[attr-defined]
     if debug:
-        terminal.error("".join(traceback.format_exception(error)))
+        terminal.error(told_at_length(error))
         return 1
     notes = "; ".join(getattr(error, "__notes__", ()))
     terminal.error(
-        f"[E-INTERNAL] {type(error).__name__}: {error}{f' ({notes})' if notes else ''}. "
+        f"[E-INTERNAL] {told(error)}{f' ({notes})' if notes else ''}. "
         "This is a fault of medseg: run again with --debug and report what it prints."
     )
     return 1

@@ -13,12 +13,17 @@ Every error carries a stable `code` (`E-GZ-CRC`), the file and the case it is ab
 
 from __future__ import annotations
 
+import re
+import traceback
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# What reads and writes files with headers of patients, and what brings exceptions of other processes.
+_READS = re.compile(r"/(medseg/io|pydicom|highdicom|pynetdicom|nibabel|SimpleITK|itk|concurrent/futures)/")
 
 
 class MedsegError(Exception):
@@ -85,6 +90,30 @@ class ResourceError(MedsegError):
 
 class BatchError(MedsegError):
     exit_code = 7
+
+
+def told(error: BaseException) -> str:
+    """What may be shown and kept of an exception that is not ours.
+
+    What a reader of files raises quotes the file, which may name the patient: of that only the kind and the place.
+    """
+    if isinstance(error, MedsegError | OSError):
+        return f"{type(error).__name__}: {error}"
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return type(error).__name__
+    if not any(_READS.search(Path(frame.filename).as_posix()) for frame in frames):
+        return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__} in {Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+
+
+def told_at_length(error: BaseException) -> str:
+    """The traceback of an exception and of those that led to it, each with what may be shown of it."""
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    ahead = f"{told_at_length(before)}\nwhich led to\n\n" if before is not None else ""
+    notes = "".join(f"{note}\n" for note in getattr(error, "__notes__", ()))
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    return f"{ahead}Traceback (most recent call last):\n{frames}{told(error)}\n{notes}"
 
 
 @contextmanager

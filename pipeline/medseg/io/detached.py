@@ -37,7 +37,7 @@ def _sibling(name: str, header: Path) -> Path:
     target = folder / name.replace("\0", "")
     if _SEVERAL.fullmatch(name) or "\0" in name or not _lies_in(folder, target):
         raise InputError(
-            f"its data must be one file in its own folder, its header names {name!r}",
+            "its data must be one file in its own folder, its header names another, or several",
             code="E-PATH-ESCAPE",
             file=header,
             remedy="Put the data file beside the header, or save the image as one file.",
@@ -48,7 +48,7 @@ def _sibling(name: str, header: Path) -> Path:
         if error.code != "E-NOT-FOUND":
             raise
         raise InputError(
-            f"its data file {name!r} is missing",
+            "the data file that its header names is missing",
             code="E-PAIR-MISSING",
             file=header,
             remedy="Put the data file beside the header.",

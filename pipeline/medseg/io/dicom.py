@@ -16,6 +16,12 @@ from medseg.io.dicom_series import chosen_planes
 from medseg.io.dicom_stack import affine_lps, require_even
 from medseg.io.dicom_suv import to_suv
 
+# PS3.3 C.8.9.1.1.3: other text of the header may be anything, and the unit is written beside measurements
+_PET_UNITS = {
+    *("CNTS", "NONE", "CM2", "CM2ML", "PCNT", "CPS", "BQML", "MGMINML", "UMOLMINML", "MLMING", "MLG", "1CM", "UMOLML"),
+    *("PROPCNTS", "PROPCPS", "MLMINML", "MLML", "GML", "STDDEV"),
+}
+
 
 def decode_series(path: Path, options: ReadOptions) -> Decoded:
     """Find, choose, order and decode; the checks of values and of the grid come after.
@@ -43,7 +49,8 @@ def _unit(planes: Sequence[Plane]) -> str | None:
     """What the header says of the rescaled values."""
     header = planes[0].file.header
     if planes[0].modality == "PT":
-        return str(header.get("Units") or "") or None
+        units = str(header.get("Units") or "")
+        return units if units in _PET_UNITS else None
     if planes[0].modality == "CT" and all(plane.rescale for plane in planes):
         return "HU" if header.get("RescaleType", "HU") == "HU" else None
     return None

@@ -66,8 +66,9 @@ def _decoder(data: Any, plane: Plane) -> str:
     available = get_decoder(syntax).available_plugins if preferred else ()
     found = next((name for name in preferred if name in available), None)
     if found is None:
+        form = syntax.name if syntax.name != syntax else "no standard form"
         raise InputError(
-            f"its pixels are packed as {syntax.name}, which nothing installed can unpack",
+            f"its pixels are packed as {form}, which nothing installed can unpack",
             code="E-CODEC",
             file=plane.path,
             remedy=f"Run: pip install {package}" if package else "Export it uncompressed or as lossless JPEG.",

@@ -58,7 +58,7 @@ def _points(item: Any, path: Path) -> Points:
     kind = str(item.ContourGeometricType)
     points = np.array(item.ContourData, dtype=np.float64)
     if kind not in _KINDS or points.size < 9 or points.size % 3:
-        message = f"a contour is {kind} with {points.size} coordinates: only closed planar ones enclose anything"
+        message = f"a contour of {points.size} coordinates is no closed planar one, which alone encloses anything"
         raise InputError(message, code="E-CONTOUR", file=path, remedy=_AGAIN)
     return points.reshape(-1, 3)
 
@@ -79,8 +79,8 @@ def fill_contours(structure: Structure, onto: Geometry, path: Path) -> NDArray[n
         place = float(np.mean(points[:, axis]))
         if np.abs(points[:, axis] - np.rint(place)).max() > _FLAT:
             message = (
-                f"a contour of {structure.name!r} lies {np.abs(points[:, axis] - np.rint(place)).max():.2f} voxels "
-                f"off the slices of {onto.describe()}"
+                f"a contour of structure {structure.number} lies "
+                f"{np.abs(points[:, axis] - np.rint(place)).max():.2f} voxels off the slices of {onto.describe()}"
             )
             remedy = "Pair it with the image that it was drawn on."
             raise GeometryError(message, code="E-CONTOUR-PLANE", file=path, remedy=remedy)

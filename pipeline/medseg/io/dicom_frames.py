@@ -26,7 +26,7 @@ def number_of_frames(file: DicomFile) -> int:
     samples = whole_number(header, "SamplesPerPixel", 1, path)
     photometric = str(header.get("PhotometricInterpretation", ""))
     if samples != 1 or photometric.startswith(("RGB", "YBR", "PALETTE")):
-        message = f"expected one number per pixel, found {photometric or samples}"
+        message = f"expected one number per pixel, found {samples if samples != 1 else 'colours'}"
         raise InputError(message, code="E-RGB", file=path, remedy=_CONVERT)
     if photometric == "MONOCHROME1" and header.get("Modality") == "CT":
         message = "its grey scale is inverted (MONOCHROME1), so its numbers are no Hounsfield units"
@@ -65,8 +65,8 @@ def numbers(file: DicomFile, holders: Sequence[Any], name: str, count: int) -> l
     try:
         value = holder[name].value
         found = [float(part) for part in ([value] if count == 1 else value or [])]
-    except (ValueError, TypeError, OverflowError) as error:
-        raise _bad_number(file, name, str(error)) from None
+    except (ValueError, TypeError, OverflowError):
+        raise _bad_number(file, name, "no numbers") from None
     if found and len(found) != count:
         raise _bad_number(file, name, f"{len(found)} numbers, expected {count}")
     return found or None

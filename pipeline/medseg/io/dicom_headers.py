@@ -135,7 +135,8 @@ def untrusted_faults() -> tuple[type[Exception], ...]:
 def untrusted(path: Path, what: str) -> Iterator[None]:
     """Turn whatever pydicom raises on damaged bytes into one refusal.
 
-    Its remarks are left out: the values that are used are checked where they are used.
+    Its remarks are left out: the values that are used are checked where they are used. Its words are left out too, they
+    quote the header, which may name the patient.
 
     Raises:
         InputError: `E-DICOM` or `E-NESTING`.
@@ -144,12 +145,12 @@ def untrusted(path: Path, what: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except RecursionError as error:
+    except RecursionError:
         message = "its sequences are nested deeper than can be read"
-        raise InputError(message, code="E-NESTING", file=path, remedy="Export the series again.") from error
+        raise InputError(message, code="E-NESTING", file=path, remedy="Export the series again.") from None
     except untrusted_faults() as error:
-        message = f"{what} cannot be read ({error})"
-        raise InputError(message, code="E-DICOM", file=path, remedy="Copy or export this file again.") from error
+        message = f"{what} cannot be read ({type(error).__name__})"
+        raise InputError(message, code="E-DICOM", file=path, remedy="Copy or export this file again.") from None
 
 
 def is_deflated(head: bytes) -> bool:

@@ -93,8 +93,7 @@ def _values(
         if value is not None:
             values[number] = value
     if not values:
-        found = ", ".join(label for _, label in structures) or "none"
-        message = f"none of its structures ({found}) is one of the labels {', '.join(names)}"
+        message = f"none of its {len(structures)} structures has the name of a label ({', '.join(names)})"
         raise InputError(
             message, code="E-SEGMENT-NAME", file=path, remedy="Name the labels of the dataset as the file does."
         )

@@ -45,9 +45,10 @@ class SeriesSummary:
     fault: str | None
 
     def describe(self) -> str:
+        """For messages that are kept: the description and the UID may name the patient."""
         kind = ", localizer" if self.is_localizer else ""
         size = f"{self.num_files} file(s) of {self.columns}x{self.rows}"
-        return f"{self.number}: {self.modality} '{self.description}', {size}{kind}, {self.uid}"
+        return f"{self.number}: {self.modality}, {size}{kind}"
 
 
 def summarise(number: int, group: Sequence[DicomFile], path: Path) -> SeriesSummary:

@@ -10,7 +10,7 @@ from pathlib import Path
 from medseg.core.errors import InputError
 from medseg.io.dicom_planes import Plane
 
-_MOST_NAMED = 12
+_LISTED = "They are listed by `medseg series`."
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,10 +19,12 @@ class Phase:
 
     Attributes:
         number: 1 for the first in the list; accepted by `phase=` like a part of the text.
-        text: The attributes that tell it from the others: `EchoTime 4.6`.
+        names: The attributes that tell it from the others.
+        text: These with their values: `EchoTime 4.6`.
     """
 
     number: int
+    names: tuple[str, ...]
     text: str
     planes: tuple[Plane, ...]
 
@@ -49,7 +51,12 @@ def find_phases(places: Sequence[Sequence[Plane]]) -> tuple[Phase, ...]:
         is_one_each = all(len({_key(plane, chosen) for plane in place}) == len(place) for place in places)
         if len(groups) == num_wanted > 1 and is_one_each:
             return tuple(
-                Phase(number, ", ".join(f"{n} {v or 'absent'}" for n, v in zip(chosen, key, strict=True)), tuple(group))
+                Phase(
+                    number,
+                    chosen,
+                    ", ".join(f"{n} {v or 'absent'}" for n, v in zip(chosen, key, strict=True)),
+                    tuple(group),
+                )
                 for number, (key, group) in enumerate(sorted(groups.items(), key=_by_number), start=1)
             )
     return ()
@@ -61,18 +68,16 @@ def choose_phase(phases: Sequence[Phase], wanted: str | None, path: Path) -> tup
     Raises:
         InputError: `E-SERIES-4D` when none was asked for, `E-PHASE` when what was asked for is not one of them.
     """
-    listing = "; ".join(phase.describe() for phase in phases[:_MOST_NAMED])
-    if len(phases) > _MOST_NAMED:
-        listing = f"{listing}; and {len(phases) - _MOST_NAMED} more"
+    told_apart = f"told apart by {' and '.join(phases[0].names)}"
     if wanted is None:
-        message = f"each place was imaged {len(phases)} times: {listing}"
-        remedy = "Choose one with --phase NUMBER or --phase TEXT."
+        message = f"each place was imaged {len(phases)} times, {told_apart}"
+        remedy = f"Choose one with --phase NUMBER or --phase TEXT. {_LISTED}"
         raise InputError(message, code="E-SERIES-4D", file=path, remedy=remedy)
     found = [phase for phase in phases if wanted in {str(phase.number), phase.text, phase.text.partition(" ")[2]}]
     found = found or [phase for phase in phases if wanted.casefold() in phase.text.casefold()]
     if len(found) != 1:
-        message = f"{'no' if not found else 'more than one'} phase is {wanted!r}: {listing}"
-        raise InputError(message, code="E-PHASE", file=path, remedy="Choose one of them by number.")
+        message = f"{'no' if not found else 'more than one'} phase is {wanted!r} among {len(phases)}, {told_apart}"
+        raise InputError(message, code="E-PHASE", file=path, remedy=f"Choose one of them by number. {_LISTED}")
     return found[0].planes
 
 

@@ -14,6 +14,7 @@ from medseg.io.dicom_stack import one_pile
 
 # Segmentations, surfaces, parametric maps, dose, structure sets, plans: pictures of something else than the patient.
 _NOT_IMAGES = ("1.2.840.10008.5.1.4.1.1.66", "1.2.840.10008.5.1.4.1.1.481", "1.2.840.10008.5.1.4.1.1.30")
+_DESCRIBED = "Their descriptions are shown by `medseg series`."
 _SHARED = ("SeriesInstanceUID", "StudyInstanceUID", "PatientID", "FrameOfReferenceUID")
 
 
@@ -69,12 +70,14 @@ def _choose(groups: list[list[DicomFile]], path: Path, series: str | None) -> li
         found = [group for number, group in enumerate(groups, start=1) if series in {_uid(group[0]), str(number)}]
         if len(found) != 1:
             message = f"{len(found) or 'no'} series are {series!r} here, of {_listing(groups, path)}"
-            raise InputError(message, code="E-SERIES", file=path, remedy="Choose one of them by number.")
+            raise InputError(message, code="E-SERIES", file=path, remedy=f"Choose one of them by number. {_DESCRIBED}")
         return found[0]
     images = [group for group in groups if not all(map(is_localizer, group))] or groups[:1]
     if len(images) > 1:
         message = f"{len(groups)} series are here: {_listing(groups, path)}"
-        raise InputError(message, code="E-SERIES", file=path, remedy="Choose one with --series NUMBER or --series UID.")
+        raise InputError(
+            message, code="E-SERIES", file=path, remedy=f"Choose one with --series NUMBER or --series UID. {_DESCRIBED}"
+        )
     return images[0]
 
 

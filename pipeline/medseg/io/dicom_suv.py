@@ -40,7 +40,7 @@ class _Tracer(NamedTuple):
         """The injected activity, decayed to `moment`."""
         elapsed_s = (moment - self.given_at).total_seconds()
         if not 0 <= elapsed_s <= _MOST_HALF_LIVES * self.half_life_s:
-            found = f"injected {self.given_at}, imaged {moment}, half-life {self.half_life_s:g} s"
+            found = f"imaged {elapsed_s:g} s after the injection, half-life {self.half_life_s:g} s"
             raise _refusal(f"RadiopharmaceuticalStartTime does not fit the scan: {found}", path)
         return float(self.dose_bq * 0.5 ** (elapsed_s / self.half_life_s))
 
@@ -86,7 +86,7 @@ def _per_activity(planes: Sequence[Plane]) -> list[float]:
     needed = {"ATTN"} if correction == "NONE" else {"ATTN", "DECY"}
     if not needed <= corrected:
         missing = ", ".join(sorted(needed - corrected))
-        raise _refusal(f"CorrectedImage lacks {missing} (it is {sorted(corrected)})", path)
+        raise _refusal(f"CorrectedImage lacks {missing}", path)
     tracer = _tracer(planes)
     if correction == "ADMIN":
         return [tracer.weight_g / tracer.dose_bq] * len(planes)
@@ -94,7 +94,7 @@ def _per_activity(planes: Sequence[Plane]) -> list[float]:
         return [tracer.weight_g / tracer.left_bq(_scan_start(planes, tracer.half_life_s), path)] * len(planes)
     if correction == "NONE":
         return [tracer.weight_g / _mean_left_bq(plane, tracer) for plane in planes]
-    raise _refusal(f"DecayCorrection is {correction}, expected START, ADMIN or NONE", path)
+    raise _refusal("DecayCorrection is another than expected: START, ADMIN or NONE", path)
 
 
 def _tracer(planes: Sequence[Plane]) -> _Tracer:
@@ -185,7 +185,7 @@ def _moment(date: str, time: str, name: str, path: Path) -> datetime:
         moment = datetime.strptime(whole.ljust(14, "0")[:14], "%Y%m%d%H%M%S")
         return moment + timedelta(seconds=float(f"0.{fraction or 0}"))
     except ValueError:
-        raise _refusal(f"{name} cannot be read: {text!r}", path) from None
+        raise _refusal(f"{name} is no date and time", path) from None
 
 
 def _text(header: Any, name: str, path: Path) -> str:

@@ -95,14 +95,14 @@ def _numbers(fields: dict[str, str], name: str, path: Path, default: str | None 
     try:
         return [float(word) for word in text.split()]
     except ValueError:
-        message = f"{name} must be numbers, found {text!r:.60}"
+        message = f"{name} must be numbers"
         raise InputError(message, code="E-HEADER", file=path, remedy=_RECOPY) from None
 
 
 def _wholes(fields: dict[str, str], name: str, path: Path, default: str | None = None) -> list[int]:
     numbers = _numbers(fields, name, path, default)
     if not numbers or not np.isfinite(numbers).all():
-        message = f"{name} must be whole numbers, found {fields.get(name)!r:.60}"
+        message = f"{name} must be whole numbers"
         raise InputError(message, code="E-HEADER", file=path, remedy=_RECOPY)
     return [int(number) for number in numbers]
 
@@ -123,7 +123,7 @@ def _dtype(fields: dict[str, str], path: Path) -> np.dtype[Any]:
     name = fields.get("elementtype", "").upper()
     if name not in _TYPES:
         raise InputError(
-            f"its number type {name!r} cannot be read",
+            "its number type (ElementType) cannot be read",
             code="E-DTYPE",
             file=path,
             remedy="Convert it to MET_SHORT or MET_FLOAT.",

@@ -89,24 +89,24 @@ def _require(fields: dict[str, str], name: str, path: Path) -> str:
     return fields[name]
 
 
-def _numbers(text: str, path: Path) -> list[float]:
+def _numbers(text: str, name: str, path: Path) -> list[float]:
     try:
         return [float(word) for word in text.split()]
     except ValueError:
-        raise InputError(f"expected numbers, found {text!r:.60}", code="E-HEADER", file=path, remedy=_RECOPY) from None
+        raise InputError(f"{name} must be numbers", code="E-HEADER", file=path, remedy=_RECOPY) from None
 
 
-def _wholes(text: str, path: Path) -> list[int]:
-    numbers = _numbers(text, path)
+def _wholes(text: str, name: str, path: Path) -> list[int]:
+    numbers = _numbers(text, name, path)
     if not numbers or not np.isfinite(numbers).all():
-        message = f"expected whole numbers, found {text!r:.60}"
+        message = f"{name} must be whole numbers"
         raise InputError(message, code="E-HEADER", file=path, remedy=_RECOPY)
     return [int(number) for number in numbers]
 
 
 def _sizes(fields: dict[str, str], path: Path, options: ReadOptions) -> tuple[list[int], int | None]:
     """Sizes in file order, and which axis holds channels when that was asked for."""
-    sizes = _wholes(_require(fields, "sizes", path), path)
+    sizes = _wholes(_require(fields, "sizes", path), "sizes", path)
     kinds = fields.get("kinds", "").lower().split()
     if _COLOUR_KINDS & set(kinds):
         raise InputError(
@@ -128,7 +128,7 @@ def _dtype(fields: dict[str, str], path: Path) -> np.dtype[Any]:
     name = _require(fields, "type", path).lower()
     if name not in _TYPES:
         raise InputError(
-            f"its number type {name!r} cannot be read",
+            "its number type (the field type) cannot be read",
             code="E-DTYPE",
             file=path,
             remedy="Convert it to short or float.",
@@ -147,15 +147,15 @@ def _affine(fields: dict[str, str], path: Path, options: ReadOptions) -> tuple[A
         return _assumed(fields, path, options)
     if space not in _SPACES:
         raise GeometryError(
-            f"the space {space!r} does not say where left, front and top are",
+            "its space does not say where left, front and top are",
             code="E-SPACE-UNKNOWN",
             file=path,
             remedy="Save it with a space of left-posterior-superior or right-anterior-superior.",
         )
-    rows = [_numbers(re.sub(r"[(),]", " ", vector), path) for vector in vectors]
-    origin = _numbers(re.sub(r"[(),]", " ", fields.get("space origin", "")), path)
+    rows = [_numbers(re.sub(r"[(),]", " ", vector), "space directions", path) for vector in vectors]
+    origin = _numbers(re.sub(r"[(),]", " ", fields.get("space origin", "")), "space origin", path)
     if [len(row) for row in rows] != [3, 3, 3] or len(origin) != 3:
-        message = f"three space directions and a space origin are needed, found {vectors} and {origin}"
+        message = f"three space directions and a space origin are needed, found {len(rows)} and {len(origin)} numbers"
         raise GeometryError(message, code="E-NO-ORIENTATION", file=path, remedy=ASSUME)
     units = re.findall(r'"([^"]*)"', fields.get("space units", ""))
     factor = _MILLIMETRES_PER_UNIT.get(units[0], 1.0) if units else 1.0
@@ -176,7 +176,7 @@ def _assumed(fields: dict[str, str], path: Path, options: ReadOptions) -> tuple[
             file=path,
             remedy=ASSUME,
         )
-    edges = _numbers(fields.get("spacings", "1 1 1"), path)[-3:]
+    edges = _numbers(fields.get("spacings", "1 1 1"), "spacings", path)[-3:]
     return np.diag([*edges, 1.0]), ("W-ORIENTATION-ASSUMED",)
 
 
@@ -188,9 +188,7 @@ def _voxels(
     if encoding in {"ascii", "text", "txt"}:
         return _written_out(path, offset, dtype, count).reshape(sizes, order="F"), ()
     if encoding not in _CODECS:
-        raise InputError(
-            f"its encoding {encoding!r} cannot be read", code="E-ENCODING", file=path, remedy="Save it as raw or gzip."
-        )
+        raise InputError("its encoding cannot be read", code="E-ENCODING", file=path, remedy="Save it as raw or gzip.")
     with open_stream(path, codec=_CODECS[encoding], offset=offset) as stream:
         stream.refuse_claim(count * dtype.itemsize)
         _skip(fields, stream, path)
@@ -202,7 +200,7 @@ def _voxels(
 
 
 def _skip(fields: dict[str, str], stream: ByteStream, path: Path) -> None:
-    lines, size = (_wholes(fields.get(name, "0"), path)[0] for name in ("line skip", "byte skip"))
+    lines, size = (_wholes(fields.get(name, "0"), name, path)[0] for name in ("line skip", "byte skip"))
     if lines or size < 0:
         message = "line skip and negative byte skip are not supported"
         raise InputError(message, code="E-ENCODING", file=path, remedy="Save it again with attached data.")

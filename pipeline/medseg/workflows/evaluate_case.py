@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from medseg.core.errors import InputError, MedsegError, case_context
+from medseg.core.errors import InputError, MedsegError, case_context, told
 from medseg.core.findings import CaseFailure, CasePrediction, CaseReport, ClassAnswer, GridSummary
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.contents import values_in
@@ -75,7 +75,7 @@ def attempt_case(item: tuple[Case, tuple[Path, ...]], scoring: Scoring) -> CaseR
         return CaseFailure(
             case=case.id,
             code="E-INTERNAL",
-            message=f"{type(error).__name__}: {error}",
+            message=told(error),
             remedy="This is a fault of medseg: run again with --jobs 1 --debug on this case and report what it prints.",
         )
 

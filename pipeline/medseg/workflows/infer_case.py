@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medseg.core.errors import MedsegError, case_context
+from medseg.core.errors import MedsegError, case_context, told, told_at_length
 from medseg.core.findings import CasePrediction, ClassAnswer, GridSummary, Provenance
 from medseg.core.outputs import SUFFIX_OF
 from medseg.core.volume import LabelMap
@@ -205,11 +205,10 @@ def attempt(case: InferCase, step: Callable[[Any], Any], given: Any) -> Any:
             return step(given)
     except MedsegError as error:
         return error
-    except Exception as error:
-        # One case in thousands must not end the others; what it was is told, and the log has the rest.
-        logger.exception("case %s", case.id)
+    except Exception as error:  # noqa: BLE001 - one case in thousands must not end the others
+        logger.error("case %s\n%s", case.id, told_at_length(error))  # noqa: TRY400 - the words may quote a header
         return MedsegError(
-            f"{type(error).__name__}: {error}",
+            told(error),
             code="E-INTERNAL",
             case=case.id,
             remedy="This is a fault of medseg: run the case alone with --debug and report what it prints.",
