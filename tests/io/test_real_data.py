@@ -67,7 +67,13 @@ DICOM = [
 def test_a_mask_returns_to_the_original_slices(name):
     folder = data(name)
     volume = read_volume(folder)
-    assert {flag.split(":")[0] for flag in volume.warnings} <= {"W-SMALL", "W-OVERLAP", "W-PADDING", "W-UID"}
+    assert {flag.split(":")[0] for flag in volume.warnings} <= {
+        "W-SMALL",
+        "W-OVERLAP",
+        "W-PADDING",
+        "W-UID",
+        "W-IGNORED",
+    }
     mask = LabelMap((volume.array[0] > 0).astype(np.uint8), volume.geometry)
     source = source_slices(folder)
     on_slices = labels_on_slices(mask, source)
