@@ -60,6 +60,7 @@ class Receiver:
         self._settings = settings
         self._store = store
         self._received: dict[int, int] = {}
+        self._most_bytes = settings.max_object_mib * (1 << 20)
         self._server: Any = None
 
     def open(self) -> int:
@@ -129,11 +130,12 @@ class Receiver:
         """End an association whose object grows beyond the limit, while it grows."""
         total = self._received.get(id(event.assoc), 0) + len(event.data)
         self._received[id(event.assoc)] = total
-        if total > self._settings.max_object_mib * (1 << 20):
+        if total > self._most_bytes:
             event.assoc.abort()
 
     def _stored(self, event: Any) -> int:
-        self._received[id(event.assoc)] = 0
+        if self._received.pop(id(event.assoc), 0) > self._most_bytes:
+            return _FULL
         try:
             self._store(_arrival(event))
         except MedsegError as error:
