@@ -134,7 +134,9 @@ class Receiver:
             event.assoc.abort()
 
     def _stored(self, event: Any) -> int:
-        if self._received.pop(id(event.assoc), 0) > self._most_bytes:
+        self._received.pop(id(event.assoc), None)
+        # one that came whole before its association could be ended
+        if event.request.DataSet.getbuffer().nbytes > self._most_bytes:
             return _FULL
         try:
             self._store(_arrival(event))
