@@ -2,7 +2,7 @@
 
 A finding is any other exception, a warning that escapes, more than 10 s for one input, or more than 1 GB of memory. The
 seeds are small whole files made by code; every finding leaves the bytes that caused it and its traceback under
-`--folder`. Writes benchmarks/results/fuzz.json. Needs Linux and atheris (`pip install atheris`), one process:
+`--folder`. Adds the run to benchmarks/results/fuzz.json. Needs Linux and atheris (`pip install atheris`), one process:
 
     nice -n 19 python benchmarks/fuzz_readers.py --minutes 35
     python benchmarks/fuzz_readers.py --minutes 10 nrrd dicom       # these formats only
@@ -277,7 +277,8 @@ def main() -> None:
         "executions": sum(row["executions"] for row in rows.values()),
         "formats": rows,
     }
-    given.output.write_text(json.dumps(result, indent=2) + "\n")
+    runs = json.loads(given.output.read_text())["runs"] if given.output.exists() else []
+    given.output.write_text(json.dumps({"runs": [*runs, result]}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

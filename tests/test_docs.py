@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = sorted((ROOT / "pipeline").rglob("*.py"))
 CODE = re.compile(r"\b([EW]-[A-Z0-9]+(?:-[A-Z0-9]+)*)\b")
+ROW = re.compile(r"(?:^\| |, )`([EW]-[A-Z0-9-]+)`")
 
 
 def commands() -> dict[str, set[str]]:
@@ -36,6 +37,22 @@ def test_every_code_in_the_source_is_documented_and_every_documented_code_exists
     beginnings = {code for code in raised if any(other.startswith(f"{code}-") for other in documented)}
     assert raised - documented - beginnings == set()
     assert {code for code in documented - raised if not any(code.startswith(f"{b}-") for b in beginnings)} == set()
+
+
+def test_no_code_is_documented_twice_and_errors_and_flags_stand_in_tables_of_their_own():
+    tables = re.split(r"\n\n", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"))
+    rows = [[code for line in table.splitlines() for code in ROW.findall(line.split(" | ")[0])] for table in tables]
+    listed = [code for table in rows for code in table]
+    assert len(listed) > 200
+    assert [code for code in dict.fromkeys(listed) if listed.count(code) > 1] == []
+    assert [table for table in rows if len({code[0] for code in table}) > 1] == []
+
+
+def test_every_documented_error_is_named_by_a_test():
+    documented = set(CODE.findall((ROOT / "docs" / "errors.md").read_text(encoding="utf-8")))
+    tests = [path for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
+    named = {code for path in tests for code in CODE.findall(path.read_text(encoding="utf-8"))}
+    assert sorted(code for code in documented - named if code.startswith("E-")) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,19 @@ def test_import_dry_run_writes_nothing(run, cohort, tmp_path):
     assert code == 0
     assert "not written" in out
     assert not Path("manifest.json").exists()
+
+
+def test_a_failed_case_is_named_and_the_others_are_done(run, inferred, cohort, tmp_path):
+    masks = sorted(inferred.out.glob("*.nii.gz"))
+    (tmp_path / "masks").mkdir()
+    for mask in masks[:-1]:
+        shutil.copy(mask, tmp_path / "masks")
+    words = ("-p", tmp_path / "masks", "-m", cohort, "-o", tmp_path / "out", "--no-pictures")
+    code, _, err = run("evaluate", *words)
+    assert code == 7
+    assert f"[E-NO-PREDICTION] case {masks[-1].name.removesuffix('.nii.gz')}" in err
+    assert f"[E-BATCH] 1 case(s) failed, {len(masks) - 1} done" in err
+    assert (tmp_path / "out" / "index.html").exists()
 
 
 def test_two_evaluations_are_compared(run, inferred, cohort, tmp_path):

@@ -22,6 +22,9 @@ def hounsfield():
         pytest.param("CT", np.clip((hounsfield() + 160) / 400 * 255, 0, 255), "W-INTENSITY", id="V24-windowed"),
         pytest.param("CT", np.abs(hounsfield()), "W-INTENSITY", id="Q02-MR-to-a-CT-model"),
         pytest.param("MRI", hounsfield(), "W-MODALITY", id="Q02-CT-to-an-MR-model"),
+        pytest.param(
+            "CT", np.where(np.arange(8)[:, None, None] < 2, -3024, hounsfield()), "W-PADDING", id="V11-padding"
+        ),
         pytest.param("CT", hounsfield(), None, id="CT"),
         pytest.param("MRI", np.abs(hounsfield()), None, id="MRI"),
     ],
@@ -29,3 +32,12 @@ def hounsfield():
 def test_what_speaks_against_a_modality(name, array, code):
     doubt = doubt_modality(name, array)
     assert (doubt and doubt.code) == code
+
+
+def test_v11_filling_is_counted():
+    padded = hounsfield()
+    padded[:2] = -3024
+    padded[2, 0, 0] = -1025
+    doubt = doubt_modality("CT", padded)
+    assert doubt is not None
+    assert doubt.message.startswith(f"{2 * 9 * 10 + 1} voxels below -1024 HU, down to -3024")

@@ -200,8 +200,10 @@ FLAGS = {
     "D02": "W-DUPLICATE",
     "D02b": "W-DUPLICATE",
     "D12": "W-LOCALIZER",
+    "D15": "W-IGNORED: 3 file(s) that are no images",
     "D32": "W-OVERLAP",
     "D33": "W-UID",
+    "D43": "W-IGNORED: 1 file(s) that are no images",
 }
 MARKERS = {"D37": np.array([30.0, 4.0, 22.0]), "D41": np.array([-14.0, -12.0, -30.0])}
 
@@ -253,7 +255,7 @@ def test_d35_padding_of_a_ct_becomes_air(slices):
     volume = read_volume(slices.series(pad))
     assert (volume.array[0, :, :3] == -1024).all()
     np.testing.assert_array_equal(volume.array[0, :, 3:], slices.volume()[:, 3:])
-    assert volume.warnings == ("W-PADDING",)
+    assert volume.warnings == (f"W-PADDING: {3 * 32 * 16} pixels",)
 
 
 def test_d04_several_series_are_listed_and_chosen(slices):

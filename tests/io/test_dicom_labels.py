@@ -13,6 +13,7 @@ from pydicom.uid import RLELossless, generate_uid
 from medseg.core.errors import InputError
 from medseg.core.reading import Containment
 from medseg.io.contained import contained
+from medseg.io.dicom_segments import read_frames
 from medseg.io.label_names import read_label_names
 from medseg.io.volumes import read_labels, read_volume
 
@@ -129,6 +130,12 @@ def test_lesions_of_one_label_are_one_label_again(folder):
     path = segmentation(folder, numbered(), labels=("lesion-1", "lesion-2"))
     found = read_labels(path, onto=read_volume(folder).geometry, names={"lesion": 4})
     np.testing.assert_array_equal(found.array, 4 * (numbered() > 0).transpose(2, 1, 0))
+
+
+def test_a_slice_of_a_ct_is_no_segmentation(folder):
+    with pytest.raises(InputError, match="no DICOM segmentation") as caught:
+        read_frames(min(folder.iterdir()))
+    assert caught.value.code == "E-NOT-SEGMENTATION"
 
 
 def test_no_segment_of_that_name(folder):

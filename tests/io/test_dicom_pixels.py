@@ -83,7 +83,7 @@ def test_d35_padding_outside_a_ct_becomes_the_smallest_value_of_its_slice(slices
         rest = stored(slices)[:, 3:, index]
         assert (volume.array[0, :, :3, index] == rest.min()).all()
         np.testing.assert_array_equal(volume.array[0, :, 3:, index], rest)
-    assert volume.warnings == ("W-PADDING",)
+    assert volume.warnings == (f"W-PADDING: {3 * 32 * 16} pixels",)
 
 
 def test_d35_padding_that_is_background_already_stays(slices):

@@ -11,7 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg.core.errors import InputError
+from medseg.core.errors import GeometryError, InputError
+from medseg.io.decoded import settle_geometry
 from medseg.io.volumes import read_volume
 
 AFFINE = np.array([[-0.8, 0, 0, 30], [0, -0.8, 0, 20], [0, 0, 2.5, -50], [0, 0, 0, 1.0]])
@@ -221,3 +222,10 @@ def test_random_damage_of_gzip_is_always_found(recipes):
             continue
         assert at < 10, f"damage at byte {at} was accepted"
         np.testing.assert_array_equal(volume.array[0], reference)
+
+
+def test_numbers_too_small_to_divide_by_are_refused_without_a_warning(tmp_path):
+    axes = [[1.4e-309, 5e-324, 5e-324, 0], [0, 0, 1, 0.8], [0.9, 2.5, 1, 1], [0, 0, 0, 1]]
+    with pytest.raises(GeometryError) as caught:
+        settle_geometry(axes, (4, 3, 6), tmp_path / "x.nii")
+    assert caught.value.code == "E-GEOM-SINGULAR"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import subprocess
 import sys
 
@@ -361,6 +363,27 @@ def test_the_forecast_counts_both_sides(place):
     rows = dict(forecast.rows)
     assert (rows["cases with a reference"], rows["of these with a prediction"]) == ("2", "1")
     assert rows["predictions without a reference"] == "1"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_case_whose_process_is_killed_fails_and_the_others_are_scored(place, monkeypatch):
+    """The killer is a module of its own, for the processes are spawned and import it by name."""
+    (place / "deadly_attempt.py").write_text(
+        "import os, signal\n"
+        "from medseg.workflows.evaluate_case import attempt_case\n"
+        "def attempt(item, *, scoring):\n"
+        "    if item[0].id == 'b':\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return attempt_case(item, scoring=scoring)\n"
+    )
+    monkeypatch.syspath_prepend(place)
+    deadly = importlib.import_module("deadly_attempt")
+    monkeypatch.setattr("medseg.workflows.evaluate.attempt_case", deadly.attempt)
+    result = run(place, jobs=2)
+    assert [case.case for case in result.report.cases] == ["a"]
+    (failure,) = result.report.failures
+    assert (failure.case, failure.code) == ("b", "E-WORKER")
+    assert "stopped by SIGKILL" in failure.message
 
 
 def test_a_worker_loads_no_heavy_library():

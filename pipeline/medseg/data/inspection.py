@@ -169,10 +169,11 @@ def _tell(seen: Seen, found: Examined, cured: Cured) -> None:
             message = f"not on the grid of its image: {change.was}"
             seen.add("error", change.code, message, f"{_FIX}: {change.now}.", file=found.path, fixable="yes")
     for flag in found.warnings:
-        message = next((change.was for change in cured.changes if change.code == flag), "a remark of reading")
-        is_mended = flag in cured.mended
+        code, _, detail = flag.partition(": ")
+        message = detail or next((change.was for change in cured.changes if change.code == code), "a remark of reading")
+        is_mended = code in cured.mended
         remedy = f"{_FIX}." if is_mended else "See docs/errors.md."
-        seen.add("note", flag, message, remedy, file=found.path, fixable="yes" if is_mended else "no")
+        seen.add("note", code, message, remedy, file=found.path, fixable="yes" if is_mended else "no")
 
 
 def _legible(found: Examined) -> LabelMap | None:

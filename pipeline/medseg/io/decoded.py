@@ -94,7 +94,7 @@ def settle_geometry(affine: ArrayLike, shape: Shape, path: Path) -> Geometry:
         spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     if np.isinf(spacing).any():
         require_spacing(spacing, path)
-    if min(spacing) == 0 or abs(np.linalg.det(matrix[:3, :3] / spacing)) < 1e-3:
+    if min(spacing) == 0 or not _spans_space(matrix[:3, :3] / spacing):
         message = f"its voxel axes do not span space: {_words(matrix)}"
         raise GeometryError(message, code="E-GEOM-SINGULAR", file=path, remedy="Convert it again from the original.")
     require_spacing(spacing, path)
@@ -128,6 +128,13 @@ def require_spacing(spacing_mm: ArrayLike, path: Path) -> None:
             file=path,
             remedy="Check the units (metres, micrometres) and convert it again from the original.",
         )
+
+
+def _spans_space(axes: NDArray[np.float64]) -> bool:
+    """Whether three unit columns are far from lying in one plane."""
+    with np.errstate(all="ignore"):
+        # entries near 1e-310 are legal numbers at which the elimination divides by zero
+        return bool(abs(np.linalg.det(axes)) >= 1e-3)
 
 
 def _words(matrix: Affine) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +34,9 @@ def decode_planes(planes: Sequence[Plane]) -> tuple[NDArray[Any], tuple[str, ...
     is_whole = all(slope == 1 and intercept % 1 == 0 for slope, intercept in scales)
     is_whole = is_whole and all(_is_narrow(plane.file.header) for plane in planes)
     values = np.empty((len(planes), planes[0].file.rows, planes[0].file.columns), np.int16 if is_whole else np.float32)
-    remarks = {"W-RESCALE"} if planes[0].modality == "CT" and any(plane.rescale is None for plane in planes) else set()
+    remarks: Counter[str] = Counter()
+    if planes[0].modality == "CT":
+        remarks["W-RESCALE"] = sum(plane.rescale is None for plane in planes)
     order = sorted(range(len(planes)), key=lambda index: (str(planes[index].path), planes[index].frame))
     data, opened = None, None
     for index in order:
@@ -45,7 +48,8 @@ def decode_planes(planes: Sequence[Plane]) -> tuple[NDArray[Any], tuple[str, ...
         if values.dtype == np.int16 and not _SMALLEST <= found.min() <= found.max() <= _LARGEST:
             values = values.astype(np.int32)
         values[index] = found
-    return values, tuple(sorted(remarks))
+    padded = f"W-PADDING: {remarks['W-PADDING']} pixels"
+    return values, tuple(padded if code == "W-PADDING" else code for code in sorted(+remarks))
 
 
 def _is_narrow(header: Any) -> bool:
@@ -53,13 +57,13 @@ def _is_narrow(header: Any) -> bool:
     return "ModalityLUTSequence" not in header and int(header.get("BitsAllocated", 0)) <= 8 * _BYTES_OF_16_BITS
 
 
-def _plane_values(data: Any, plane: Plane, scale: tuple[float, float], remarks: set[str]) -> NDArray[Any]:
+def _plane_values(data: Any, plane: Plane, scale: tuple[float, float], remarks: Counter[str]) -> NDArray[Any]:
     stored, is_odd = decode_frame(data, plane)
     if is_odd:
-        remarks.add("W-DECODE")
+        remarks["W-DECODE"] += 1
     padding = _padding(data, stored)
     if data.get("PhotometricInterpretation") == "MONOCHROME1":
-        remarks.add("W-PHOTOMETRIC")
+        remarks["W-PHOTOMETRIC"] += 1
         if plane.modality not in _MEASURED:
             stored = _turned_round(stored, data)
     values = _rescaled(data, stored, scale)
@@ -68,7 +72,7 @@ def _plane_values(data: Any, plane: Plane, scale: tuple[float, float], remarks: 
         # what already looks like background stays: zero under a signal, air's own value
         strange = padding & (values < min(border, 0)) | (padding & (values > max(border, 0)))
         if strange.any():
-            remarks.add("W-PADDING")
+            remarks["W-PADDING"] += int(np.count_nonzero(strange))
             values[strange] = border
     return values
 

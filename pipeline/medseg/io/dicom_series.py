@@ -35,10 +35,13 @@ def chosen_planes(path: Path, reading: Reading) -> tuple[list[Plane], tuple[str,
         InputError: `E-SERIES`, and as `find_dicom`, `planes_of` and `one_pile`.
         GeometryError: As `planes_of` and `one_pile`.
     """
-    files, _ = find_dicom(path)
-    chosen = _choose(_grouped(files), path, reading.series)
+    files, others = find_dicom(path)
+    groups = _grouped(files)
+    chosen = _choose(groups, path, reading.series)
     images = without_localizers(chosen)
-    remarks = ("W-LOCALIZER",) if len(images) < len(chosen) else ()
+    ignored = others + len(files) - sum(map(len, groups))
+    remarks: tuple[str, ...] = (f"W-IGNORED: {ignored} file(s) that are no images",) if ignored else ()
+    remarks += ("W-LOCALIZER",) if len(images) < len(chosen) else ()
     uids = {str(file.header.get("SOPInstanceUID")) for file in images}
     planes, repeats = one_pile([plane for file in images for plane in planes_of(file)], path, reading.phase)
     return planes, (*remarks, *repeats, *(("W-UID",) if len(uids) < len(images) and not repeats else ()))
