@@ -132,3 +132,23 @@ def look_up(array: NDArray[Any], pixel_to_index: Affine, found: NDArray[Any]) ->
         inside = inside & (whole >= 0) & (whole < size)
         nearest.append(np.clip(whole, 0, size - 1))
     found[...] = np.where(inside, array[nearest[0], nearest[1], nearest[2]], 0)
+
+
+def _slice_of(plane: Plane) -> SourceSlice:
+    header = plane.file.header
+    return SourceSlice(
+        str(header.get("SOPInstanceUID", "")),
+        str(header.get("SOPClassUID", "")),
+        _instance_number(header),
+        plane.frame + 1,
+        plane.position,
+        plane.orientation,
+        plane.spacing_mm,
+        plane.file.rows,
+        plane.file.columns,
+    )
+
+
+def _instance_number(header: Any) -> int | None:
+    text = str(header.get("InstanceNumber", "")).strip()
+    return int(text) if text.lstrip("-").isdigit() else None
