@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from medseg.core.geometry import Affine, Geometry, lps_to_ras
 from medseg.core.reading import Reading
 from medseg.core.volume import LabelMap
+from medseg.io.dicom_planes import Plane
 from medseg.io.dicom_series import chosen_planes
 
 _UNMOVED = 1e-3  # voxels
