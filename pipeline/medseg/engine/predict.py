@@ -145,13 +145,15 @@ class Predictor:
         is_kept = sink is None and self.settings.save_probabilities and plan.num_outputs > 0
         kept = _InMemory(plan.num_outputs, prepared.source.shape) if is_kept else None
         run, led = self._start(prepared, thrift)
-        with torch.inference_mode(), autocast(self.device, self._dtype):
+        # The way back is in fp32: reduced precision would decide close calls by rounding.
+        with torch.inference_mode():
             if plan.num_outputs:
                 logits: Iterable[Tensor] = watch.timed(run.slabs(), "network")
                 indices = to_source(logits, led, paint_order=plan.paint_order, probabilities=sink or kept)
                 labels = LabelMap(label_values(indices, plan), prepared.source)
             watch.lap("export")
-            classes = run.classes()
+            with autocast(self.device, self._dtype):
+                classes = run.classes()
             watch.lap("network")
         return Prediction(
             labels,

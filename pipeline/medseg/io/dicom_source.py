@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.core.errors import InputError
 from medseg.core.geometry import Affine, Geometry, lps_to_ras
 from medseg.core.reading import Reading
 from medseg.core.volume import LabelMap
@@ -77,11 +76,10 @@ def source_slices(path: Path | str, *, series: str | None = None, phase: str | N
         phase: Which phase of it, as in `Reading`.
 
     Raises:
-        InputError: `E-SERIES-MIXED`, or as `chosen_planes`.
+        InputError: As `chosen_planes`.
         GeometryError: As `chosen_planes`.
     """
     planes, _ = chosen_planes(Path(path), Reading(series=series, phase=phase))
-    _require_one_origin(planes, Path(path))
     return SourceSlices(tuple(map(_slice_of, planes)), planes[0].file.header)
 
 
@@ -135,15 +133,6 @@ def look_up(array: NDArray[Any], pixel_to_index: Affine, found: NDArray[Any]) ->
         inside = inside & (whole >= 0) & (whole < size)
         nearest.append(np.clip(whole, 0, size - 1))
     found[...] = np.where(inside, array[nearest[0], nearest[1], nearest[2]], 0)
-
-
-def _require_one_origin(planes: list[Plane], path: Path) -> None:
-    for name in ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID"):
-        found = {str(plane.file.header.get(name) or "") for plane in planes}
-        if len(found) > 1:
-            message = f"its slices belong to {len(found)} different values of {name}"
-            remedy = "Give a folder that holds the slices of one patient, study and frame of reference."
-            raise InputError(message, code="E-SERIES-MIXED", file=path, remedy=remedy)
 
 
 def _slice_of(plane: Plane) -> SourceSlice:
