@@ -216,7 +216,7 @@ def _contrast(image: Tensor, draw: _Draw) -> Tensor:
 
 def _low_resolution(image: Tensor, draw: _Draw) -> Tensor:
     return torch.cat(
-        [_coarsened(sample, float(zoom)) for sample, zoom in zip(image.split(1), draw.uniform(0.5, 1.0), strict=True)]
+        [_coarsened(sample[None], float(zoom)) for sample, zoom in zip(image, draw.uniform(0.5, 1.0), strict=True)]
     )
 
 
