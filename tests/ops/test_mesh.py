@@ -83,7 +83,7 @@ def test_turning_and_mirroring_changes_nothing(axes):
     ids=["ball", "chain"],
 )
 def test_a_body_and_its_cast_fill_the_block(mask):
-    """Inside and outside have the same surface between them; a chain of four voxels in a cube is the other four turned."""
+    """Inside and outside have the same surface between them; a chain of four is the other four of its cube turned."""
     outside = np.pad(~mask, 2, constant_values=True)
     block = mesh_of(np.ones_like(outside), spacing_mm=SPACING_MM)
     one, other = mesh_of(mask, spacing_mm=SPACING_MM), mesh_of(outside, spacing_mm=SPACING_MM)
