@@ -33,7 +33,7 @@ def train(
     dry_run: o.DryRun = False,
     json: o.Json = False,
 ) -> None:
-    """Train on the workspace's store; ends in a model folder (bundle). Run it again to resume.
+    """Train on the workspace's store; ends in a model folder (bundle). Run it again to resume, longer to extend.
 
     Ctrl-C, SIGTERM or a file named `stop` in the run's folder ends it in good order.
 
@@ -42,9 +42,8 @@ def train(
 
     Example: `medseg train --workspace work --budget 30m`
     """
+    from medseg.workflows.claim import require_no_run
     from medseg.workflows.config import load_settings
-    from medseg.workflows.forecast import forecast_folds, forecast_train
-    from medseg.workflows.train import train as run
     from medseg.workflows.workspace import Workspace
 
     everything = show.resolve(
@@ -61,6 +60,8 @@ def train(
     )
     settings, place = everything.train, Workspace(workspace)
     if dry_run:
+        from medseg.workflows.forecast import forecast_folds, forecast_train
+
         made = forecast_train(place, settings) if folds is None else forecast_folds(place, settings, name=name)
         show.forecast(TERMINAL, made, as_json=json)
         return
@@ -70,6 +71,9 @@ def train(
         everything = show.resolve(everything, "infer", device=device, amp=amp)
         train_folds(place, everything, name=name, restart=restart, as_json=json)
         return
+    require_no_run(place.run(name, settings.fold))  # before anything that takes seconds to load
+    from medseg.workflows.train import train as run
+
     watch = TrainingWatch(TERMINAL)
     try:
         trained = run(place, settings, name=name, restart=restart, progress=TERMINAL.progress, watch=watch)

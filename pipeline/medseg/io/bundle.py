@@ -59,6 +59,7 @@ class BundleManifest(Document):
         default=(), description="of each member of an ensemble, where they differ; absent: the plan's"
     )
     finished: bool = Field(description="False for a bundle written while its training still runs")
+    num_steps: int = Field(default=0, description="of the finished training; 0 when there was none here")
     sha256: dict[str, str]
     provenance: Provenance
 
