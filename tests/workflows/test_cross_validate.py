@@ -120,8 +120,15 @@ def test_the_same_command_keeps_what_is_done(place, made, monkeypatch):
 
 
 def test_other_folds_are_refused(place, made):
-    with pytest.raises(MedsegError, match="trained on other cases") as caught:
+    with pytest.raises(MedsegError, match="stratify_by") as caught:
         cross_validate(place, _settings(stratify_by="none"))
+    assert caught.value.code == "E-RESUME"
+
+
+def test_a_model_of_other_cases_is_no_fold(place, made):
+    shutil.copytree(made.folder / "fold1" / "bundle", place.runs / "foreign" / "fold0" / "bundle")
+    with pytest.raises(MedsegError, match="trained on other cases") as caught:
+        cross_validate(place, _settings(), name="foreign")
     assert caught.value.code == "E-RESUME"
 
 
