@@ -25,6 +25,7 @@ from medseg.io.bundle import networks_of, read_bundle
 from medseg.io.memory import volume_from
 from medseg.nn.build import build_network
 from medseg.ops.calibration import tempered
+from medseg.ops.cleanup import cleaned
 from medseg.ops.prepare import label_values, to_network
 from medseg.ops.restore import to_source
 from medseg.ops.sliding import count_windows
@@ -144,19 +145,22 @@ class Predictor:
         )
 
     def _answer(self, prepared: Prepared, thrift: Thrift, watch: _Watch, sink: ProbabilitySink | None) -> Prediction:
-        plan, labels = self.bundle.plan, None
+        plan, answering, labels = self.bundle.plan, self.bundle.manifest.answering, None
         is_kept = sink is None and self.settings.save_probabilities and plan.num_outputs > 0
         kept = _InMemory(plan.num_outputs, prepared.source.shape) if is_kept else None
         run, led = self._start(prepared, thrift)
         # The way back is in fp32: reduced precision would decide close calls by rounding.
         with torch.inference_mode():
             if plan.num_outputs:
-                logits: Iterable[Tensor] = watch.timed(run.slabs(self.bundle.manifest.answering.combine), "network")
+                logits: Iterable[Tensor] = watch.timed(run.slabs(answering.combine), "network")
                 indices = to_source(logits, led, paint_order=plan.paint_order, probabilities=sink or kept)
-                labels = LabelMap(label_values(indices, plan), prepared.source)
+                voxel_volume_mm3 = prepared.source.voxel_volume_mm3
+                values = label_values(indices, plan)
+                values = cleaned(values, plan.labels, answering.cleanup, voxel_volume_mm3=voxel_volume_mm3)
+                labels = LabelMap(values, prepared.source)
             watch.lap("export")
             with autocast(self.device, self._dtype):
-                classes = _calibrated(run.classes(), self.bundle.manifest.answering)
+                classes = _calibrated(run.classes(), answering)
             watch.lap("network")
         return Prediction(
             labels,
