@@ -12,6 +12,7 @@ from torch import Tensor
 from medseg.data.patches import PatchSampler
 from medseg.engine.checkpoint import TrainingProgress, TrainingState, load_checkpoint, save_checkpoint
 from medseg.engine.clock import Clock
+from medseg.engine.diagnosis import REFIT_COST, refit_heads
 from medseg.engine.journal import Journal
 from medseg.engine.machine import build_machine
 from medseg.engine.step import guarded_step
@@ -91,7 +92,7 @@ def fit(
         settings,
         progress,
         steps_per_epoch=math.ceil(len(cases) / plan.batch_size),
-        final_factor=len(held_back) / max(len(watched), 1),
+        final_factor=(len(held_back) + _refit_cost(plan, cases)) / max(len(watched), 1),
     )
     history: list[dict[str, float]] = []
     running: dict[str, float] = {}
@@ -113,13 +114,19 @@ def fit(
                 save_checkpoint(path, clock.progress(), state)
             run.on_step(clock.status(running, history[-1] if history else {}))
         finished = clock.over()
-        scores = (
-            validate(machine.averaged, held_back, plan, device=machine.device, dtype=machine.dtype) if finished else {}
-        )
-        if finished:
-            journal.record("validation", clock.step, scores)
+        # Before the heads are refitted: a training that is extended goes on with those it trained.
         save_checkpoint(path, clock.progress(), state)
+        scores = {}
+        if finished:
+            refit_heads(machine.averaged, cases, plan, device=machine.device, dtype=machine.dtype, seed=settings.seed)
+            scores = validate(machine.averaged, held_back, plan, device=machine.device, dtype=machine.dtype)
+            journal.record("validation", clock.step, scores)
     return Fitted(machine.model(), scores, tuple(history), clock.progress(), finished)
+
+
+def _refit_cost(plan: Plan, cases: Sequence[LoadedCase]) -> float:
+    """Of fitting the heads at the end, in validations of a case."""
+    return REFIT_COST * len(cases) if plan.classification else 0.0
 
 
 def _some_of(held_back: Sequence[LoadedCase], *, seed: int) -> list[LoadedCase]:
