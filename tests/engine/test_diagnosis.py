@@ -10,6 +10,7 @@ from torch import nn
 from medseg.core.plan import MISSING_CLASS
 from medseg.data.store import LoadedCase, Store, open_store
 from medseg.engine.diagnosis import Task, _folds, fit_layer, fit_path, refit_heads
+from medseg.engine.stop import Stopped
 from medseg.nn.build import build_network
 from medseg.workflows.workspace import Workspace
 
@@ -120,3 +121,21 @@ def test_nothing_but_the_heads_is_refitted_and_alike_each_time(cases):
     changed = {name for name, value in states[0].items() if not torch.equal(value, before[name])}
     assert changed == {"head.heads.lesion_type.weight", "head.heads.lesion_type.bias"}
     assert all(torch.equal(value, states[0][name]) for name, value in states[1].items())
+
+
+def test_a_stop_changes_nothing(cases):
+    store, known = cases
+    network = build_network(store.plan, seed=1)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    asked = iter([False, True])
+    with pytest.raises(Stopped):
+        refit_heads(
+            network,
+            known,
+            store.plan,
+            device=torch.device("cpu"),
+            dtype=None,
+            seed=2,
+            stop_asked=lambda: next(asked),
+        )
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

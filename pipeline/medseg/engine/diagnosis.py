@@ -23,28 +23,32 @@ from torch.nn import functional
 from medseg.core.plan import MISSING_CLASS
 from medseg.data.patches import class_view
 from medseg.engine.devices import autocast
+from medseg.engine.stop import Stopped
 from medseg.ops.augment import Augmentation, augment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from medseg.core.plan import Plan
     from medseg.data.store import LoadedCase
-    from medseg.nn.diagnosis import Standardise
-    from medseg.nn.network import Network
+    from medseg.nn.network import Network, Output
 
 logger = logging.getLogger(__name__)
 
-REFIT_COST = 0.5  # of a case, in validations of one
-
+_COST = 0.5  # of looking at a case, in validations of one
 _NUM_FOLDS = 5
 _FEWEST_PER_CLASS = 5
 _PENALTIES = tuple(10.0**exponent for exponent in np.arange(0.5, -4.1, -0.5))
 _MOST_VIEWS = 3
 _MOST_ROWS = 4000
 _LEAST_DEVIATION = 0.05
+
+
+def refit_cost(plan: Plan, num_cases: int) -> float:
+    """Of `refit_heads`, in validations of a case."""
+    return _COST * num_cases if plan.classification else 0.0
 
 
 def refit_heads(
@@ -55,6 +59,7 @@ def refit_heads(
     device: torch.device,
     dtype: torch.dtype | None,
     seed: int,
+    stop_asked: Callable[[], bool] = lambda: False,
 ) -> None:
     """Fit every head anew to the features of the training cases; the encoder and decoder are left alone.
 
@@ -68,12 +73,24 @@ def refit_heads(
         device: Where it lies.
         dtype: Its precision.
         seed: Of the views and of the folds.
+        stop_asked: Asked before every case.
+
+    Raises:
+        Stopped: When it says so; nothing was changed then.
     """
     known = [case for case in cases if any(value != MISSING_CLASS for value in case.entry.classes.values())]
     if network.head is None or not known:
         return
     network.eval()
-    features = _gather(network, network.head.standardise, known, plan, device=device, dtype=dtype, seed=seed)
+    gather = partial(_gather, network, plan, device=device, dtype=dtype)
+    num_views = 1 + min(_MOST_VIEWS, max(1, _MOST_ROWS // len(known)))
+    rows = []
+    for number, case in enumerate(known):
+        if stop_asked():
+            raise Stopped
+        described = gather(case, random=np.random.default_rng((seed, number)), num_views=num_views)
+        rows.append(network.head.standardise(described).cpu().double())
+    features = torch.stack(rows)
     patients = np.array([case.entry.patient for case in known])
     for name, trained in network.head.layers().items():
         targets = torch.tensor([case.entry.classes.get(name, MISSING_CLASS) for case in known])
@@ -86,33 +103,30 @@ def refit_heads(
 
 def _gather(
     network: Network,
-    standardise: Standardise,
-    cases: Sequence[LoadedCase],
     plan: Plan,
+    case: LoadedCase,
     *,
+    random: np.random.Generator,
+    num_views: int,
     device: torch.device,
     dtype: torch.dtype | None,
-    seed: int,
 ) -> Tensor:
-    """(cases, views, width) float64 standardised features: the view as it is, and varied ones as in training.
+    """(views, width) features: of the view as it is, and of varied ones as in training.
 
     The network has seen these very cases: varied, they are more like new ones.
     """
-    how = Augmentation.from_plan(plan)
-    num_views = 1 + min(_MOST_VIEWS, max(1, _MOST_ROWS // len(cases)))
-    rows = []
-    for number, case in enumerate(cases):
-        random = np.random.default_rng((seed, number))
-        generators = [torch.Generator().manual_seed(int(random.integers(2**62))) for _ in range(num_views - 1)]
-        drawn = [class_view(case, plan), *(class_view(case, plan, jitter=random) for _ in generators)]
-        image, labels = (torch.stack(list(part)).to(device) for part in zip(*drawn, strict=True))
-        known = torch.ones((len(generators), max(plan.num_outputs, 1)), dtype=torch.bool, device=device)
-        varied, _, _ = augment(image[1:], labels[1:], known, how=how, generators=generators)
-        views = torch.cat([image[:1], varied])
-        with torch.inference_mode(), autocast(device, dtype):
-            output = network(views.contiguous(memory_format=torch.channels_last_3d), views=torch.arange(num_views))
-        rows.append(standardise(output.described.float()).cpu().double())
-    return torch.stack(rows)
+    generators = [torch.Generator().manual_seed(int(random.integers(2**62))) for _ in range(num_views - 1)]
+    drawn = [class_view(case, plan), *(class_view(case, plan, jitter=random) for _ in generators)]
+    image, labels = (torch.stack(list(part)).to(device) for part in zip(*drawn, strict=True))
+    known = torch.ones((len(generators), max(plan.num_outputs, 1)), dtype=torch.bool, device=device)
+    varied, _, _ = augment(image[1:], labels[1:], known, how=Augmentation.from_plan(plan), generators=generators)
+    views = torch.cat([image[:1], varied]).contiguous(memory_format=torch.channels_last_3d)
+    with torch.inference_mode(), autocast(device, dtype):
+        output: Output = network(views, views=torch.arange(num_views))
+    if output.described is None:
+        message = "a network without a classification head describes nothing"
+        raise ValueError(message)
+    return output.described
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +156,6 @@ def fit_layer(task: Task, like: nn.Linear, *, seed: int) -> nn.Linear | None:
     occurring = counts[counts > 0]
     if len(occurring) < 2 or int(occurring.min()) < _FEWEST_PER_CLASS:
         return None
-    folds = _folds(task, seed=seed)
     losses = np.mean([_losses_left_out(task, like, inside) for inside in _folds(task, seed=seed)], axis=0)
     best, constant = int(losses.argmin()), math.log(len(occurring))
     logger.info("loss of patients left out %.3f, of a constant %.3f", losses[best], constant)
