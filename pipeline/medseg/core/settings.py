@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from medseg.core.baseline import BaselineSettings
 from medseg.core.batch import Batching
 from medseg.core.detection import Criterion
 from medseg.core.document import Document
@@ -138,6 +139,7 @@ class Settings(Document):
     train: TrainSettings = TrainSettings()
     infer: InferSettings = InferSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    baseline: BaselineSettings = BaselineSettings()
     listen: ListenSettings = ListenSettings()
 
 
