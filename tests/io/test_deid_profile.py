@@ -93,7 +93,7 @@ OTHERS = {
     "DoublePointCoordinatesData": "kept", "PointCoordinatesData": "kept", "LongPrimitivePointIndexList": "kept",
     "ExtendedOffsetTable": "kept", "RedPaletteColorLookupTableData": "kept", "VectorCoordinateData": None,
     "EvaluatorName": "", "WedgeName": "", "ReferencePixelX0": "kept", "TagAngleSecondAxis": "kept",
-    "ComponentManufacturer": "", "SelectorSVValue": "kept", "SecondaryReviewTime": "", "StrainDescription": "",
+    "ComponentManufacturer": "", "ExaminedBodyThickness": "kept", "SelectorSVValue": "kept", "SecondaryReviewTime": "", "StrainDescription": "",
     "TargetFrameOfReferenceUID": "mapped", "RegionFlags": "kept", "RetrieveURI": None, "ActiveAperture": "kept",
     "EXIFVersion": "", "EncapsulatedPixelDataValueTotalLength": "kept", "PatientBirthDateInAlternativeCalendar": "",
 }  # fmt: skip
