@@ -93,7 +93,8 @@ OTHERS = {
     "DoublePointCoordinatesData": "kept", "PointCoordinatesData": "kept", "LongPrimitivePointIndexList": "kept",
     "ExtendedOffsetTable": "kept", "RedPaletteColorLookupTableData": "kept", "VectorCoordinateData": None,
     "EvaluatorName": "", "WedgeName": "", "ReferencePixelX0": "kept", "TagAngleSecondAxis": "kept",
-    "ComponentManufacturer": "", "ExaminedBodyThickness": "kept", "SelectorSVValue": "kept", "SecondaryReviewTime": "", "StrainDescription": "",
+    "ExaminedBodyThickness": "kept",
+    "ComponentManufacturer": "", "SelectorSVValue": "kept", "SecondaryReviewTime": "", "StrainDescription": "",
     "TargetFrameOfReferenceUID": "mapped", "RegionFlags": "kept", "RetrieveURI": None, "ActiveAperture": "kept",
     "EXIFVersion": "", "EncapsulatedPixelDataValueTotalLength": "kept", "PatientBirthDateInAlternativeCalendar": "",
 }  # fmt: skip
