@@ -182,7 +182,7 @@ def test_an_archive_is_a_folder(place, kind):
     packed = deidentify(place / archive, place / "packed", options, key=place / "k", mapping=place / "who.json")
     plain = deidentify(source, place / "plain", options, key=place / "k")
     assert (packed.num_written, packed.num_files) == (plain.num_written, plain.num_files) == (7, 8)
-    assert [one.code for one in packed.refused] == ["E-CHANNELS"], "two channels, which only a manifest announces"
+    assert [one.code for one in packed.refused] == ["E-NDIM"], "two channels, which only a manifest announces"
     names = [{p.relative_to(place / f) for p in (place / f).rglob("*")} for f in ("packed", "plain")]
     assert names[0] == names[1]
     assert f"{archive}/{WORD}_a.nrrd" in json.loads((place / "who.json").read_text())["files"]
