@@ -74,19 +74,19 @@ def train_step(
     Returns:
         The losses and the gradient's norm.
     """
-    generator = torch.Generator().manual_seed(hash(seed) % 2**63)
-    torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+    torch.manual_seed(hash(seed) % 2**63)
+    generators = [torch.Generator().manual_seed(hash((*seed, slot)) % 2**63) for slot in batch.slots]
+    shown = torch.stack([torch.rand((), generator=generator) for generator in generators]) < pace.reference_share
     batch = batch.to(machine.device)
     image, labels, known = batch.image, batch.labels, batch.known
     if settings.augment:
-        image, labels, known = augment(image, labels, known, how=machine.how, generator=generator)
-    shown = torch.rand(len(labels), generator=generator).to(machine.device) < pace.reference_share
+        image, labels, known = augment(image, labels, known, how=machine.how, generators=generators)
     machine.network.train()
     with autocast(machine.device, machine.dtype):
         output = machine.network(
             image.contiguous(memory_format=torch.channels_last_3d),
             views=batch.views(),
-            reference=torch.where(shown[:, None, None, None], labels.short(), -1),
+            reference=torch.where(shown.to(machine.device)[:, None, None, None], labels.short(), -1),
         )
     losses: dict[str, Tensor] = {}
     if output.logits and bool(known.any()):
