@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from medseg.core.geometry import Shape, Vector
+    from medseg.core.geometry import Box, Shape, Vector
     from medseg.core.plan import Normalisation, Plan
     from medseg.core.volume import LabelMap, Volume
 
@@ -51,6 +51,14 @@ class Prepared:
     geometry: Geometry
     source: Geometry
     slices_mm: Vector | None = None
+
+    def cropped(self, box: Box) -> Prepared:
+        """A part of the network grid; labels are left behind."""
+        start, stop = box
+        part = tuple(slice(*ends) for ends in zip(start, stop, strict=True))
+        return replace(
+            self, image=self.image[(slice(None), *part)], labels=None, geometry=self.geometry.cropped(start, stop)
+        )
 
     def led_by(self, axis: int) -> Prepared:
         """The same case with one axis brought to the front, the others in their order; labels are left behind."""
