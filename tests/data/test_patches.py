@@ -78,6 +78,15 @@ def test_the_same_step_is_the_same_batch_whoever_asks():
     assert len(first) == 2
 
 
+def test_several_processes_share_a_batch_slot_by_slot():
+    cases = [_case("a", boxes=[(1, (5, 5, 5))]), _case("b", boxes=[(2, (20, 20, 15))])]
+    sampler = PatchSampler(cases, _plan(), seed=1)
+    whole, parts = sampler.batch(7), [sampler.batch(7, range(3)), sampler.batch(7, range(3, 8))]
+    assert torch.equal(torch.cat([part.image for part in parts]), whole.image)
+    assert parts[0].cases + parts[1].cases == whole.cases
+    assert parts[0].slots + parts[1].slots == whole.slots == tuple(range(8))
+
+
 def test_shapes_types_and_what_is_known():
     batch = PatchSampler([_case("a", boxes=[(1, (5, 5, 5))])], _plan(), seed=0).batch(0)
     assert (batch.image.shape, batch.image.dtype) == ((8, 1, *PATCH), torch.float32)

@@ -8,8 +8,9 @@ import torch
 from medseg.core.errors import MedsegError, ModelError, UsageError
 from medseg.core.settings import TrainSettings
 from medseg.data.store import LoadedCase, Store, open_store
-from medseg.engine import checkpoint, train
+from medseg.engine import checkpoint, step, train
 from medseg.engine.clock import Status
+from medseg.engine.machine import Machine
 from medseg.engine.train import CHECKPOINT, Fitted, Run, fit
 from medseg.workflows.workspace import Workspace
 
@@ -133,10 +134,10 @@ def test_a_loss_that_is_not_finite_stops_before_any_weight_changes(store, cases,
         before.extend(value.clone() for value in machine[0].network.state_dict().values())
         return torch.tensor(float("nan"), requires_grad=True)
 
-    machine: list[train._Machine] = []
-    build = train._build
-    monkeypatch.setattr(train, "_build", lambda *arguments: machine.append(build(*arguments)) or machine[0])
-    monkeypatch.setattr(train, "segmentation_loss", spoiled)
+    machine: list[Machine] = []
+    build = train.build_machine
+    monkeypatch.setattr(train, "build_machine", lambda *arguments: machine.append(build(*arguments)) or machine[0])
+    monkeypatch.setattr(step, "segmentation_loss", spoiled)
     with pytest.raises(MedsegError, match="phantom_") as caught:
         run(store, cases, tmp_path)
     assert caught.value.code == "E-NUMERIC"

@@ -1,7 +1,7 @@
 """Which patch of which case a training step sees.
 
-Step n's patches are drawn from a generator seeded with (seed, n): there is no sampler state to save, a resumed run sees
-what the uninterrupted one would have seen, whatever the number of workers.
+Patch k of step n is drawn from a generator seeded with (seed, n, k): there is no sampler state to save, a resumed run
+sees what the uninterrupted one would have seen, and so do several processes that share the batch.
 
 Shape legend: B batch, C channels, K network outputs, (I, J, K) voxels of the patch.
 """
@@ -43,6 +43,7 @@ class Batch:
         known: (B, K) bool, labels annotated in each sample's case.
         classes: (B,) int64 class index by head; MISSING_CLASS where the sample does not show what the class is about.
         cases: Ids, for messages.
+        slots: The place of each sample in the step's whole batch, of which several processes take a part each.
     """
 
     image: Tensor
@@ -50,6 +51,7 @@ class Batch:
     known: Tensor
     classes: dict[str, Tensor]
     cases: tuple[str, ...]
+    slots: tuple[int, ...]
 
     def views(self) -> Tensor:
         """Indices of the samples that carry a class."""
@@ -69,6 +71,7 @@ class Batch:
             self.known.to(device),
             {head: values.to(device) for head, values in self.classes.items()},
             self.cases,
+            self.slots,
         )
 
 
@@ -103,10 +106,10 @@ class PatchSampler:
     def __len__(self) -> int:
         return len(self._cases)
 
-    def batch(self, step: int) -> Batch:
-        """The patches of one step; the same for the same step."""
-        random = np.random.default_rng((self._seed, step))
-        samples = [self._sample(random, slot) for slot in range(self._plan.batch_size)]
+    def batch(self, step: int, slots: Sequence[int] | None = None) -> Batch:
+        """The patches of one step, or of some of its slots; the same for the same step and slot."""
+        slots = range(self._plan.batch_size) if slots is None else slots
+        samples = [self._sample(np.random.default_rng((self._seed, step, slot)), slot) for slot in slots]
         classes = {
             head: torch.tensor([sample.classes.get(head, MISSING_CLASS) for sample in samples])
             for head in (self._plan.classification.heads if self._plan.classification else {})
@@ -117,6 +120,7 @@ class PatchSampler:
             torch.tensor([sample.case.entry.known for sample in samples]),
             classes,
             tuple(sample.case.entry.id for sample in samples),
+            tuple(slots),
         )
 
     def _sample(self, random: np.random.Generator, slot: int) -> _Sample:

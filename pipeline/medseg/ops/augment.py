@@ -1,4 +1,4 @@
-"""Augmentation of whole batches on the training device, repeatable from one generator.
+"""Augmentation of whole batches on the training device, each sample repeatable from a generator of its own.
 
 Shape legend: B batch, C channels, (I, J, K) voxels. Ranges follow nnU-Net (Isensee et al. 2021) except where said.
 Each transform works only on the samples that drew it: the spatial one, most of the cost, is skipped for the rest.
@@ -55,7 +55,7 @@ class Augmentation:
 
 
 def augment(
-    image: Tensor, labels: Tensor, known: Tensor, *, how: Augmentation, generator: torch.Generator
+    image: Tensor, labels: Tensor, known: Tensor, *, how: Augmentation, generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Vary a batch.
 
@@ -64,32 +64,34 @@ def augment(
         labels: (B, I, J, K) uint8 network indices.
         known: (B, K) bool, labels annotated in each sample's case.
         how: What may happen.
-        generator: On the CPU, whatever the device: the same draws everywhere.
+        generators: One per sample, on the CPU whatever the device: a sample is varied alike everywhere, whichever
+            others share its batch.
 
     Returns:
         The three, varied; the inputs are left alone.
     """
-    draw = _Draw(generator, len(image), image.device)
+    draw = _Draw(generators, image.device)
     image, labels = _spatial(image, labels, how, draw)
     image, labels, known = _mirror(image, labels, known, how, draw)
     for probability, transform in _INTENSITY:
         chosen = draw.chosen(probability)
         if len(chosen):
-            image[chosen] = transform(image[chosen], draw.only(len(chosen)))
+            image[chosen] = transform(image[chosen], draw.only(chosen))
     return image, labels, known
 
 
 class _Draw:
-    """Random numbers for one batch, drawn on the CPU and sent to the device."""
+    """Random numbers for one batch, drawn on the CPU sample by sample and sent to the device."""
 
-    def __init__(self, generator: torch.Generator, size: int, device: torch.device) -> None:
-        self.generator, self.size, self.device = generator, size, device
+    def __init__(self, generators: Sequence[torch.Generator], device: torch.device) -> None:
+        self.generators, self.size, self.device = generators, len(generators), device
 
-    def only(self, size: int) -> _Draw:
-        return _Draw(self.generator, size, self.device)
+    def only(self, chosen: Tensor) -> _Draw:
+        return _Draw([self.generators[index] for index in chosen.tolist()], self.device)
 
     def uniform(self, low: float, high: float, *columns: int) -> Tensor:
-        values = torch.rand((self.size, *columns), generator=self.generator) * (high - low) + low
+        """(B, *columns) in [low, high)."""
+        values = self._each(lambda generator: torch.rand(columns, generator=generator)) * (high - low) + low
         return values.to(self.device)
 
     def per_sample(self, low: float, high: float) -> Tensor:
@@ -98,12 +100,21 @@ class _Draw:
 
     def chosen(self, probability: float) -> Tensor:
         """Indices of the samples that drew a transform."""
-        return (torch.rand(self.size, generator=self.generator) < probability).nonzero().flatten().to(self.device)
+        drawn = self._each(lambda generator: torch.rand((), generator=generator)) < probability
+        return drawn.nonzero().flatten().to(self.device)
 
     def normal_like(self, image: Tensor) -> Tensor:
-        """Noise made on the device from a seed drawn on the CPU: fast, repeatable per device."""
-        seed = int(torch.randint(2**62, (1,), generator=self.generator))
-        return torch.randn(image.shape, generator=torch.Generator(image.device).manual_seed(seed), device=image.device)
+        """Noise made on the device from seeds drawn on the CPU: fast, repeatable per device."""
+
+        def noise(seed: int) -> Tensor:
+            generator = torch.Generator(image.device).manual_seed(seed)
+            return torch.randn(image.shape[1:], generator=generator, device=image.device)
+
+        seeds = self._each(lambda generator: torch.randint(2**62, (), generator=generator))
+        return torch.stack([noise(int(seed)) for seed in seeds])
+
+    def _each(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
+        return torch.stack([draw(generator) for generator in self.generators])
 
 
 def _spatial(image: Tensor, labels: Tensor, how: Augmentation, draw: _Draw) -> tuple[Tensor, Tensor]:
@@ -111,7 +122,7 @@ def _spatial(image: Tensor, labels: Tensor, how: Augmentation, draw: _Draw) -> t
     image, labels = image.clone(), labels.clone()
     if not len(chosen):
         return image, labels
-    grid = _affine_grid(tuple(image.shape[2:]), how, draw.only(len(chosen)))
+    grid = _affine_grid(tuple(image.shape[2:]), how, draw.only(chosen))
     moved = functional.grid_sample(image[chosen], grid, mode="bilinear", padding_mode="border", align_corners=False)
     # Shifted by one so that what comes from outside reads 0 and becomes "ignore".
     shifted = (labels[chosen].unsqueeze(1).float() + 1).remainder(256)
@@ -204,7 +215,12 @@ def _contrast(image: Tensor, draw: _Draw) -> Tensor:
 
 
 def _low_resolution(image: Tensor, draw: _Draw) -> Tensor:
-    zoom = float(draw.uniform(0.5, 1.0).mean())
+    return torch.cat(
+        [_coarsened(sample[None], float(zoom)) for sample, zoom in zip(image, draw.uniform(0.5, 1.0), strict=True)]
+    )
+
+
+def _coarsened(image: Tensor, zoom: float) -> Tensor:
     coarse = [max(1, round(size * zoom)) for size in image.shape[2:]]
     small = functional.interpolate(image, size=coarse, mode="nearest-exact")
     return functional.interpolate(small, size=image.shape[2:], mode="trilinear", align_corners=False)

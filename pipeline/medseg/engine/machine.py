@@ -1,0 +1,70 @@
+"""What changes while training, and how it is built."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from medseg.engine.devices import amp_dtype, pick_device, place
+from medseg.nn.build import build_network
+from medseg.ops.augment import Augmentation
+
+if TYPE_CHECKING:
+    from medseg.core.plan import Plan
+    from medseg.core.settings import TrainSettings
+    from medseg.nn.network import Network
+
+
+@dataclass(eq=False)
+class Machine:
+    """Network, averaged weights, optimiser, scaler, precision and augmentation of one training."""
+
+    network: Network
+    averaged: Network
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    device: torch.device
+    dtype: torch.dtype | None
+    how: Augmentation
+
+    def average(self, decay: float) -> None:
+        """Move the averaged weights towards the network's."""
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - decay)
+            for kept, current in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
+                kept.copy_(current)
+
+    def learning_rate(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def model(self) -> dict[str, Tensor]:
+        """The averaged weights on the CPU: what becomes the model."""
+        return {name: value.detach().cpu().contiguous().clone() for name, value in self.averaged.state_dict().items()}
+
+
+def build_machine(plan: Plan, settings: TrainSettings) -> Machine:
+    """A fresh network and all that trains it.
+
+    Raises:
+        UsageError: E-DEVICE.
+    """
+    device = pick_device(settings.device)
+    if settings.deterministic:
+        torch.use_deterministic_algorithms(mode=True)
+    network = place(build_network(plan, seed=settings.seed), device)
+    dtype = amp_dtype(device, enabled=settings.amp)
+    return Machine(
+        network=network,
+        averaged=copy.deepcopy(network).eval().requires_grad_(requires_grad=False),
+        optimizer=torch.optim.AdamW(
+            network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.99)
+        ),
+        scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+        device=device,
+        dtype=dtype,
+        how=Augmentation.from_plan(plan),
+    )
