@@ -115,7 +115,7 @@ def main() -> None:
     for name, folder in folders.items():
         folder.mkdir(parents=True, exist_ok=True)
         os.environ[f"nnUNet_{name}"] = str(folder)
-    os.environ |= {"nnUNet_n_proc_DA": "1", "nnUNet_compile": "f"}  # noqa: SIM112 - nnU-Net's own names
+    os.environ |= {"nnUNet_n_proc_DA": "1", "nnUNet_compile": "f"}
     make_dataset(options.data, folders["raw"])
     plan(folders["preprocessed"])
     os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112 - the planner wants one, the trainer none
