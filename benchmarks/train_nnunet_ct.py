@@ -1,6 +1,6 @@
 """Trains a modest nnU-Net of the usual size on one CT, for the benchmarks that need a trained network of nnU-Net's own.
 
-Needs nnunetv2. DATA holds `example_ct.nii.gz` and `example_seg_fast_force_split.nii.gz` of TotalSegmentator's test files
+Needs nnunetv2. DATA holds `example_ct.nii.gz` and `example_seg_fast_force_split.nii.gz` of TotalSegmentator's tests
 (61 organs, 3 mm), of which bone, muscle and liver are taught at 1.5 mm: features 32 to 320 in six stages, patches of
 64^3, afterwards run in windows of 128^3. FOLDER receives nnU-Net's raw, preprocessed and results folders; the model is
 FOLDER/results/Dataset010_CT/nnUNetTrainer__nnUNetPlans__3d_fullres.
@@ -118,7 +118,7 @@ def main() -> None:
     os.environ |= {"nnUNet_n_proc_DA": "1", "nnUNet_compile": "f"}
     make_dataset(options.data, folders["raw"])
     plan(folders["preprocessed"])
-    os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112 - the planner wants one, the trainer none
+    os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112 - as nnU-Net names it; its planner wants one
     train(folders["results"], options.minutes)
 
 
