@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,12 +9,12 @@ import torch
 from torch import Tensor
 
 from medseg.data.patches import PatchSampler
-from medseg.engine.checkpoint import TrainingProgress, TrainingState, load_checkpoint, save_checkpoint
+from medseg.engine.checkpoint import TrainingProgress, TrainingState, load_checkpoint, load_progress, save_checkpoint
 from medseg.engine.clock import Clock
 from medseg.engine.journal import Journal
 from medseg.engine.machine import build_machine
 from medseg.engine.step import guarded_step
-from medseg.engine.stop import stop_requests
+from medseg.engine.stop import Stopped, stop_requests
 from medseg.engine.validate import validate
 
 if TYPE_CHECKING:
@@ -87,39 +86,68 @@ def fit(
         progress = load_checkpoint(path, run.identity, state)
     sampler = PatchSampler(cases, plan, seed=settings.seed)
     watched = _some_of(held_back, seed=settings.seed)
-    clock = Clock(
-        settings,
-        progress,
-        steps_per_epoch=math.ceil(len(cases) / plan.batch_size),
-        final_factor=len(held_back) / max(len(watched), 1),
-    )
+    clock = _clock(plan, settings, progress, num_cases=len(cases), num_held_back=len(held_back))
     history: list[dict[str, float]] = []
     running: dict[str, float] = {}
-    with Journal(run.folder) as journal, stop_requests(run.folder) as stop_asked:
-        while not (clock.over() or stop_asked()):
-            losses = guarded_step(machine, sampler.batch(clock.step), clock, settings)
-            clock.step += 1
-            running = {name: 0.9 * running.get(name, value) + 0.1 * value for name, value in losses.items()}
-            if clock.validation_due() and held_back:
-                scores = clock.timed_validation(
-                    lambda: validate(machine.averaged, watched, plan, device=machine.device, dtype=machine.dtype)
-                )
-                history.append({"step": float(clock.step), "seconds": clock.elapsed(), **scores})
-                journal.record("validation", clock.step, scores)
-                run.on_validation(machine.model(), scores)
-            if clock.step % 10 == 0:
-                journal.record("train", clock.step, {**losses, "learning_rate": machine.learning_rate()})
-            if clock.checkpoint_due():
-                save_checkpoint(path, clock.progress(), state)
-            run.on_step(clock.status(running, history[-1] if history else {}))
-        finished = clock.over()
-        scores = (
-            validate(machine.averaged, held_back, plan, device=machine.device, dtype=machine.dtype) if finished else {}
-        )
-        if finished:
+    with Journal(run.folder, step=clock.step) as journal, stop_requests(run.folder) as stop_asked:
+
+        def judged(chosen: Sequence[LoadedCase]) -> dict[str, float]:
+            network, device, dtype = machine.averaged, machine.device, machine.dtype
+            return validate(network, chosen, plan, device=device, dtype=dtype, stop_asked=stop_asked)
+
+        try:
+            while not clock.over():
+                if stop_asked():
+                    raise Stopped  # noqa: TRY301 - the same way out as from the middle of a validation
+                if clock.validation_due() and held_back:
+                    scores = clock.timed_validation(lambda: judged(watched))
+                    history.append({"step": float(clock.step), "seconds": clock.elapsed(), **scores})
+                    journal.record("validation", clock.step, scores)
+                    run.on_validation(machine.model(), scores)
+                losses = guarded_step(machine, sampler.batch(clock.step), clock, settings)
+                clock.advance()
+                running = {name: 0.9 * running.get(name, value) + 0.1 * value for name, value in losses.items()}
+                if clock.step % 10 == 0:
+                    journal.record("train", clock.step, {**losses, "learning_rate": machine.learning_rate()})
+                if clock.checkpoint_due():
+                    save_checkpoint(path, clock.progress(), state)
+                run.on_step(clock.status(running, history[-1] if history else {}))
+            save_checkpoint(path, clock.progress(), state)
+            scores, finished = judged(held_back), True
             journal.record("validation", clock.step, scores)
-        save_checkpoint(path, clock.progress(), state)
+        except Stopped:
+            scores, finished = {}, False
+            save_checkpoint(path, clock.progress(), state)
     return Fitted(machine.model(), scores, tuple(history), clock.progress(), finished)
+
+
+def has_ended(run: Path, identity: dict[str, str], plan: Plan, settings: TrainSettings, **sizes: int) -> int | None:
+    """The step at which the training in a folder came to the end that these settings ask for; None when it has not.
+
+    Args:
+        run: Its folder, with a checkpoint.
+        identity: What must be equal.
+        plan: The store's.
+        settings: The length.
+        **sizes: `num_cases` to learn from and `num_held_back`.
+
+    Raises:
+        UsageError: E-RESUME when it was another training.
+    """
+    progress = load_progress(run / CHECKPOINT, identity)
+    return progress.step if _clock(plan, settings, progress, **sizes).over() else None
+
+
+def _clock(
+    plan: Plan, settings: TrainSettings, progress: TrainingProgress, *, num_cases: int, num_held_back: int
+) -> Clock:
+    return Clock(
+        settings,
+        progress,
+        num_cases=num_cases,
+        batch_size=plan.batch_size,
+        final_factor=num_held_back / max(min(num_held_back, _WATCHED), 1),
+    )
 
 
 def _some_of(held_back: Sequence[LoadedCase], *, seed: int) -> list[LoadedCase]:

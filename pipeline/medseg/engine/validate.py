@@ -11,13 +11,17 @@ from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS
 from medseg.engine.backends import torch_segment
 from medseg.engine.case_run import infer_case
 from medseg.engine.devices import autocast
+from medseg.engine.stop import Stopped
 from medseg.ops.scores import classification_summary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
 
     from medseg.core.plan import Plan
     from medseg.data.store import LoadedCase
+    from medseg.engine.backends import Segment
     from medseg.nn.network import Network
 
 
@@ -29,8 +33,21 @@ def validate(
     device: torch.device,
     dtype: torch.dtype | None,
     overlap: float = 0.25,
+    stop_asked: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Score whole cases.
+
+    Args:
+        network: To be scored.
+        cases: With references or classes.
+        plan: The network's.
+        device: Where it lies.
+        dtype: Reduced precision, or None for fp32.
+        overlap: Of neighbouring windows.
+        stop_asked: Asked before every case and every few windows.
+
+    Raises:
+        Stopped: When it says so.
 
     Returns:
         `dice` (mean over labels of the mean over cases in which the label was annotated), `dice/<label>`, and for each
@@ -38,11 +55,13 @@ def validate(
         reference and prediction scores 1, in one of them 0.
     """
     network.eval()
-    segments = [torch_segment(network, dtype)]
+    segments = [_interruptible(torch_segment(network, dtype), stop_asked)]
     dice: dict[str, list[float]] = {name: [] for name in plan.label_names}
     answers: dict[str, list[tuple[list[float], int]]] = {}
     with torch.inference_mode(), autocast(device, dtype):
         for case in cases:
+            if stop_asked():
+                raise Stopped
             logits, classes = infer_case(
                 [network], case.image.float().to(device), plan, segments=segments, overlap=overlap
             )
@@ -58,6 +77,15 @@ def validate(
     for head, rows in answers.items():
         result |= _class_scores(head, rows, plan)
     return result
+
+
+def _interruptible(segment: Segment, stop_asked: Callable[[], bool]) -> Segment:
+    def asking(windows: Tensor) -> Tensor:
+        if stop_asked():
+            raise Stopped
+        return segment(windows)
+
+    return asking
 
 
 def _dice(answer: np.ndarray, case: LoadedCase, plan: Plan) -> dict[str, float]:
