@@ -70,7 +70,7 @@ def plan(preprocessed: Path) -> None:
 
 
 def in_reduced_precision(network: torch.nn.Module) -> None:
-    """bf16, but for the deepest stage: its weight gradient is wrong in bf16 on a CPU where the input is 2 voxels deep."""
+    """bf16, but for the deepest stage: there, 2 voxels deep, the CPU gets the weight gradient of bf16 wrong."""
     deepest = network.encoder.stages[-1]
     forward, whole = deepest.forward, network.forward
 
