@@ -59,6 +59,9 @@ class TrainSettings(Document):
         default=None, ge=0, description="which part of the cases is held back; absent: the manifest's own, or part 0"
     )
     num_folds: int = Field(default=5, ge=2)
+    stratify_by: str = Field(
+        default="class", description="what is dealt evenly into folds: class, none, or an attribute such as site"
+    )
     seed: int = Field(default=0, ge=0)
     learning_rate: float = Field(default=2e-3, gt=0, description="peak, AdamW")
     weight_decay: float = Field(default=1e-2, ge=0)

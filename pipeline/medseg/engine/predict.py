@@ -22,9 +22,10 @@ from medseg.engine.backends import Backends, Segment
 from medseg.engine.case_run import CaseRun, Thrift, mirrored
 from medseg.engine.devices import amp_dtype, autocast, pick_device, place
 from medseg.engine.region import foreground_box, region_of, widened
-from medseg.io.bundle import read_bundle
+from medseg.io.bundle import networks_of, read_bundle
 from medseg.io.memory import volume_from
 from medseg.nn.build import build_network
+from medseg.ops.calibration import tempered
 from medseg.ops.prepare import label_values, to_network
 from medseg.ops.restore import to_source
 from medseg.ops.sliding import WindowGrid
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from medseg.core.answering import Answering
     from medseg.core.geometry import Shape
+    from medseg.core.plan import NetworkPlan
     from medseg.core.prediction import Region
     from medseg.core.volume import Volume
     from medseg.io.bundle import Bundle
@@ -153,12 +156,12 @@ class Predictor:
         # The way back is in fp32: reduced precision would decide close calls by rounding.
         with torch.inference_mode():
             if plan.num_outputs:
-                logits: Iterable[Tensor] = watch.timed(run.slabs(), "network")
+                logits: Iterable[Tensor] = watch.timed(run.slabs(self.bundle.manifest.answering.combine), "network")
                 indices = to_source(logits, led, paint_order=plan.paint_order, probabilities=sink or kept)
                 labels = LabelMap(label_values(indices, plan), prepared.source)
             watch.lap("export")
             with autocast(self.device, self._dtype):
-                classes = run.classes()
+                classes = _calibrated(run.classes(), self.bundle.manifest.answering)
             watch.lap("network")
         return Prediction(
             labels,
@@ -197,13 +200,25 @@ class Predictor:
             if settings.roi and coarse.count < full.count * copies:
                 silent = plan.model_copy(update={"classification": None})
                 look = CaseRun((), image, silent, segments=segments, grid=coarse, lead=lead, thrift=thrift)
-                box = foreground_box(look.slabs(), lead=lead, regions=bool(plan.regions))
+                box = foreground_box(
+                    look.slabs(self.bundle.manifest.answering.combine), lead=lead, regions=bool(plan.regions)
+                )
                 if box is not None:
                     grid = full.touching(widened(box, prepared.geometry, settings.roi_margin_mm))
                 region = region_of(prepared, coarse, full, grid, found=box is not None, members=len(segments))
             segments = [mirrored(segment, plan) for segment in segments] if settings.tta else segments
         run = CaseRun(networks, image, plan, segments=segments, grid=grid, lead=lead, thrift=thrift)
         return run, prepared.cropped(grid.box).led_by(lead), region
+
+
+def _calibrated(classes: dict[str, dict[str, float]], answering: Answering) -> dict[str, dict[str, float]]:
+    """The class probabilities at the temperatures of the model."""
+    return {
+        head: dict(zip(found, tempered(np.array([[*found.values()]]), temperature)[0].tolist(), strict=True))
+        if (temperature := answering.temperatures.get(head)) is not None
+        else found
+        for head, found in classes.items()
+    }
 
 
 def _is_about_memory(error: Exception) -> bool:
@@ -256,11 +271,12 @@ def load_networks(bundle: Bundle) -> list[Network]:
     Raises:
         ModelError: E-WEIGHTS.
     """
-    return [_load(bundle, weights).eval() for weights in bundle.weights]
+    members = zip(bundle.weights, networks_of(bundle), strict=True)
+    return [_load(bundle, weights, network).eval() for weights, network in members]
 
 
-def _load(bundle: Bundle, weights: dict[str, Tensor]) -> Network:
-    network = build_network(bundle.plan)
+def _load(bundle: Bundle, weights: dict[str, Tensor], plan: NetworkPlan) -> Network:
+    network = build_network(bundle.plan.model_copy(update={"network": plan}))
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

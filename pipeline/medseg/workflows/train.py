@@ -131,7 +131,9 @@ def _load(store: Store, chosen: Sequence[str], folder: Path, progress: Progress,
 def _usable_split(store: Store, settings: TrainSettings) -> Split:
     """The split without the cases that could not be preprocessed."""
     usable = {case.id for case in store.index.cases}
-    split = split_cases(store.dataset, fold=settings.fold, num_folds=settings.num_folds)
+    split = split_cases(
+        store.dataset, fold=settings.fold, num_folds=settings.num_folds, stratify_by=settings.stratify_by
+    )
     split = Split(*(tuple(case for case in part if case in usable) for part in (split.train, split.val)))
     if not split.train:
         raise UsageError("no case is left to train on", code="E-SPLIT", remedy="See `medseg check`.")
