@@ -23,6 +23,7 @@ def train(
     stratify_by: Annotated[
         str | None, typer.Option(help="Dealt evenly into folds: class, none, or an attribute such as site.")
     ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Patches of a step instead of the plan's number.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the run; another name trains beside earlier runs.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier training of this name.")] = False,
@@ -54,6 +55,7 @@ def train(
         fold=fold,
         num_folds=folds,
         stratify_by=stratify_by,
+        batch_size=batch_size,
         seed=seed,
         device=device,
         amp=amp,

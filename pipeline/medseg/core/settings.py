@@ -62,6 +62,7 @@ class TrainSettings(Document):
     stratify_by: str = Field(
         default="class", description="what is dealt evenly into folds: class, none, or an attribute such as site"
     )
+    batch_size: int | None = Field(default=None, ge=1, description="patches of a step instead of the plan's number")
     seed: int = Field(default=0, ge=0)
     learning_rate: float = Field(default=2e-3, gt=0, description="peak, AdamW")
     weight_decay: float = Field(default=1e-2, ge=0)

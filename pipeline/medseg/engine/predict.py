@@ -20,7 +20,7 @@ from medseg.core.volume import LabelMap
 from medseg.data.patches import crop, view_start
 from medseg.engine.backends import Backends, Segment
 from medseg.engine.case_run import CaseRun, Thrift, mirrored
-from medseg.engine.devices import amp_dtype, autocast, pick_device, place
+from medseg.engine.devices import amp_dtype, autocast, is_about_memory, pick_device, place
 from medseg.engine.region import foreground_box, region_of, widened
 from medseg.io.bundle import networks_of, read_bundle
 from medseg.io.memory import volume_from
@@ -129,7 +129,7 @@ class Predictor:
             try:
                 answer = self._answer(prepared, thrift, watch, sink)
             except (RuntimeError, MemoryError) as error:
-                if not _is_about_memory(error):
+                if not is_about_memory(error):
                     raise
                 logger.warning("out of memory on %s; going on with %s", self.device, thrift.name)
                 if self.device.type == "cuda":
@@ -219,11 +219,6 @@ def _calibrated(classes: dict[str, dict[str, float]], answering: Answering) -> d
         else found
         for head, found in classes.items()
     }
-
-
-def _is_about_memory(error: Exception) -> bool:
-    """On a CPU torch says so in words only."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 class _InMemory:
