@@ -46,7 +46,8 @@ def resample_labels(labels: Tensor, shape: Shape) -> Tensor:
         return labels
     best = torch.zeros(tuple(shape), dtype=torch.uint8)
     score, rest = torch.zeros(tuple(shape)), torch.ones(tuple(shape))
-    for value, box in enumerate(ndimage.find_objects(labels.cpu().numpy()), start=1):
+    boxes: Sequence[tuple[slice, ...] | None] = ndimage.find_objects(labels.cpu().numpy())
+    for value, box in enumerate(boxes, start=1):
         if box is None:
             continue
         share, where = _share(labels.cpu(), value, box, shape)
