@@ -17,6 +17,7 @@ import typer
 
 import medseg
 from medseg.apps import (
+    baseline_command,
     bundle_commands,
     data_commands,
     deidentify_commands,
@@ -75,6 +76,7 @@ for _command in (
     model_commands.train,
     model_commands.infer,
     evaluate_command.evaluate,
+    baseline_command.baseline,
     bundle_commands.ensemble,
     find_best_command.find_best,
     bundle_commands.export,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from medseg.core.settings import TrainSettings
     from medseg.workflows.workspace import Workspace
 
-_FREE = {"budget", "epochs", "device", "amp", "learning_rate", "gradient_clip", "deterministic"}
+_FREE = {"budget", "epochs", "batch_size", "device", "amp", "learning_rate", "gradient_clip", "deterministic"}
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,11 @@ def _train(
     watch: Callable[[Status], None],
 ) -> Trained:
     identity = _identity(store, split, settings)
+    plan = store.plan.model_copy(update={"batch_size": settings.batch_size or store.plan.batch_size})
     finished, has_checkpoint, end = _finished_bundle(folder), (folder / CHECKPOINT).is_file(), None
     if has_checkpoint:
         sizes = {"num_cases": len(split.train), "num_held_back": len(split.val)}
-        end = has_ended(folder, identity, store.plan, settings, **sizes)
+        end = has_ended(folder, identity, plan, settings, **sizes)
     # Without a checkpoint nothing can go on from a finished model; with one, the model may be of a shorter training.
     if finished and (not has_checkpoint or end == finished.num_steps):
         return Trained(folder / "bundle", finished.validation, finished=True, was_done=True)
@@ -107,7 +108,7 @@ def _train(
     writer = _BundleWriter(folder, store, split, settings)
     # While a finished training is made longer its model stays until the better one is there.
     run = Run(folder, identity, watch, writer.early if finished is None else lambda *_: None)
-    fitted = fit(store.plan, cases, held_back, settings=settings, run=run)
+    fitted = fit(plan, cases, held_back, settings=settings, run=run)
     if fitted.finished:
         writer.write(fitted.weights, fitted.validation, num_steps=fitted.progress.step)
     return Trained(folder / "bundle", fitted.validation, fitted.finished)
