@@ -34,7 +34,7 @@ def make_run(workspace, cohort, inferred, tmp_path_factory):
     """Makes what a cross-validation of two folds leaves, with masks of one's own."""
     bundle, dataset = read_bundle(workspace.newest_bundle()), read_manifest(cohort)
     cases = tuple(
-        case.model_copy(update={"fold": number % 2, "split": None}) for number, case in enumerate(dataset.cases[:4])
+        case.model_copy(update={"fold": number % 2, "split": None}) for number, case in enumerate(dataset.cases[:6])
     )
     dataset = dataset.model_copy(update={"cases": cases, "generator": None})
     parts = [tuple(case.id for case in cases if case.fold == fold) for fold in range(2)]
@@ -97,8 +97,8 @@ def test_the_better_configuration_and_the_cleaning_that_helps_are_chosen(found):
     assert taken[0] == ("stray", "instead of poor")
     assert taken[-1] == ("organ", "largest part only")
     assert report.plain.mean < report.candidates[1].score.mean < report.chosen.mean <= 1
-    assert report.honest.mean == pytest.approx(report.chosen.mean)  # both halves of the cases speak for the same
-    assert set(map(str, report.choices_by_fold)) == {str(report.choice)}
+    assert {choice.candidate for choice in report.choices_by_fold} == {"stray"}
+    assert report.plain.mean < report.honest.mean <= report.chosen.mean
     assert read_document(found.bundle.parent / "find-best.json", BestReport) == report
 
 
@@ -143,7 +143,7 @@ def test_two_configurations_answer_together(runs, tmp_path):
 def test_the_forecast_names_what_is_predicted_anew(runs, tmp_path):
     rows = dict(forecast_find_best(runs, tmp_path, Search()).rows)
     assert rows["configurations"] == "poor, stray"
-    assert rows["predicted anew"].startswith("poor+stray: 4 cases")
+    assert rows["predicted anew"].startswith("poor+stray: 6 cases")
     assert not list(tmp_path.iterdir())
 
 
