@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from medseg.apps import options as o
 from medseg.apps import show
 from medseg.apps.terminal import TERMINAL, TrainingWatch
+from medseg.core.errors import MedsegError
 
 
 def train(
@@ -29,10 +31,12 @@ def train(
 ) -> None:
     """Train on the workspace's store; ends in a model folder (bundle). Run it again to resume.
 
-    Ctrl-C, SIGTERM or a file named `stop` in the run's folder ends it in good order.
+    Ctrl-C, SIGTERM or a file named `stop` in the run's folder ends it in good order. On several GPUs or machines:
+    `torchrun --nproc-per-node N -m medseg train ...`.
 
     Example: `medseg train --workspace work --budget 30m`
     """
+    from medseg.engine.distributed import ELSEWHERE
     from medseg.workflows.config import load_settings
     from medseg.workflows.forecast import forecast_train
     from medseg.workflows.train import train as run
@@ -49,12 +53,18 @@ def train(
         amp=amp,
     ).train
     place = Workspace(workspace)
+    if os.environ.get("RANK", "0") != "0":
+        TERMINAL.leave_to_others()
     if dry_run:
         show.forecast(TERMINAL, forecast_train(place, settings), as_json=json)
         return
     watch = TrainingWatch(TERMINAL)
     try:
         trained = run(place, settings, name=name, restart=restart, progress=TERMINAL.progress, watch=watch)
+    except MedsegError as error:
+        if error.code != ELSEWHERE:
+            raise
+        raise typer.Exit(error.exit_code) from None
     finally:
         watch.close()
     show.trained(TERMINAL, trained, as_json=json)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from medseg.engine.checkpoint import TrainingProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from medseg.core.settings import TrainSettings
 
 _CHECKPOINT_EVERY_S = 60.0
@@ -42,9 +41,24 @@ class Clock:
     """Counts steps and seconds, over all sessions of one training."""
 
     def __init__(
-        self, settings: TrainSettings, progress: TrainingProgress, *, steps_per_epoch: int, final_factor: float
+        self,
+        settings: TrainSettings,
+        progress: TrainingProgress,
+        *,
+        steps_per_epoch: int,
+        final_factor: float,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Args: final_factor: how many times more cases the last validation has than the ones on the way."""
+        """Start or go on.
+
+        Args:
+            settings: Its budget or epochs.
+            progress: Of earlier sessions.
+            steps_per_epoch: A pass over the cases.
+            final_factor: How many times more cases the last validation has than the ones on the way.
+            now: Seconds; of several processes all must be given the same.
+        """
+        self._now = now
         self._share = 0.0
         self._final_factor = final_factor
         self.step = progress.step
@@ -53,10 +67,10 @@ class Clock:
         self._next_validation = progress.next_validation or 1 / _VALIDATIONS
         self._validation_s = progress.validation_s
         self._num_steps = None if settings.epochs is None else settings.epochs * steps_per_epoch
-        self._start = self._last_checkpoint = time.monotonic()
+        self._start = self._last_checkpoint = self._time = now()
 
     def elapsed(self) -> float:
-        return self._before.elapsed_s + time.monotonic() - self._start
+        return self._before.elapsed_s + self._time - self._start
 
     def share(self) -> float:
         if self._num_steps is not None:
@@ -71,6 +85,8 @@ class Clock:
         return self._validation_s * self._final_factor
 
     def over(self) -> bool:
+        """Look at the time, which then stands still until the next look: what is decided by it agrees."""
+        self._time = self._now()
         return self.share() >= 1.0
 
     def validation_due(self) -> bool:
@@ -78,17 +94,18 @@ class Clock:
 
     def timed_validation(self, work: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Run a validation; in a budget the next one waits until validating costs at most a twentieth of the time."""
-        start = time.monotonic()
+        start = self._now()
         scores = work()
-        self._validation_s = time.monotonic() - start
+        self._time = self._now()
+        self._validation_s = self._time - start
         cost = 20 * self._validation_s / self._settings.budget_s if self._settings.budget_s else 0.0
         self._next_validation = self.share() + max(1 / _VALIDATIONS, cost)
         return scores
 
     def checkpoint_due(self) -> bool:
-        if time.monotonic() - self._last_checkpoint < _CHECKPOINT_EVERY_S:
+        if self._time - self._last_checkpoint < _CHECKPOINT_EVERY_S:
             return False
-        self._last_checkpoint = time.monotonic()
+        self._last_checkpoint = self._time
         return True
 
     def progress(self) -> TrainingProgress:
@@ -102,7 +119,7 @@ class Clock:
 
     def status(self, losses: dict[str, float], validation: dict[str, float]) -> Status:
         share, elapsed = self.share(), self.elapsed()
-        here = time.monotonic() - self._start
+        here = self._time - self._start
         return Status(
             step=self.step,
             share=share,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from medseg.core.errors import MedsegError, ResourceError
 from medseg.engine.devices import autocast
 from medseg.nn.losses import class_loss, segmentation_loss
+from medseg.nn.ranks import average_gradients, everybodys, gathered, total
 from medseg.ops.augment import augment
 
 if TYPE_CHECKING:
@@ -89,26 +90,28 @@ def train_step(
             reference=torch.where(shown.to(machine.device)[:, None, None, None], labels.short(), -1),
         )
     losses: dict[str, Tensor] = {}
-    if output.logits and bool(known.any()):
+    if output.logits and bool(total(known.any().float()) > 0):
         losses["segmentation"] = segmentation_loss(output.logits, labels, known)
-    if output.classes and (classified := class_loss(output.classes, batch.classes_of_views())) is not None:
+    taught = {head: gathered(values) for head, values in batch.classes_of_views().items()}
+    if output.classes and (classified := class_loss(output.classes, taught)) is not None:
         losses["classification"] = classified * (pace.class_weight if output.logits else 1.0)
     if not losses:
         return {}
-    total = torch.stack(list(losses.values())).sum()
-    if not bool(torch.isfinite(total)):
+    loss = torch.stack(list(losses.values())).sum()
+    if not bool(torch.isfinite(loss)):
         raise MedsegError(
-            f"the loss is not finite ({float(total.detach())}) on cases {', '.join(sorted(set(batch.cases)))}",
+            f"the loss is not finite ({float(loss.detach())}) on cases {_named(batch)}",
             code="E-NUMERIC",
             remedy="Look at these cases with `medseg check`, lower --learning-rate, or train with --no-amp.",
         )
     machine.optimizer.zero_grad(set_to_none=True)
-    machine.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+    machine.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    average_gradients(machine.network.parameters())
     machine.scaler.unscale_(machine.optimizer)
     norm = nn.utils.clip_grad_norm_(machine.network.parameters(), settings.gradient_clip)
     if not machine.scaler.is_enabled() and not bool(torch.isfinite(norm)):
         raise MedsegError(
-            f"the gradient is not finite on cases {', '.join(sorted(set(batch.cases)))}",
+            f"the gradient is not finite on cases {_named(batch)}",
             code="E-NUMERIC",
             remedy="Train with --no-amp; if it stays, lower --learning-rate.",
         )
@@ -116,3 +119,7 @@ def train_step(
     machine.scaler.update()
     machine.average(min(settings.ema_decay, (1 + seed[1]) / (10 + seed[1])))
     return {**{name: float(value.detach()) for name, value in losses.items()}, "gradient_norm": float(norm)}
+
+
+def _named(batch: Batch) -> str:
+    return ", ".join(sorted(set(everybodys(batch.cases))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,8 @@ from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS
 from medseg.engine.backends import torch_segment
 from medseg.engine.case_run import infer_case
 from medseg.engine.devices import autocast
+from medseg.engine.distributed import ALONE, Ranks
+from medseg.nn.ranks import everybodys
 from medseg.ops.scores import classification_summary
 
 if TYPE_CHECKING:
@@ -29,8 +32,9 @@ def validate(
     device: torch.device,
     dtype: torch.dtype | None,
     overlap: float = 0.25,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
-    """Score whole cases.
+    """Score whole cases; of several processes each takes some, and all get the scores.
 
     Returns:
         `dice` (mean over labels of the mean over cases in which the label was annotated), `dice/<label>`, and for each
@@ -39,24 +43,47 @@ def validate(
     """
     network.eval()
     segments = [torch_segment(network, dtype)]
-    dice: dict[str, list[float]] = {name: [] for name in plan.label_names}
-    answers: dict[str, list[tuple[list[float], int]]] = {}
+    rows: list[_Row] = []
     with torch.inference_mode(), autocast(device, dtype):
-        for case in cases:
+        for number in range(ranks.rank, len(cases), ranks.size):
+            case = cases[number]
             logits, classes = infer_case(
                 [network], case.image.float().to(device), plan, segments=segments, overlap=overlap
             )
+            dice = {}
             if logits is not None and case.labels.numel():
-                for name, value in _dice(logits.argmax(0).cpu().numpy(), case, plan).items():
-                    dice[name].append(value)
-            for head, probabilities in classes.items():
-                if case.entry.classes.get(head, MISSING_CLASS) != MISSING_CLASS:
-                    answers.setdefault(head, []).append((list(probabilities.values()), case.entry.classes[head]))
+                dice = _dice(logits.argmax(0).cpu().numpy(), case, plan)
+            answers = {
+                head: (list(probabilities.values()), case.entry.classes[head])
+                for head, probabilities in classes.items()
+                if case.entry.classes.get(head, MISSING_CLASS) != MISSING_CLASS
+            }
+            rows.append(_Row(number, dice, answers))
+    return _scores(sorted(everybodys(rows), key=lambda row: row.number), plan)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What one case scores: Dice by label, and by head the probabilities and the class."""
+
+    number: int
+    dice: dict[str, float]
+    answers: dict[str, tuple[list[float], int]]
+
+
+def _scores(rows: Sequence[_Row], plan: Plan) -> dict[str, float]:
+    dice: dict[str, list[float]] = {name: [] for name in plan.label_names}
+    answers: dict[str, list[tuple[list[float], int]]] = {}
+    for row in rows:
+        for name, value in row.dice.items():
+            dice[name].append(value)
+        for head, answer in row.answers.items():
+            answers.setdefault(head, []).append(answer)
     scored = {name: float(np.mean(values)) for name, values in dice.items() if values}
     result = {"dice": float(np.mean(list(scored.values())))} if scored else {}
     result |= {f"dice/{name}": value for name, value in scored.items()}
-    for head, rows in answers.items():
-        result |= _class_scores(head, rows, plan)
+    for head, given in answers.items():
+        result |= _class_scores(head, given, plan)
     return result
 
 

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medseg.nn.ranks import are_several, gathered
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -128,7 +130,7 @@ class Standardise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width) to the same shape, within 5 deviations."""
-        if self.training:
+        if self.training and len(x):
             with torch.no_grad():
                 self.count += 1
                 share = torch.clamp(1 / self.count, min=0.01)
@@ -163,11 +165,15 @@ class ClassificationHead(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor], regions: Tensor | None) -> dict[str, Tensor]:
-        """Features: (B, F, ...) per scale; regions: (B, R, I, J, K) in [0, 1] or None. Returns (B, classes) by head."""
+        """Features: (B, F, ...) per scale; regions: (B, R, I, J, K) in [0, 1] or None.
+
+        Returns:
+            (B, classes) by head; in training B is that of all processes together.
+        """
         pooled = torch.cat([_pool(scale.float(), regions) for scale in features], dim=1)
         if regions is not None:
             pooled = torch.cat([pooled, _shape(regions.float())], dim=1)
-        pooled = self.standardise(pooled)
+        pooled = self.standardise(gathered(pooled) if self.training else pooled)
         return {name: head(pooled) for name, head in self.heads.items()}
 
 
@@ -219,7 +225,7 @@ class Network(nn.Module):
         """
         skips = self.unet.encode(image)
         logits = self.unet.decode(skips, all_scales=self.training) if len(self.unet.decoder) else []
-        if views is None or not len(views):
+        if views is None or not (len(views) or (self.training and are_several())):
             return Output(logits, {})
         probabilities = None
         if logits:

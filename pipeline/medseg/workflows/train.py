@@ -14,6 +14,7 @@ from medseg.core.progress import Progress, silent
 from medseg.data.splits import Split, split_cases
 from medseg.data.store import Store, open_store
 from medseg.engine.clock import Status
+from medseg.engine.distributed import Ranks, joined
 from medseg.engine.train import Run, fit
 from medseg.io.bundle import MANIFEST, BundleManifest, write_bundle
 from medseg.io.documents import read_document
@@ -66,29 +67,55 @@ def train(
         progress: Wraps the loading of cases.
         watch: Told after every step.
 
+    Under torchrun every process calls it; process 0 writes, and watches.
+
     Raises:
         ModelError: E-NO-STORE without preprocessed data.
-        UsageError: E-SPLIT, E-RESUME, E-DEVICE.
+        UsageError: E-SPLIT, E-RESUME, E-DEVICE, E-RANKS, E-RANKS-DIFFER.
+        ResourceError: E-RANK-LOST.
     """
+    with joined(settings.device, timeout_s=settings.rank_timeout_s) as ranks:
+        here = settings.model_copy(update={"device": ranks.device(settings.device)})
+        if not ranks.is_writer:
+            progress, watch = silent, _nobody
+        return _train(workspace, here, ranks=ranks, name=name, restart=restart, progress=progress, watch=watch)
+
+
+def _nobody(_status: Status) -> None:
+    """Watches a process that leaves telling to another."""
+
+
+def _train(
+    workspace: Workspace,
+    settings: TrainSettings,
+    *,
+    ranks: Ranks,
+    name: str | None,
+    restart: bool,
+    progress: Progress,
+    watch: Callable[[Status], None],
+) -> Trained:
     store = open_store(workspace.store)
     split = _usable_split(store, settings)
     folder = workspace.runs / (name or ("main" if settings.fold is None else f"fold{settings.fold}"))
-    if restart and folder.exists():
+    if restart and folder.exists() and ranks.is_writer:
         shutil.rmtree(folder)
+    ranks.any(restart)
     done = _already_done(folder)
     if done is not None:
         return done
-    require_writable(folder)
+    if ranks.is_writer:
+        require_writable(folder)
     cases = [store.load(case) for case in progress(split.train, "loading training cases", len(split.train))]
     held_back = [store.load(case) for case in progress(split.val, "loading validation cases", len(split.val))]
-    write_text(folder / "settings.json", settings.to_json())
-    writer = _BundleWriter(folder, store, split, settings)
+    writer = _BundleWriter(folder, store, split, settings, ranks)
+    writer.begin()
     fitted = fit(
         store.plan,
         cases,
         held_back,
         settings=settings,
-        run=Run(folder, _identity(store, split, settings), watch, writer.early),
+        run=Run(folder, _identity(store, split, settings), watch, writer.early, ranks),
     )
     if fitted.finished:
         writer.write(fitted.weights, fitted.validation, finished=True)
@@ -115,7 +142,7 @@ def _already_done(folder: Path) -> Trained | None:
 def _identity(store: Store, split: Split, settings: TrainSettings) -> dict[str, str]:
     """What must not change between a checkpoint and its resumption; the length may."""
     files = {case.id: case.sha256 for case in store.index.cases}
-    shaping = settings.model_dump(mode="json", exclude={"budget", "epochs", "device"})
+    shaping = settings.model_dump(mode="json", exclude={"budget", "epochs", "device", "rank_timeout_s"})
     return {
         "plan": _digest(store.plan.to_json()),
         "training cases": _digest(json.dumps([(case, files[case]) for case in split.train])),
@@ -125,17 +152,24 @@ def _identity(store: Store, split: Split, settings: TrainSettings) -> dict[str, 
 
 @dataclass(frozen=True)
 class _BundleWriter:
-    """Writes the run's bundle: early ones while it trains, the last one at its end."""
+    """Writes the run's bundle: early ones while it trains, the last one at its end; of several processes the first."""
 
     folder: Path
     store: Store
     split: Split
     settings: TrainSettings
+    ranks: Ranks
+
+    def begin(self) -> None:
+        if self.ranks.is_writer:
+            write_text(self.folder / "settings.json", self.settings.to_json())
 
     def early(self, weights: dict[str, Tensor], validation: dict[str, float]) -> None:
         self.write(weights, validation, finished=False)
 
     def write(self, weights: dict[str, Tensor], validation: dict[str, float], *, finished: bool) -> None:
+        if not self.ranks.is_writer:
+            return
         plan, dataset = self.store.plan, self.store.dataset
         manifest = BundleManifest(
             name=f"{dataset.name}-{self.folder.name}",
