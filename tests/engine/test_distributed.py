@@ -142,7 +142,8 @@ class Torchrun:
 
     def __init__(self, workspace: Workspace, out: Path, *options: str) -> None:
         self.out = out
-        command = "-m torch.distributed.run --nproc-per-node 2 -m medseg train --device cpu --name torchrun".split()
+        command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "medseg", "train"]
+        command += ["--device", "cpu", "--name", "torchrun"]
         with out.open("w") as file:
             self.process = subprocess.Popen(
                 [sys.executable, *command, "--workspace", str(workspace.folder), *options],
@@ -194,13 +195,13 @@ def test_whoever_is_asked_to_stop_stops_all_and_one_process_goes_on(workspace: W
     log = workspace.runs / "torchrun" / "log.jsonl"
     settings = TrainSettings(epochs=500, device="cpu")
 
-    class Enough(Exception):
+    class EnoughError(Exception):
         pass
 
     def watch(status):
         assert status.step > 1
-        raise Enough
+        raise EnoughError
 
     assert log.is_file()
-    with pytest.raises(Enough):
+    with pytest.raises(EnoughError):
         train(workspace, settings, name="torchrun", watch=watch)

@@ -112,7 +112,7 @@ def test_another_seed_trains_another_network(store, cases, uninterrupted, tmp_pa
 
 def test_resuming_with_something_changed_names_it(store, cases, tmp_path):
     run(store, cases, tmp_path, stop_at=2, identity={"plan": "a", "train.seed": "5"})
-    with pytest.raises(UsageError, match=r"plan changed") as caught:
+    with pytest.raises(UsageError, match=r"plan was a, is b") as caught:
         run(store, cases, tmp_path, identity={"plan": "b", "train.seed": "5"})
     assert caught.value.code == "E-RESUME"
 

@@ -29,17 +29,15 @@ def train(
     dry_run: o.DryRun = False,
     json: o.Json = False,
 ) -> None:
-    """Train on the workspace's store; ends in a model folder (bundle). Run it again to resume.
+    """Train on the workspace's store; ends in a model folder (bundle). Run it again to resume, longer to extend.
 
     Ctrl-C, SIGTERM or a file named `stop` in the run's folder ends it in good order. On several GPUs or machines:
     `torchrun --nproc-per-node N -m medseg train ...`.
 
     Example: `medseg train --workspace work --budget 30m`
     """
-    from medseg.engine.distributed import ELSEWHERE
+    from medseg.workflows.claim import require_no_run
     from medseg.workflows.config import load_settings
-    from medseg.workflows.forecast import forecast_train
-    from medseg.workflows.train import train as run
     from medseg.workflows.workspace import Workspace
 
     settings = show.resolve(
@@ -53,16 +51,22 @@ def train(
         amp=amp,
     ).train
     place = Workspace(workspace)
-    if os.environ.get("RANK", "0") != "0":
+    if is_one_of_others := os.environ.get("RANK", "0") != "0":
         TERMINAL.leave_to_others()
     if dry_run:
+        from medseg.workflows.forecast import forecast_train
+
         show.forecast(TERMINAL, forecast_train(place, settings), as_json=json)
         return
+    if not is_one_of_others:
+        require_no_run(place.run(name, settings.fold))  # before anything that takes seconds to load
+    from medseg.workflows.train import train as run
+
     watch = TrainingWatch(TERMINAL)
     try:
         trained = run(place, settings, name=name, restart=restart, progress=TERMINAL.progress, watch=watch)
     except MedsegError as error:
-        if error.code != ELSEWHERE:
+        if error.code != "E-RANK-ENDED":
             raise
         raise typer.Exit(error.exit_code) from None
     finally:

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from medseg.core.measurements import Intensity
+from medseg.ops.peak import ball_means
 
 if TYPE_CHECKING:
     from medseg.core.geometry import Geometry
-
-_PEAK_RADIUS_MM = (3 * 1000 / (4 * np.pi)) ** (1 / 3)  # of a sphere of 1 ml
 
 
 def measure_intensity(
@@ -49,23 +47,6 @@ def is_suv(unit: str) -> bool:
 def peak_mean(image: NDArray[Any], mask: NDArray[np.bool_], geometry: Geometry) -> float:
     """The highest mean in a sphere of 1 ml centred on a voxel of the mask.
 
-    The sphere takes the voxels whose centres it holds, also outside the mask, never outside the image (IBSI, global
-    intensity peak, code 0F91; Zwanenburg et al., Radiology 2020).
+    IBSI, global intensity peak, code 0F91; Zwanenburg et al., Radiology 2020.
     """
-    sphere = _sphere(geometry)
-    sums = ndimage.convolve(image.astype(np.float64), sphere, mode="constant")
-    counts = ndimage.convolve(np.ones(image.shape), sphere, mode="constant")
-    return float((sums / counts)[mask].max())
-
-
-def peak_reach(geometry: Geometry) -> tuple[int, int, int]:
-    """Voxels along each axis from the middle of the peak's sphere to the last one it can hold."""
-    i, j, k = np.linalg.norm(np.linalg.inv(geometry.affine[:3, :3]), axis=1) * _PEAK_RADIUS_MM
-    return max(1, int(i)), max(1, int(j)), max(1, int(k))
-
-
-def _sphere(geometry: Geometry) -> NDArray[np.float64]:
-    """1 where a voxel's centre lies within the sphere around the middle voxel; sheared grids are taken as they lie."""
-    steps = [np.arange(-reach, reach + 1) for reach in peak_reach(geometry)]
-    offsets = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1) @ geometry.affine[:3, :3].T
-    return np.asarray(np.linalg.norm(offsets, axis=-1) <= _PEAK_RADIUS_MM, dtype=np.float64)
+    return float(ball_means(image, mask, axes_mm=geometry.affine[:3, :3]).max())

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medseg.clinical.diameters import axial_axis, axial_diameters, feret_diameter
-from medseg.clinical.intensity import is_suv, measure_intensity, peak_reach
+from medseg.clinical.intensity import is_suv, measure_intensity
 from medseg.clinical.normal_ranges import NormalTable, compare_with_normal
 from medseg.clinical.position import Midline, contacts_mm2, find_midline
 from medseg.core.document import suggest
@@ -23,6 +23,7 @@ from medseg.core.measurements import Measurement, Side, SideBasis
 from medseg.core.sides import named_side
 from medseg.core.volume import LabelMap, Volume, require_same_grid
 from medseg.ops.lesions import find_components
+from medseg.ops.peak import peak_reach
 
 if TYPE_CHECKING:
     from medseg.core.geometry import Geometry
@@ -153,7 +154,7 @@ def _measure(structure: _Structure, case: _Case) -> Measurement:
 
 def _widened(structure: _Structure, case: _Case) -> tuple[Box, NDArray[np.bool_]]:
     """The structure with the surroundings that its neighbours and the SUV peak need."""
-    reach = peak_reach(case.geometry) if is_suv(case.unit) and structure.kind == "lesion" else (1, 1, 1)
+    reach = peak_reach(case.geometry.affine[:3, :3]) if is_suv(case.unit) and structure.kind == "lesion" else (1, 1, 1)
     inside = [
         (max(0, side.start - pad), min(size, side.stop + pad))
         for side, pad, size in zip(structure.box, reach, case.geometry.shape, strict=True)

@@ -35,6 +35,9 @@ class Case(Document):
     split: Split | None = None
     fold: int | None = Field(default=None, ge=0)
     attributes: dict[str, str] = Field(default_factory=dict, description="site, sex, age, scanner, date ...")
+    series: str | None = Field(
+        default=None, description="DICOM: which series of the image's folder, where it holds several; as in Reading"
+    )
 
     @property
     def group(self) -> str:
@@ -112,6 +115,10 @@ class Dataset(Document):
     def label_names(self) -> tuple[str, ...]:
         """Names by network index: index 0 is background, index n is `label_names[n - 1]`."""
         return tuple(sorted(self.labels, key=self.labels.__getitem__))
+
+    def reading_of(self, case: Case) -> Reading:
+        """How the images of a case are read: its own series, and what the dataset says of all of them."""
+        return Reading(series=case.series).over(self.reading)
 
     def case(self, case_id: str) -> Case:
         return next(case for case in self.cases if case.id == case_id)

@@ -29,9 +29,10 @@ def check_dataset(dataset: Dataset, reading: Reading = AS_IT_IS, *, progress: Pr
         Errors (training would fail or learn something false), warnings (look at it) and notes. What half of the cases
         share is reported once, with an empty case, unless it is an error or can be mended.
     """
-    reading = reading.over(dataset.reading)
     with ThreadPoolExecutor(_THREADS) as pool:
-        inspected = pool.map(lambda case: inspect_case(case, dataset, reading), dataset.cases)
+        inspected = pool.map(
+            lambda case: inspect_case(case, dataset, reading.over(dataset.reading_of(case))), dataset.cases
+        )
         seen = list(progress(inspected, "checking cases", len(dataset.cases)))
     findings = [finding for one in seen for finding in one.findings] + compare_cases(dataset, seen)
     whole = summarise(dataset, seen)

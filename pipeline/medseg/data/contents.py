@@ -54,7 +54,7 @@ def read_reference(case: Case, dataset: Dataset, reading: Reading = AS_IT_IS, *,
     """
     if case.label is None:
         return None
-    labels = read_labels(case.label, reading.over(dataset.reading), onto=onto, names=dataset.labels)
+    labels = read_labels(case.label, reading.over(dataset.reading_of(case)), onto=onto, names=dataset.labels)
     if strange := unknown_values(values_in(labels), dataset):
         raise InputError(strange, code="E-LABEL-UNKNOWN", file=case.label, remedy=NAME_THEM)
     return labels

@@ -57,6 +57,7 @@ class _Record(Document):
 
 def diagnose(case: Case, dataset: Dataset, reading: Reading) -> Patient:
     """Look at every file of a case and cure what can be cured."""
+    reading = reading.over(dataset.reading_of(case))
     images = [(found, cure_image(found)) for found in examine_images(case, dataset, reading)]
     if case.label is None:
         return Patient(tuple(images))

@@ -21,16 +21,36 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _KEY = "progress"
+_NAMED = 5
+_HASH_LENGTH = 64
 
 
 class TrainingProgress(Document):
     """How far a training has come, and what it must be resumed with."""
 
     step: int = 0
+    samples: int = Field(default=0, description="patches seen in all steps")
     elapsed_s: float = 0.0
     next_validation: float = Field(default=0.0, description="share of the training at which the next one is due")
     validation_s: float = Field(default=0.0, description="duration of the last one")
     identity: dict[str, str] = Field(default_factory=dict, description="plan, cases and settings that must not change")
+
+    def require(self, identity: dict[str, str], path: Path) -> None:
+        """Make sure that a training of this identity may go on from here.
+
+        Raises:
+            UsageError: E-RESUME, naming what changed.
+        """
+        changed = differences(self.identity, identity)
+        if changed:
+            more = f" (and {len(changed) - _NAMED} more)" if len(changed) > _NAMED else ""
+            raise UsageError(
+                f"cannot go on with this training, something changed since it began: {'; '.join(changed[:_NAMED])}"
+                f"{more}",
+                code="E-RESUME",
+                file=path,
+                remedy="Undo the change, or start anew with --restart or under another --name.",
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +78,36 @@ def save_checkpoint(path: Path, progress: TrainingProgress, state: TrainingState
     )
 
 
+def load_progress(path: Path, identity: dict[str, str]) -> TrainingProgress:
+    """How far a training has come, without its tensors.
+
+    Raises:
+        ModelError: E-WEIGHTS when the file is damaged.
+        UsageError: E-RESUME when the plan, the cases or a setting that shapes the training changed, naming it.
+    """
+    progress = TrainingProgress.model_validate_json(load_metadata(path).get(_KEY, "{}"))
+    progress.require(identity, path)
+    return progress
+
+
+def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """In words what of an identity changed; hashes are not quoted."""
+    return [_difference(key, before.get(key), now.get(key)) for key in _ordered({**before, **now}, before, now)]
+
+
+def _ordered(keys: dict[str, str], before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """What differs, settings before cases: one setting may be why a hundred cases differ."""
+    return sorted((key for key in keys if before.get(key) != now.get(key)), key=lambda key: (" " in key, key))
+
+
+def _difference(key: str, before: str | None, now: str | None) -> str:
+    if " " not in key:
+        return f"{key} was {before or 'its default'}, is {now or 'its default'}"
+    if before is None or now is None:
+        return f"{key} was {'added' if before is None else 'removed'}"
+    return f"{key} was changed" if len(now) == _HASH_LENGTH else f"{key} was {before}, is {now}"
+
+
 def load_checkpoint(path: Path, identity: dict[str, str], state: TrainingState) -> TrainingProgress:
     """Put the state back.
 
@@ -65,16 +115,8 @@ def load_checkpoint(path: Path, identity: dict[str, str], state: TrainingState) 
         ModelError: E-WEIGHTS when the file is damaged.
         UsageError: E-RESUME when the plan, the cases or a setting that shapes the training changed, naming it.
     """
+    progress = load_progress(path, identity)
     tensors = load_tensors(path)
-    progress = TrainingProgress.model_validate_json(load_metadata(path).get(_KEY, "{}"))
-    changed = [key for key in identity if progress.identity.get(key) != identity[key]]
-    if changed:
-        raise UsageError(
-            f"cannot resume: {', '.join(changed)} changed since this training began",
-            code="E-RESUME",
-            file=path,
-            remedy="Undo the change, or start anew with --restart or under another --name.",
-        )
     try:
         state.network.load_state_dict(_under(tensors, "network."))
         state.averaged.load_state_dict(_under(tensors, "averaged."))

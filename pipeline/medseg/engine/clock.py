@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class Status:
         validation: The latest scores.
         remaining_s: Seconds until the end.
         steps_per_s: Throughput of this session.
+        samples_per_s: The same in patches.
     """
 
     step: int
@@ -35,6 +37,7 @@ class Status:
     validation: dict[str, float]
     remaining_s: float
     steps_per_s: float
+    samples_per_s: float
 
 
 class Clock:
@@ -45,36 +48,46 @@ class Clock:
         settings: TrainSettings,
         progress: TrainingProgress,
         *,
-        steps_per_epoch: int,
+        num_cases: int,
+        batch_size: int,
         final_factor: float,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start or go on.
+        """Start where the last session ended.
 
         Args:
-            settings: Its budget or epochs.
-            progress: Of earlier sessions.
-            steps_per_epoch: A pass over the cases.
+            settings: The length; a longer one than the last session's stretches the rest of the schedule.
+            progress: Where it ended.
+            num_cases: In one epoch, which is rounded up to whole steps.
+            batch_size: Samples of a step.
             final_factor: How many times more cases the last validation has than the ones on the way.
-            now: Seconds; of several processes all must be given the same.
+            now: Seconds; several processes must all be given the same.
         """
         self._now = now
         self._share = 0.0
         self._final_factor = final_factor
-        self.step = progress.step
+        self.step, self._samples = progress.step, progress.samples
         self._settings = settings
         self._before = progress
-        self._next_validation = progress.next_validation or 1 / _VALIDATIONS
+        self._batch_size = batch_size
+        epoch = math.ceil(num_cases / batch_size) * batch_size
+        self._num_samples = None if settings.epochs is None else settings.epochs * epoch
         self._validation_s = progress.validation_s
-        self._num_steps = None if settings.epochs is None else settings.epochs * steps_per_epoch
         self._start = self._last_checkpoint = self._time = now()
+        # A training that was made longer stands at a smaller share than the one at which it was last validated.
+        self._next_validation = min(progress.next_validation or 1.0, self.share() + self._between_validations())
+
+    def advance(self) -> None:
+        """One step was made."""
+        self.step += 1
+        self._samples += self._batch_size
 
     def elapsed(self) -> float:
         return self._before.elapsed_s + self._time - self._start
 
     def share(self) -> float:
-        if self._num_steps is not None:
-            return min(1.0, self.step / self._num_steps)
+        if self._num_samples is not None:
+            return min(1.0, self._samples / self._num_samples)
         usable = (self._settings.budget_s or 1.0) - 1.2 * self._final_validation_s() - _SAFETY_S
         # A validation slower than the last one must not turn the clock back.
         self._share = max(self._share, min(1.0, self.elapsed() / max(usable, 1e-3)))
@@ -98,9 +111,12 @@ class Clock:
         scores = work()
         self._time = self._now()
         self._validation_s = self._time - start
-        cost = 20 * self._validation_s / self._settings.budget_s if self._settings.budget_s else 0.0
-        self._next_validation = self.share() + max(1 / _VALIDATIONS, cost)
+        self._next_validation = self.share() + self._between_validations()
         return scores
+
+    def _between_validations(self) -> float:
+        cost = 20 * self._validation_s / self._settings.budget_s if self._settings.budget_s else 0.0
+        return max(1 / _VALIDATIONS, cost)
 
     def checkpoint_due(self) -> bool:
         if self._time - self._last_checkpoint < _CHECKPOINT_EVERY_S:
@@ -111,6 +127,7 @@ class Clock:
     def progress(self) -> TrainingProgress:
         return TrainingProgress(
             step=self.step,
+            samples=self._samples,
             elapsed_s=self.elapsed(),
             next_validation=self._next_validation,
             validation_s=self._validation_s,
@@ -119,12 +136,13 @@ class Clock:
 
     def status(self, losses: dict[str, float], validation: dict[str, float]) -> Status:
         share, elapsed = self.share(), self.elapsed()
-        here = self._time - self._start
+        here = max(self._time - self._start, 1e-6)
         return Status(
             step=self.step,
             share=share,
             losses=losses,
             validation=validation,
             remaining_s=elapsed * (1 - share) / max(share, 1e-6),
-            steps_per_s=(self.step - self._before.step) / max(here, 1e-6),
+            steps_per_s=(self.step - self._before.step) / here,
+            samples_per_s=(self._samples - self._before.samples) / here,
         )

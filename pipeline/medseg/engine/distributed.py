@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from torch._C._distributed_c10d import Store
 
-ELSEWHERE = "E-RANK-ENDED"
 _FIRST, _NOTICED = "first to fail", "told its end"
 # How long whoever notices a loss waits for the others to say that it was not they.
 _SURVIVORS_S = 3.0
@@ -159,7 +158,7 @@ def _told(store: Store, ranks: Ranks, error: BaseException) -> BaseException:
     except RuntimeError:  # the store dies with the process that holds it
         return error
     if first != ranks.rank:
-        return MedsegError(f"process {first} failed first and says why", code=ELSEWHERE)
+        return MedsegError(f"process {first} failed first and says why", code="E-RANK-ENDED")
     if not (isinstance(error, MedsegError) and error.code == LOST):
         return error
     silent = _silent(store, ranks)

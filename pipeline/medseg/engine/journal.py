@@ -4,24 +4,43 @@ from __future__ import annotations
 
 import json
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
+
+from medseg.io.files import write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+LOG = "log.jsonl"
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a log, none without one; a last line that was cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
 
 class Journal:
-    """Append to `log.jsonl` and `tensorboard/` of a run; without a folder, tell nobody."""
+    """Append to `log.jsonl` and `tensorboard/` of a run.
 
-    def __init__(self, folder: Path | None) -> None:
+    Args:
+        folder: The run's; None tells nobody.
+        step: Where this session starts; what an earlier one told of later steps, before it was killed, is taken back.
+    """
+
+    def __init__(self, folder: Path | None, *, step: int = 0) -> None:
         self._is_open = folder is not None
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        self._lines = (folder / "log.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"))
+        log = folder / LOG
+        write_text(log, "".join(f"{json.dumps(record)}\n" for record in read_log(log) if record["step"] <= step))
+        self._lines = log.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     def __enter__(self) -> Self:
         return self

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Stopped(BaseException):
+    """Somebody asked to stop; what was being computed is given up, what was trained is not."""
+
+
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Hear no signal for a moment; in the main thread, which alone hears them."""
@@ -31,14 +35,17 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def stop_requests(folder: Path) -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether somebody asked to stop; signals are answered between steps.
+    """Yield a function that says whether somebody asked to stop; it is asked between steps, windows and cases.
 
-    A stop file is taken away when it was heard. Outside the main thread only the file works.
+    A stop file is taken away when it was heard. A second Ctrl-C does not wait. Outside the main thread only the file
+    works.
     """
     heard = threading.Event()
     stop_file = folder / "stop"
 
-    def hear(_signal: int, _frame: FrameType | None) -> None:
+    def hear(number: int, _frame: FrameType | None) -> None:
+        if heard.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
         heard.set()
 
     def asked() -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from medseg.data.patches import PatchSampler
-from medseg.engine.checkpoint import TrainingProgress, TrainingState, load_checkpoint, save_checkpoint
+from medseg.engine.checkpoint import TrainingProgress, TrainingState, load_checkpoint, load_progress, save_checkpoint
 from medseg.engine.clock import Clock
 from medseg.engine.distributed import ALONE, Ranks
 from medseg.engine.journal import Journal
 from medseg.engine.machine import build_machine
 from medseg.engine.step import guarded_step
-from medseg.engine.stop import stop_requests
+from medseg.engine.stop import Stopped, stop_requests
 from medseg.engine.validate import validate
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Run:
         identity: What must be equal for a checkpoint to be resumed.
         on_step: Called after every step.
         on_validation: Called with the averaged weights and their scores, so that a usable model exists early.
-        ranks: This process among those of the training; only one writes and calls.
+        ranks: This process among those of the training; only one writes.
     """
 
     folder: Path
@@ -83,48 +83,98 @@ def fit(
         MedsegError: E-NUMERIC when the loss is not finite; no weight has then been touched.
         ResourceError: E-MEMORY when the device's memory does not hold a step.
     """
-    ranks = run.ranks
-    slots = ranks.slots(plan.batch_size)
+    ranks, slots = run.ranks, run.ranks.slots(plan.batch_size)
     machine = build_machine(plan, settings)
-    progress, path = TrainingProgress(identity=run.identity), run.folder / CHECKPOINT
     state = TrainingState(machine.network, machine.averaged, machine.optimizer, machine.scaler)
-    if path.exists():
-        progress = load_checkpoint(path, run.identity, state)
-    ranks.require_equal("state of the training", (run.identity, progress.step))
+    progress = _resumed(run, state)
     sampler = PatchSampler(cases, plan, seed=settings.seed)
     watched = _some_of(held_back, seed=settings.seed)
-    clock = Clock(
-        settings,
-        progress,
-        steps_per_epoch=math.ceil(len(cases) / plan.batch_size),
-        final_factor=len(held_back) / max(len(watched), 1),
-        now=ranks.now,
-    )
+    clock = _clock(plan, settings, progress, ranks.now, num_cases=len(cases), num_held_back=len(held_back))
     history: list[dict[str, float]] = []
     running: dict[str, float] = {}
-    where: Any = {"device": machine.device, "dtype": machine.dtype, "ranks": ranks}
-    with Journal(run.folder if ranks.is_writer else None) as journal, stop_requests(run.folder) as stop_asked:
-        while not (clock.over() or ranks.any(stop_asked())):
-            losses = guarded_step(machine, sampler.batch(clock.step, slots), clock, settings)
-            clock.step += 1
-            running = {name: 0.9 * running.get(name, value) + 0.1 * value for name, value in losses.items()}
-            if clock.validation_due() and held_back:
-                scores = clock.timed_validation(lambda: validate(machine.averaged, watched, plan, **where))
-                history.append({"step": float(clock.step), "seconds": clock.elapsed(), **scores})
-                journal.record("validation", clock.step, scores)
-                run.on_validation(machine.model(), scores)
-            if clock.step % 10 == 0:
-                journal.record("train", clock.step, {**losses, "learning_rate": machine.learning_rate()})
-            if clock.checkpoint_due() and ranks.is_writer:
-                save_checkpoint(path, clock.progress(), state)
-            run.on_step(clock.status(running, history[-1] if history else {}))
-        finished = clock.over()
-        scores = validate(machine.averaged, held_back, plan, **where) if finished else {}
-        if finished:
+    with (
+        Journal(run.folder if ranks.is_writer else None, step=clock.step) as journal,
+        stop_requests(run.folder) as stop_asked,
+    ):
+
+        def judged(chosen: Sequence[LoadedCase]) -> dict[str, float]:
+            where: Any = {"device": machine.device, "dtype": machine.dtype, "ranks": ranks}
+            return validate(machine.averaged, chosen, plan, **where, stop_asked=stop_asked)
+
+        try:
+            while not clock.over():
+                if ranks.any(stop_asked()):
+                    raise Stopped  # noqa: TRY301 - the same way out as from the middle of a validation
+                if clock.validation_due() and held_back:
+                    scores = clock.timed_validation(lambda: judged(watched))
+                    history.append({"step": float(clock.step), "seconds": clock.elapsed(), **scores})
+                    journal.record("validation", clock.step, scores)
+                    run.on_validation(machine.model(), scores)
+                losses = guarded_step(machine, sampler.batch(clock.step, slots), clock, settings)
+                clock.advance()
+                running = {name: 0.9 * running.get(name, value) + 0.1 * value for name, value in losses.items()}
+                if clock.step % 10 == 0:
+                    journal.record("train", clock.step, {**losses, "learning_rate": machine.learning_rate()})
+                if clock.checkpoint_due():
+                    _save(run, clock, state)
+                run.on_step(clock.status(running, history[-1] if history else {}))
+            _save(run, clock, state)
+            scores, finished = judged(held_back), True
             journal.record("validation", clock.step, scores)
-        if ranks.is_writer:
-            save_checkpoint(path, clock.progress(), state)
+        except Stopped:
+            scores, finished = {}, False
+            _save(run, clock, state)
     return Fitted(machine.model(), scores, tuple(history), clock.progress(), finished)
+
+
+def _resumed(run: Run, state: TrainingState) -> TrainingProgress:
+    """Where the folder's checkpoint left off, or the start; the same in every process."""
+    progress, path = TrainingProgress(identity=run.identity), run.folder / CHECKPOINT
+    if path.exists():
+        progress = load_checkpoint(path, run.identity, state)
+    run.ranks.require_equal("state of the training", (run.identity, progress.step))
+    return progress
+
+
+def _save(run: Run, clock: Clock, state: TrainingState) -> None:
+    if run.ranks.is_writer:
+        save_checkpoint(run.folder / CHECKPOINT, clock.progress(), state)
+
+
+def has_ended(run: Path, identity: dict[str, str], plan: Plan, settings: TrainSettings, **sizes: int) -> int | None:
+    """The step at which the training in a folder came to the end that these settings ask for; None when it has not.
+
+    Args:
+        run: Its folder, with a checkpoint.
+        identity: What must be equal.
+        plan: The store's.
+        settings: The length.
+        **sizes: `num_cases` to learn from and `num_held_back`.
+
+    Raises:
+        UsageError: E-RESUME when it was another training.
+    """
+    progress = load_progress(run / CHECKPOINT, identity)
+    return progress.step if _clock(plan, settings, progress, time.monotonic, **sizes).over() else None
+
+
+def _clock(
+    plan: Plan,
+    settings: TrainSettings,
+    progress: TrainingProgress,
+    now: Callable[[], float],
+    *,
+    num_cases: int,
+    num_held_back: int,
+) -> Clock:
+    return Clock(
+        settings,
+        progress,
+        num_cases=num_cases,
+        batch_size=plan.batch_size,
+        final_factor=num_held_back / max(min(num_held_back, _WATCHED), 1),
+        now=now,
+    )
 
 
 def _some_of(held_back: Sequence[LoadedCase], *, seed: int) -> list[LoadedCase]:

@@ -13,15 +13,22 @@ from medseg.engine.backends import torch_segment
 from medseg.engine.case_run import infer_case
 from medseg.engine.devices import autocast
 from medseg.engine.distributed import ALONE, Ranks
+from medseg.engine.stop import Stopped
 from medseg.nn.ranks import everybodys
 from medseg.ops.scores import classification_summary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
 
     from medseg.core.plan import Plan
     from medseg.data.store import LoadedCase
+    from medseg.engine.backends import Segment
     from medseg.nn.network import Network
+
+
+_OVERLAP = 0.25
 
 
 def validate(
@@ -31,10 +38,22 @@ def validate(
     *,
     device: torch.device,
     dtype: torch.dtype | None,
-    overlap: float = 0.25,
+    stop_asked: Callable[[], bool] = lambda: False,
     ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Score whole cases; of several processes each takes some, and all get the scores.
+
+    Args:
+        network: To be scored.
+        cases: With references or classes.
+        plan: The network's.
+        device: Where it lies.
+        dtype: Reduced precision, or None for fp32.
+        stop_asked: Asked before every case and, by a process that is alone, every few windows.
+        ranks: This process among those that validate.
+
+    Raises:
+        Stopped: When it says so.
 
     Returns:
         `dice` (mean over labels of the mean over cases in which the label was annotated), `dice/<label>`, and for each
@@ -42,13 +61,18 @@ def validate(
         reference and prediction scores 1, in one of them 0.
     """
     network.eval()
-    segments = [torch_segment(network, dtype)]
+    segment = torch_segment(network, dtype)
+    segments = [_interruptible(segment, stop_asked) if ranks.size == 1 else segment]
     rows: list[_Row] = []
     with torch.inference_mode(), autocast(device, dtype):
-        for number in range(ranks.rank, len(cases), ranks.size):
+        for number in range(ranks.rank, len(cases) + ranks.rank, ranks.size):
+            if ranks.any(stop_asked()):
+                raise Stopped
+            if number >= len(cases):
+                continue
             case = cases[number]
             logits, classes = infer_case(
-                [network], case.image.float().to(device), plan, segments=segments, overlap=overlap
+                [network], case.image.float().to(device), plan, segments=segments, overlap=_OVERLAP
             )
             dice = {}
             if logits is not None and case.labels.numel():
@@ -85,6 +109,15 @@ def _scores(rows: Sequence[_Row], plan: Plan) -> dict[str, float]:
     for head, given in answers.items():
         result |= _class_scores(head, given, plan)
     return result
+
+
+def _interruptible(segment: Segment, stop_asked: Callable[[], bool]) -> Segment:
+    def asking(windows: Tensor) -> Tensor:
+        if stop_asked():
+            raise Stopped
+        return segment(windows)
+
+    return asking
 
 
 def _dice(answer: np.ndarray, case: LoadedCase, plan: Plan) -> dict[str, float]:

@@ -54,6 +54,7 @@ class BundleManifest(Document):
     training_cases: tuple[str, ...] = Field(description="ids, so that a score on them can be told from an honest one")
     validation: dict[str, float] = Field(description="of the stored weights, on the cases held back from training")
     finished: bool = Field(description="False for a bundle written while its training still runs")
+    num_steps: int = Field(default=0, description="of the finished training; 0 when there was none here")
     sha256: dict[str, str]
     provenance: Provenance
 

@@ -60,9 +60,7 @@ def find_dicom(path: Path) -> tuple[list[DicomFile], int]:
     """
     found: list[DicomFile] = []
     others = 0
-    for place, member in _candidates(path):
-        with _opened(path if member else place, member) as (stream, size):
-            file = _header_of(stream, size, place, member)
+    for place, file in each_file(path):
         if file is None and place == path:
             message = "it does not begin as a DICOM file does"
             raise InputError(message, code="E-NOT-DICOM", file=path, remedy="Check that this is the right file.")
@@ -77,6 +75,18 @@ def find_dicom(path: Path) -> tuple[list[DicomFile], int]:
         message = f"no DICOM image was found among {others} file(s)"
         raise InputError(message, code="E-NO-DICOM", file=path, remedy="Give the folder that holds the series.")
     return found, others
+
+
+def each_file(path: Path) -> Iterator[tuple[Path, DicomFile | None]]:
+    """Every file at `path`, one after the other, read as a DICOM object; None for any other file.
+
+    Raises:
+        InputError: `E-EMPTY`, `E-DICOM`, or as `zip_members`.
+    """
+    for place, member in _candidates(path):
+        with _opened(path if member else place, member) as (stream, size):
+            file = _header_of(stream, size, place, member)
+        yield place, file
 
 
 def _is_directory(file: DicomFile) -> bool:

@@ -20,7 +20,7 @@ from medseg.io.dicom_headers import read_object
 from medseg.io.dicom_segments import SegmentFrame, SegmentFrames, is_segmentation, read_frames
 from medseg.io.dicom_source import look_up
 
-_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
+STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 _SAME_PLACE_MM = 0.01
 _OFF_LINE_MM = 0.1
 _OFF_STEP = 0.1
@@ -45,7 +45,7 @@ def read_dicom_labels(path: Path, *, onto: Geometry | None, names: dict[str, int
     header = read_object(path, is_whole=False)
     if is_segmentation(header):
         return _from_segmentation(read_frames(path), onto, names)
-    if str(header.get("SOPClassUID", "")) != _STRUCTURE_SET:
+    if str(header.get("SOPClassUID", "")) != STRUCTURE_SET:
         return None
     if onto is None:
         message = "a structure set has contours and no voxels: the grid of its image is needed"
@@ -72,7 +72,7 @@ def names_in(path: Path) -> dict[str, int]:
             if not fact.is_background:
                 names.setdefault(_LESION_NUMBER.sub("", fact.label) if fact.tracking_uid else fact.label, fact.number)
         return names
-    if str(header.get("SOPClassUID", "")) == _STRUCTURE_SET:
+    if str(header.get("SOPClassUID", "")) == STRUCTURE_SET:
         return {item.name: item.number for item in read_structures(path)}
     return {}
 

@@ -51,14 +51,26 @@ def _grouped(files: Sequence[DicomFile]) -> list[list[DicomFile]]:
     """Images by series, localizers last, then the largest first; objects that are no images are left out."""
     groups: dict[tuple[str, ...], list[DicomFile]] = {}
     for file in files:
-        if "Rows" in file.header and not str(file.header.get("SOPClassUID", "")).startswith(_NOT_IMAGES):
-            groups.setdefault(_identity(file), []).append(file)
-    return sorted(groups.values(), key=lambda group: (all(map(is_localizer, group)), -len(group), _identity(group[0])))
+        if is_image_object(file):
+            groups.setdefault(identity_of_series(file), []).append(file)
+    return sorted(
+        groups.values(), key=lambda group: (all(map(is_localizer, group)), -len(group), identity_of_series(group[0]))
+    )
 
 
-def _identity(file: DicomFile) -> tuple[str, ...]:
-    """What slices of one series share: the UID alone is empty or repeated after careless anonymisation."""
-    return tuple(str(file.header.get(name, "")) for name in _SHARED)
+def is_image_object(file: DicomFile) -> bool:
+    """A picture of the patient."""
+    return "Rows" in file.header and not str(file.header.get("SOPClassUID", "")).startswith(_NOT_IMAGES)
+
+
+def identity_of_series(file: DicomFile) -> tuple[str, str, str, str]:
+    """What slices of one series share: the UID alone is empty or repeated after careless anonymisation.
+
+    Returns:
+        SeriesInstanceUID, StudyInstanceUID, PatientID, FrameOfReferenceUID.
+    """
+    series, study, patient, frame = (str(file.header.get(name, "")) for name in _SHARED)
+    return series, study, patient, frame
 
 
 def _uid(file: DicomFile) -> str:

@@ -117,5 +117,5 @@ def _refusal(path: Path, holder: Holder | None) -> BatchError:
         f"this folder is being written by {who}",
         code="E-LOCKED",
         file=path.parent,
-        remedy=f"Wait for it, or choose another --out; if that machine is gone, delete {path.name}.",
+        remedy=f"Wait for it, or write elsewhere; if that machine is gone, delete {path.name}.",
     )

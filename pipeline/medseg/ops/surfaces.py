@@ -9,6 +9,7 @@ Everything is measured once per pair; `metrics` only reads it. Two notions of a 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations, product
@@ -120,7 +121,7 @@ def surface_distances(
     """
     reach, shells = _shells(spacing_mm)
     table = element_areas(spacing_mm)
-    codes = _neighbourhoods(prediction, reach), _neighbourhoods(reference, reach)
+    codes = neighbourhoods(prediction, reach), neighbourhoods(reference, reach)
     # Unsigned wrap-around: 0 (empty) and 255 (full) become the two values from 254 up.
     borders = tuple((code - np.uint8(1)) < 254 for code in codes)
     places = tuple(np.flatnonzero(border) for border in borders)
@@ -157,19 +158,24 @@ def element_areas(spacing_mm: Vector) -> NDArray[np.float64]:
     """(256,) mm^2 of surface inside each 2 x 2 x 2 neighbourhood, corner (i, j, k) being bit 4i + 2j + k."""
     table = np.zeros(256)
     faces_mm2 = np.prod(spacing_mm) / np.asarray(spacing_mm)
-    corners = list(product((0, 1), repeat=3))
     for code, normals in _POLYGONS.items():
-        foreground = [corner for bit, corner in enumerate(corners) if code >> bit & 1]
-        for axes, flips in product(permutations(range(3)), corners):
-            turned = [[corner[axis] ^ flip for axis, flip in zip(axes, flips, strict=True)] for corner in foreground]
-            bits = sum(1 << (4 * i + 2 * j + k) for i, j, k in turned)
+        for bits, axes in orientations(code):
             area = np.linalg.norm(np.asarray(normals)[:, axes] / 8 * faces_mm2, axis=1).sum()
             table[[bits, 255 - bits]] = area
     table.setflags(write=False)
     return table
 
 
-def _neighbourhoods(mask: NDArray[np.bool_], reach: tuple[int, ...]) -> NDArray[np.uint8]:
+def orientations(code: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Every turned and mirrored copy of a 2 x 2 x 2 neighbourhood, and which of its axes lies along I, J and K."""
+    corners = list(product((0, 1), repeat=3))
+    foreground = [corner for bit, corner in enumerate(corners) if code >> bit & 1]
+    for axes, flips in product(permutations(range(3)), corners):
+        turned = [[corner[axis] ^ flip for axis, flip in zip(axes, flips, strict=True)] for corner in foreground]
+        yield sum(1 << (4 * i + 2 * j + k) for i, j, k in turned), axes
+
+
+def neighbourhoods(mask: NDArray[np.bool_], reach: tuple[int, ...]) -> NDArray[np.uint8]:
     """(I + 1 + 2 reach, ...) bits of the eight voxels around each corner of the grid."""
     voxels = np.pad(mask.view(np.uint8), [(steps + 1, steps + 1) for steps in reach])
     pairs = voxels[:, :, :-1] | voxels[:, :, 1:] << np.uint8(1)

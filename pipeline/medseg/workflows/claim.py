@@ -35,6 +35,38 @@ class Claim:
     summary: Path
 
 
+def require_no_run(folder: Path) -> None:
+    """Refuse a folder in which a training runs, before anything heavy is loaded.
+
+    Raises:
+        BatchError: `E-LOCKED`.
+    """
+    if folder.is_dir():
+        require_unlocked(folder / _LOCK)
+
+
+@contextmanager
+def claimed_run(folder: Path, *, emptied: bool) -> Iterator[None]:
+    """Hold the folder of a training.
+
+    Args:
+        folder: Made when there is none.
+        emptied: Throw away what is in it.
+
+    Raises:
+        BatchError: `E-LOCKED`.
+        InputError: As `require_writable`.
+    """
+    require_writable(folder)
+    with locked(folder / _LOCK):
+        for item in [path for path in folder.iterdir() if emptied and path.name != _LOCK]:
+            if item.is_dir():
+                shutil.rmtree(item)
+            else:
+                item.unlink()
+        yield
+
+
 @contextmanager
 def claimed(out: Path, batching: Batching) -> Iterator[Claim]:
     """Hold the folder, or one shard of it: shards of one count may share it, anything else may not.

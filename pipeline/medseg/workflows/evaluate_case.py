@@ -150,7 +150,7 @@ def _image(case: Case, masks: tuple[Path, ...], scoring: Scoring) -> tuple[Volum
         return None, []
     if not any(path.exists() for path in case.images):
         return None, [NO_IMAGE]
-    volume = read_volumes(case.images, scoring.dataset.reading, channels=len(scoring.dataset.channels))
+    volume = read_volumes(case.images, scoring.dataset.reading_of(case), channels=len(scoring.dataset.channels))
     return volume, list(volume.warnings)
 
 

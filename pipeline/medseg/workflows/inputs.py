@@ -108,7 +108,9 @@ def _from_input(path: Path, split: str | None, num_channels: int) -> list[InferC
             return [InferCase(case_id(path), (path,))]
         dataset = read_manifest(path)
         return [
-            InferCase(case.id, case.images, dataset.reading) for case in dataset.cases if split in {None, case.split}
+            InferCase(case.id, case.images, dataset.reading_of(case))
+            for case in dataset.cases
+            if split in {None, case.split}
         ]
     images = sorted(
         file

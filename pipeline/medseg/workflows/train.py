@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medseg.core.errors import UsageError
 from medseg.core.progress import Progress, silent
 from medseg.data.splits import Split, split_cases
-from medseg.data.store import Store, open_store
+from medseg.data.store import LoadedCase, Store, open_store
 from medseg.engine.clock import Status
 from medseg.engine.distributed import Ranks, joined
-from medseg.engine.train import Run, fit
+from medseg.engine.journal import LOG, read_log
+from medseg.engine.stop import Stopped, stop_requests
+from medseg.engine.train import CHECKPOINT, Run, fit, has_ended
 from medseg.io.bundle import MANIFEST, BundleManifest, write_bundle
 from medseg.io.documents import read_document
-from medseg.io.files import require_writable, write_text
+from medseg.io.files import write_text
+from medseg.workflows.claim import claimed_run
 from medseg.workflows.model_card import model_card
 from medseg.workflows.provenance import make_provenance
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from medseg.core.settings import TrainSettings
     from medseg.workflows.workspace import Workspace
 
+_FREE = {"budget", "epochs", "device", "amp", "learning_rate", "gradient_clip", "deterministic", "rank_timeout_s"}
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -39,7 +43,7 @@ class Trained:
         bundle: Its folder.
         validation: Scores on the cases held back.
         finished: False when somebody asked to stop; the same command goes on.
-        was_done: The run had already finished before; nothing was trained.
+        was_done: The run had already come to this end before; nothing was trained.
     """
 
     bundle: Path
@@ -67,59 +71,80 @@ def train(
         progress: Wraps the loading of cases.
         watch: Told after every step.
 
-    Under torchrun every process calls it; process 0 writes, and watches.
+    Under torchrun every process calls it; process 0 writes and watches.
 
     Raises:
         ModelError: E-NO-STORE without preprocessed data.
         UsageError: E-SPLIT, E-RESUME, E-DEVICE, E-RANKS, E-RANKS-DIFFER.
+        BatchError: E-LOCKED while another training runs in the folder.
         ResourceError: E-RANK-LOST.
     """
     with joined(settings.device, timeout_s=settings.rank_timeout_s) as ranks:
-        here = settings.model_copy(update={"device": ranks.device(settings.device)})
-        if not ranks.is_writer:
-            progress, watch = silent, _nobody
-        return _train(workspace, here, ranks=ranks, name=name, restart=restart, progress=progress, watch=watch)
+        store = open_store(workspace.store)
+        split = _usable_split(store, settings)
+        folder = workspace.run(name, settings.fold)
+        with claimed_run(folder, emptied=restart) if ranks.is_writer else nullcontext():
+            ranks.any(False)  # nobody looks into the folder before it was emptied
+            if not ranks.is_writer:
+                progress, watch = silent, _nobody
+            return _train(store, split, settings, ranks, folder=folder, progress=progress, watch=watch)
 
 
-def _nobody(_status: Status) -> None:
-    """Watches a process that leaves telling to another."""
+def _nobody(*_: object) -> None:
+    """Hears of a training, and leaves telling to another process."""
 
 
 def _train(
-    workspace: Workspace,
+    store: Store,
+    split: Split,
     settings: TrainSettings,
-    *,
     ranks: Ranks,
-    name: str | None,
-    restart: bool,
+    *,
+    folder: Path,
     progress: Progress,
     watch: Callable[[Status], None],
 ) -> Trained:
-    store = open_store(workspace.store)
-    split = _usable_split(store, settings)
-    folder = workspace.runs / (name or ("main" if settings.fold is None else f"fold{settings.fold}"))
-    if restart and folder.exists() and ranks.is_writer:
-        shutil.rmtree(folder)
-    ranks.any(restart)
-    done = _already_done(folder)
-    if done is not None:
-        return done
+    identity = _identity(store, split, settings)
+    finished, has_checkpoint, end = _finished_bundle(folder), (folder / CHECKPOINT).is_file(), None
+    if has_checkpoint:
+        sizes = {"num_cases": len(split.train), "num_held_back": len(split.val)}
+        end = has_ended(folder, identity, store.plan, settings, **sizes)
+    # Without a checkpoint nothing can go on from a finished model; with one, the model may be of a shorter training.
+    if finished and (not has_checkpoint or end == finished.num_steps):
+        return Trained(folder / "bundle", finished.validation, finished=True, was_done=True)
+    try:
+        cases = _load(store, split.train, folder, progress, "loading training cases")
+        held_back = _load(store, split.val, folder, progress, "loading validation cases")
+        stopped = False
+    except Stopped:
+        stopped = True
+    if ranks.any(stopped):
+        return Trained(folder / "bundle", {}, finished=False)
     if ranks.is_writer:
-        require_writable(folder)
-    cases = [store.load(case) for case in progress(split.train, "loading training cases", len(split.train))]
-    held_back = [store.load(case) for case in progress(split.val, "loading validation cases", len(split.val))]
-    writer = _BundleWriter(folder, store, split, settings, ranks)
-    writer.begin()
-    fitted = fit(
-        store.plan,
-        cases,
-        held_back,
-        settings=settings,
-        run=Run(folder, _identity(store, split, settings), watch, writer.early, ranks),
-    )
-    if fitted.finished:
-        writer.write(fitted.weights, fitted.validation, finished=True)
+        write_text(folder / "settings.json", settings.to_json())
+    writer = _BundleWriter(folder, store, split, settings)
+    # While a finished training is made longer its model stays until the better one is there.
+    run = Run(folder, identity, watch, writer.early if finished is None and ranks.is_writer else _nobody, ranks)
+    here = settings.model_copy(update={"device": ranks.device(settings.device)})
+    fitted = fit(store.plan, cases, held_back, settings=here, run=run)
+    if fitted.finished and ranks.is_writer:
+        writer.write(fitted.weights, fitted.validation, num_steps=fitted.progress.step)
     return Trained(folder / "bundle", fitted.validation, fitted.finished)
+
+
+def _load(store: Store, chosen: Sequence[str], folder: Path, progress: Progress, what: str) -> list[LoadedCase]:
+    """Read cases.
+
+    Raises:
+        Stopped: When somebody asked to stop meanwhile.
+    """
+    cases = []
+    with stop_requests(folder) as stop_asked:
+        for case in progress(chosen, what, len(chosen)):
+            if stop_asked():
+                raise Stopped
+            cases.append(store.load(case))
+    return cases
 
 
 def _usable_split(store: Store, settings: TrainSettings) -> Split:
@@ -132,44 +157,53 @@ def _usable_split(store: Store, settings: TrainSettings) -> Split:
     return split
 
 
-def _already_done(folder: Path) -> Trained | None:
+def _finished_bundle(folder: Path) -> BundleManifest | None:
     if not (folder / "bundle" / MANIFEST).is_file():
         return None
     manifest = read_document(folder / "bundle" / MANIFEST, BundleManifest)
-    return Trained(folder / "bundle", manifest.validation, finished=True, was_done=True) if manifest.finished else None
+    return manifest if manifest.finished else None
 
 
 def _identity(store: Store, split: Split, settings: TrainSettings) -> dict[str, str]:
-    """What must not change between a checkpoint and its resumption; the length may."""
+    """What must not change between a checkpoint and its resumption, each in words that can be shown.
+
+    The length may change, and so may what is changed to get a training through: device, precision, rate and batch.
+    """
     files = {case.id: case.sha256 for case in store.index.cases}
-    shaping = settings.model_dump(mode="json", exclude={"budget", "epochs", "device", "rank_timeout_s"})
+    shaping = settings.model_dump(mode="json", exclude=_FREE, exclude_defaults=True)
+    plan = store.plan.model_dump(
+        mode="json", exclude={"decisions", "terms", "batch_size", "labels"}, exclude_defaults=True
+    )
     return {
-        "plan": _digest(store.plan.to_json()),
-        "training cases": _digest(json.dumps([(case, files[case]) for case in split.train])),
-        **{f"train.{key}": str(value) for key, value in shaping.items()},
+        **_flat("train", shaping),
+        **_flat("plan", plan),
+        **{f"label {name}": str(value) for name, value in store.plan.labels.items()},
+        **{f"training case {case}": files[case] for case in split.train},
+        **{f"validation case {case}": files[case] for case in split.val},
     }
+
+
+def _flat(prefix: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        return {prefix: json.dumps(value)}
+    parts = [_flat(f"{prefix}.{key}", inner) for key, inner in value.items()]
+    return {key: text for part in parts for key, text in part.items()}
 
 
 @dataclass(frozen=True)
 class _BundleWriter:
-    """Writes the run's bundle: early ones while it trains, the last one at its end; of several processes the first."""
+    """Writes the run's bundle: early ones while it trains, the last one at its end."""
 
     folder: Path
     store: Store
     split: Split
     settings: TrainSettings
-    ranks: Ranks
-
-    def begin(self) -> None:
-        if self.ranks.is_writer:
-            write_text(self.folder / "settings.json", self.settings.to_json())
 
     def early(self, weights: dict[str, Tensor], validation: dict[str, float]) -> None:
-        self.write(weights, validation, finished=False)
+        self.write(weights, validation, num_steps=None)
 
-    def write(self, weights: dict[str, Tensor], validation: dict[str, float], *, finished: bool) -> None:
-        if not self.ranks.is_writer:
-            return
+    def write(self, weights: dict[str, Tensor], validation: dict[str, float], *, num_steps: int | None) -> None:
+        """Args: num_steps: of the whole training; None while it runs."""
         plan, dataset = self.store.plan, self.store.dataset
         manifest = BundleManifest(
             name=f"{dataset.name}-{self.folder.name}",
@@ -182,7 +216,8 @@ class _BundleWriter:
             num_validation_cases=len(self.split.val),
             training_cases=self.split.train,
             validation=validation,
-            finished=finished,
+            finished=num_steps is not None,
+            num_steps=num_steps or 0,
             sha256={},
             provenance=make_provenance(dataset.name, self.settings),
         )
@@ -198,10 +233,4 @@ class _BundleWriter:
 
     def _history(self) -> list[dict[str, float]]:
         """Every validation of the run, from its log."""
-        log = self.folder / "log.jsonl"
-        records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
-        return [record for record in records if record.pop("kind") == "validation"]
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+        return [record for record in read_log(self.folder / LOG) if record.pop("kind") == "validation"]

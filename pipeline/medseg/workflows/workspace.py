@@ -27,6 +27,10 @@ class Workspace:
     def runs(self) -> Path:
         return self.folder / "runs"
 
+    def run(self, name: str | None, fold: int | None) -> Path:
+        """The folder of a training, by default named after its fold."""
+        return self.runs / (name or ("main" if fold is None else f"fold{fold}"))
+
     @property
     def predictions(self) -> Path:
         return self.folder / "predictions"

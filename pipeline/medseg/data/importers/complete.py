@@ -36,7 +36,7 @@ def complete(
     values = labels or draft.labels
     cases = draft.cases
     if any(case.label for case in cases) and (absent_is_unlabelled or not values):
-        present = _values_present(cases, progress)
+        present = draft.present or _values_present(cases, progress)
         seen = sorted(set().union(*present.values()) - {0, draft.ignore_value})
         values = values or {f"label_{value}": value for value in seen}
         if absent_is_unlabelled:

@@ -11,7 +11,15 @@ from medseg.core.errors import UsageError
 from medseg.core.progress import Progress, silent
 from medseg.core.reading import AS_IT_IS, Reading
 from medseg.data.importers.complete import complete
-from medseg.data.importers.draft import Draft, not_understood, require_files
+from medseg.data.importers.dicom_tree import read_dicom_tree
+from medseg.data.importers.draft import (
+    Draft,
+    holds_dicom_alone,
+    images_in,
+    is_image,
+    not_understood,
+    require_files,
+)
 from medseg.data.importers.folders import read_folder
 from medseg.data.importers.json_lists import read_json_list
 from medseg.data.importers.medmnist import read_medmnist
@@ -45,8 +53,8 @@ def import_dataset(  # noqa: PLR0913 - one argument for each question a layout m
     """Make a manifest of a dataset laid out in another way.
 
     Understood: `dataset.json` of the Medical Segmentation Decathlon and of nnU-Net, a MONAI datalist, a CSV or TSV, a
-    MedMNIST `.npz`, a folder of images with or without masks, a folder that holds one of the files, and a zip or tar of
-    such a folder.
+    MedMNIST `.npz`, a folder of images with or without masks, a folder that holds one of the files, a tree of DICOM
+    studies with their segmentations and structure sets, and a zip or tar of such a folder.
 
     Args:
         path: The file or folder.
@@ -71,7 +79,7 @@ def import_dataset(  # noqa: PLR0913 - one argument for each question a layout m
     """
     path, out = Path(path).absolute(), Path(out).absolute()
     require_path(path)
-    draft = _read(path, out, images, masks)
+    draft = _read(path, out, images, masks, channels)
     require_files(draft.cases)
     if name:
         draft = replace(draft, name=name)
@@ -88,9 +96,11 @@ def import_dataset(  # noqa: PLR0913 - one argument for each question a layout m
     return dataset
 
 
-def _read(path: Path, out: Path, images: str | None, masks: str | None) -> Draft:
+def _read(path: Path, out: Path, images: str | None, masks: str | None, channels: Sequence[str]) -> Draft:
     if path.name.lower().endswith(archives.SUFFIXES):
         path = _unpacked(path, out)
+    if not images and holds_dicom_alone(path) and (tree := _dicom_tree(path, channels, masks)):
+        return tree
     if images or masks:
         if not path.is_dir():
             raise UsageError("images and masks are patterns inside a folder", code="E-IMPORT", file=path)
@@ -106,6 +116,14 @@ def _read(path: Path, out: Path, images: str | None, masks: str | None) -> Draft
             "Give a dataset.json, a CSV, a .npz, or a folder of images and masks.",
         )
     return reader(source, out)
+
+
+def _dicom_tree(path: Path, channels: Sequence[str], masks: str | None) -> Draft | None:
+    """What the headers say of the folder, where its names do not say enough: one series each, in folders of its own."""
+    draft = read_dicom_tree(path, channels=channels, masks=masks)
+    speaking = is_image(path) or images_in(path)
+    told = draft is not None and any(case.label or case.series for case in draft.cases)
+    return draft if told or not speaking else None
 
 
 def _unpacked(archive: Path, out: Path) -> Path:

@@ -38,6 +38,7 @@ class Draft:
         ignore_value: Mask value that neither teaches nor scores.
         description: Free text.
         licence: Free text.
+        present: Values of the labels that a case's mask holds, as far as the source says so without its voxels.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Draft:
     ignore_value: int | None = None
     description: str = ""
     licence: str = ""
+    present: dict[str, set[int]] = field(default_factory=dict)
 
 
 def is_image(path: Path) -> bool:
@@ -64,6 +66,14 @@ def _is_dicom(file: Path) -> bool:
         return file.is_file()
     with file.open("rb") as stream:
         return stream.read(132)[128:] == b"DICM"
+
+
+def holds_dicom_alone(path: Path) -> bool:
+    """Whether a folder, with its sub-folders, has DICOM objects and no image in another format."""
+    files = [file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")]
+    if any(file.name.lower().endswith(_SUFFIXES) for file in files):
+        return False
+    return any(_is_dicom(file) for file in islice(sorted(files), _LOOKED_AT))
 
 
 def images_in(folder: Path) -> list[Path]:

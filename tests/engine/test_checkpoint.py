@@ -1,0 +1,42 @@
+"""What may not change between two sessions of one training, and how it is named."""
+
+import pytest
+
+from medseg.core.errors import UsageError
+from medseg.engine.checkpoint import TrainingProgress, differences
+
+HASH = "a" * 64
+BEFORE = {
+    "plan.patch_size": "[48, 48, 48]",
+    "train.seed": "3",
+    "label liver": "1",
+    "training case a": HASH,
+    "training case b": HASH,
+}
+
+
+@pytest.mark.parametrize(
+    ("now", "named"),
+    [
+        ({**BEFORE, "plan.patch_size": "[64, 64, 64]"}, ["plan.patch_size was [48, 48, 48], is [64, 64, 64]"]),
+        ({**BEFORE, "training case b": "b" * 64}, ["training case b was changed"]),
+        ({**BEFORE, "training case c": HASH}, ["training case c was added"]),
+        ({key: value for key, value in BEFORE.items() if key != "training case a"}, ["training case a was removed"]),
+        ({key: value for key, value in BEFORE.items() if key != "train.seed"}, ["train.seed was 3, is its default"]),
+        ({**BEFORE, "train.augment": "false"}, ["train.augment was its default, is false"]),
+        ({**BEFORE, "label liver": "2"}, ["label liver was 1, is 2"]),
+        ({**BEFORE, "label tumour": "2"}, ["label tumour was added"]),
+        (dict(reversed(BEFORE.items())), []),
+    ],
+)
+def test_every_change_is_named(now, named):
+    assert differences(BEFORE, now) == named
+
+
+def test_settings_are_named_before_the_cases_that_they_moved(tmp_path):
+    many = {f"training case {number}": HASH for number in range(20)}
+    with pytest.raises(
+        UsageError, match=r"train\.fold was 1, is 2; training case 0 was removed;.*\(and 16 more\)"
+    ) as e:
+        TrainingProgress(identity={"train.fold": "1", **many}).require({"train.fold": "2"}, tmp_path)
+    assert e.value.code == "E-RESUME"

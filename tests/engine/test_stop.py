@@ -1,0 +1,44 @@
+"""Ending in good order."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from medseg.engine.stop import stop_requests
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_heard_and_the_handlers_are_put_back(tmp_path, number):
+    before = signal.getsignal(number)
+    with stop_requests(tmp_path) as asked:
+        assert not asked()
+        os.kill(os.getpid(), number)
+        assert asked()
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_interrupt_does_not_wait(tmp_path):
+    with stop_requests(tmp_path) as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_stop_file_is_heard_once_and_taken_away_also_outside_the_main_thread(tmp_path):
+    heard = []
+
+    def work() -> None:
+        with stop_requests(tmp_path) as asked:
+            heard.append(asked())
+            (tmp_path / "stop").touch()
+            heard.append(asked())
+            heard.append(asked())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert heard == [False, True, True]
+    assert not (tmp_path / "stop").exists()

@@ -1,0 +1,198 @@
+"""Runs that cannot be lost: one at a time, stopped, resumed, made longer, refused when something changed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medseg.core.errors import BatchError, UsageError
+from medseg.core.settings import TrainSettings
+from medseg.data.store import Store, open_store
+from medseg.engine import backends, validate
+from medseg.engine.checkpoint import load_progress
+from medseg.engine.train import CHECKPOINT
+from medseg.io.bundle import read_bundle
+from medseg.io.lock import locked
+from medseg.workflows import train as training
+from medseg.workflows.train import train
+from medseg.workflows.workspace import Workspace
+
+SHORT = TrainSettings(epochs=1, warmup_steps=2)
+
+
+@pytest.fixture
+def place(workspace, tmp_path) -> Workspace:
+    """A workspace of its own with the cohort's store and small patches."""
+    made = Workspace(tmp_path / "work")
+    made.folder.mkdir()
+    shutil.copytree(workspace.store, made.store)
+    edit_plan(made, patch_size=[16, 16, 8], batch_size=2)
+    return made
+
+
+def edit_plan(place: Workspace, **values) -> None:
+    path = place.store / "plan.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def stop_at(place: Workspace, step: int, name: str = "main"):
+    def watch(status) -> None:
+        if status.step == step:
+            (place.run(name, None) / "stop").touch()
+
+    return watch
+
+
+def steps(place: Workspace) -> int:
+    path = place.run(None, None) / CHECKPOINT
+    return load_progress(path, json.loads(progress_of(path))["identity"]).step
+
+
+def progress_of(path: Path) -> str:
+    from medseg.io.weights import load_metadata
+
+    return load_metadata(path)["progress"]
+
+
+def test_a_second_run_in_the_folder_is_refused_and_told_who_holds_it(place):
+    folder = place.run(None, None)
+    folder.mkdir(parents=True)
+    with locked(folder / ".lock"), pytest.raises(BatchError, match="process") as caught:
+        train(place, SHORT)
+    assert caught.value.code == "E-LOCKED"
+
+
+def test_the_command_refuses_a_second_run_before_it_loads_anything(place):
+    folder = place.run("mine", None)
+    folder.mkdir(parents=True)
+    with locked(folder / ".lock"):
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "medseg", "train", "-w", str(place.folder), "--name", "mine"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 7
+    assert "E-LOCKED" in done.stderr
+    assert not re.search(r"\|\s+torch$", done.stderr, re.MULTILINE)
+
+
+def test_a_restart_empties_the_folder_but_not_while_it_is_held(place):
+    folder = place.run(None, None)
+    (folder / "old").mkdir(parents=True)
+    with locked(folder / ".lock"), pytest.raises(BatchError):
+        train(place, SHORT, restart=True)
+    assert (folder / "old").exists()
+    train(place, SHORT, restart=True)
+    assert not (folder / "old").exists()
+    assert not (folder / ".lock").exists()
+
+
+def test_a_finished_training_goes_on_when_it_is_made_longer_and_its_model_stays_until_then(place):
+    train(place, SHORT)
+    first = read_bundle(place.newest_bundle())
+    before = steps(place)
+    for step in (before + 1, 3 * before):  # in its middle, and before its last validation
+        stopped = train(place, SHORT.model_copy(update={"epochs": 3}), watch=stop_at(place, step))
+        assert not stopped.finished
+        assert steps(place) == step
+        assert read_bundle(place.newest_bundle()).manifest == first.manifest
+    longer = train(place, SHORT.model_copy(update={"epochs": 3}))
+    assert longer.finished
+    assert not longer.was_done
+    assert steps(place) == 3 * before
+    assert read_bundle(longer.bundle).manifest.sha256 != first.manifest.sha256
+    assert train(place, SHORT).was_done
+
+
+def test_an_early_model_can_be_used_at_once(place):
+    stopped = train(place, SHORT.model_copy(update={"epochs": 6}), watch=stop_at(place, 10))
+    assert not stopped.finished
+    early = read_bundle(stopped.bundle)
+    assert not early.manifest.finished
+    assert set(early.manifest.validation) >= {"dice"}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (
+            lambda place: edit_plan(place, patch_size=[16, 16, 16]),
+            r"plan\.patch_size was \[16, 16, 8\], is \[16, 16, 16\]",
+        ),
+        (lambda _: None, r"train\.seed was its default, is 4"),
+    ],
+)
+def test_a_changed_run_is_refused_with_the_difference_named(place, change, named):
+    train(place, SHORT, watch=stop_at(place, 1))
+    change(place)
+    seed = 4 if "seed" in named else 0
+    with pytest.raises(UsageError, match=named) as caught:
+        train(place, SHORT.model_copy(update={"seed": seed}))
+    assert caught.value.code == "E-RESUME"
+
+
+def test_changed_added_and_removed_cases_are_named(place, monkeypatch):
+    train(place, SHORT, watch=stop_at(place, 1))
+    store = open_store(place.store)
+    split = training._usable_split(store, SHORT)
+    changed, removed = split.train[:2]
+    entries = [
+        case.model_copy(update={"sha256": "0" * 64}) if case.id == changed else case
+        for case in store.index.cases
+        if case.id != removed
+    ]
+    index = store.index.model_copy(update={"cases": tuple(entries)})
+    monkeypatch.setattr(training, "open_store", lambda _: Store(store.folder, store.plan, store.dataset, index))
+    with pytest.raises(UsageError) as caught:
+        train(place, SHORT)
+    assert f"training case {changed} was changed" in caught.value.message
+    assert f"training case {removed} was removed" in caught.value.message
+
+
+def test_what_gets_a_training_through_may_change(place):
+    train(place, SHORT, watch=stop_at(place, 2))
+    assert train(place, SHORT.model_copy(update={"learning_rate": 1e-4, "amp": False})).finished
+
+
+def test_a_stop_request_ends_a_validation_in_its_middle_and_the_training_goes_on_from_there(place, monkeypatch):
+    seen = []
+    plain = backends.torch_segment
+
+    def slow(network, dtype):
+        segment = plain(network, dtype)
+
+        def window(windows):
+            seen.append(len(windows))
+            (place.run(None, None) / "stop").touch()  # somebody asks while the first window is computed
+            return segment(windows)
+
+        return window
+
+    monkeypatch.setattr(validate, "torch_segment", slow)
+    stopped = train(place, SHORT)
+    assert not stopped.finished
+    assert len(seen) == 1
+    monkeypatch.setattr(validate, "torch_segment", plain)
+    assert train(place, SHORT).finished
+
+
+def test_a_stop_request_is_heard_while_cases_are_loaded(place, monkeypatch):
+    loaded = []
+    load = Store.load
+
+    def slow(store, case):
+        loaded.append(case)
+        (place.run(None, None) / "stop").touch()
+        return load(store, case)
+
+    monkeypatch.setattr(Store, "load", slow)
+    stopped = train(place, SHORT)
+    assert not stopped.finished
+    assert len(loaded) == 1
