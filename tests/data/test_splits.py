@@ -9,7 +9,7 @@ from sklearn.model_selection import KFold
 
 from medseg.core.case import Case, Dataset
 from medseg.core.errors import UsageError
-from medseg.data.splits import split_cases
+from medseg.data.splits import remarks_on_folds, split_cases, split_folds
 
 
 def _case(number: int, **fields) -> Case:
@@ -99,3 +99,45 @@ def test_refusals(cases, options, words):
     with pytest.raises(UsageError, match=words) as caught:
         split_cases(_dataset(cases), **options)
     assert caught.value.code == "E-SPLIT"
+
+
+def test_sites_are_dealt_evenly_and_patients_stay_together():
+    cases = [_case(n, patient=f"p{n // 2}", attributes={"site": "rare" if n < 10 else "large"}) for n in range(60)]
+    dataset = _dataset(cases)
+    folds = split_folds(dataset, num_folds=5, stratify_by="site")
+    assert sorted(case for split in folds for case in split.val) == sorted(case.id for case in cases)
+    for split in folds:
+        assert sum(case in split.val for case in (one.id for one in cases[:10])) == 2
+        assert len({int(case[1:]) // 2 for case in split.val} & {int(case[1:]) // 2 for case in split.train}) == 0
+    assert folds != split_folds(dataset, num_folds=5, stratify_by="none")
+
+
+def test_an_unknown_attribute_is_refused_with_the_known_ones():
+    dataset = _dataset(_case(n, attributes={"site": "a"}) for n in range(9))
+    with pytest.raises(UsageError, match="no case of the manifest has an attribute 'sight'") as caught:
+        split_folds(dataset, num_folds=3, stratify_by="sight")
+    assert caught.value.code == "E-SPLIT"
+    assert "did you mean 'site'?" in caught.value.remedy
+
+
+def test_all_folds_of_the_manifest_must_be_asked_for():
+    dataset = _dataset(_case(n, fold=n % 3) for n in range(9))
+    assert [len(split.val) for split in split_folds(dataset, num_folds=3)] == [3, 3, 3]
+    with pytest.raises(UsageError, match=r"its own folds \(0, 1, 2\)") as caught:
+        split_folds(dataset, num_folds=5)
+    assert "--folds 3" in caught.value.remedy
+
+
+def test_a_fold_without_a_class_is_named():
+    cases = [_case(n, fold=n % 3, classes={"k": "yes" if n in {0, 3} else "no"}) for n in range(9)]
+    dataset = _dataset(cases, {"k": ("no", "yes", "never seen")})
+    remarks = remarks_on_folds(dataset, split_folds(dataset, num_folds=3))
+    assert remarks == (
+        "W-FOLD-CLASS: fold 0 trains on no case of k 'yes', of which there are 2",
+        "W-FOLD-CLASS: fold 1 judges no case of k 'yes', of which there are 2",
+        "W-FOLD-CLASS: fold 2 judges no case of k 'yes', of which there are 2",
+    )
+    even = _dataset(
+        [case.model_copy(update={"fold": n // 3}) for n, case in enumerate(cases[:6])], {"k": ("no", "yes")}
+    )
+    assert remarks_on_folds(even, split_folds(even, num_folds=2)) == ()

@@ -10,7 +10,7 @@ import torch
 from medseg.core.settings import PreprocessSettings
 from medseg.data.phantom import make_phantom
 from medseg.data.store import open_store
-from medseg.engine.case_run import CaseRun
+from medseg.engine.case_run import CaseRun, combined
 from medseg.workflows.preprocess import preprocess
 from medseg.workflows.workspace import Workspace
 
@@ -85,3 +85,21 @@ def test_the_training_cases_decide(tmp_path):
     store = preprocess(Workspace(tmp_path / "second"), settings)
     assert not store.plan.skip_constant_windows
     assert case.id in store.plan.decisions[-1].reason
+
+
+def test_members_answer_with_the_mean_of_their_probabilities_or_logits():
+    parts = [torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(n)) * 5 for n in range(3)]
+    mean = torch.stack([part.softmax(0) for part in parts]).mean(0)
+    torch.testing.assert_close(combined(parts, how="probabilities", regions=False).softmax(0), mean)
+    torch.testing.assert_close(combined(parts, how="logits", regions=False), sum(parts) / 3)
+    shares = torch.stack([part.sigmoid() for part in parts]).mean(0)
+    torch.testing.assert_close(combined(parts, how="probabilities", regions=True).sigmoid(), shares)
+    batches = [part.movedim(0, 1) for part in parts]
+    turned = combined(batches, how="probabilities", regions=False, dim=1)
+    torch.testing.assert_close(turned.softmax(1), mean.movedim(0, 1))
+
+
+def test_a_doubtful_majority_is_outvoted_by_one_sure_member_in_logits_only():
+    parts = [torch.tensor([[4.0], [-4.0]]), torch.tensor([[-1.0], [1.0]]), torch.tensor([[-1.0], [1.0]])]
+    assert combined(parts, how="logits", regions=False).argmax() == 0
+    assert combined(parts, how="probabilities", regions=False).argmax() == 1

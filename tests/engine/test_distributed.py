@@ -17,7 +17,9 @@ from safetensors.torch import load_file
 
 from medseg.core.errors import UsageError
 from medseg.core.settings import TrainSettings
-from medseg.engine.distributed import ALONE, Ranks, joined
+from medseg.data.patches import Batch
+from medseg.engine import evidence
+from medseg.engine.distributed import ALONE, Ranks, joined, require_alone
 from medseg.nn.ranks import average_gradients, everybodys, gathered, total
 from medseg.workflows.train import train
 from medseg.workflows.workspace import Workspace
@@ -127,6 +129,21 @@ def test_more_processes_than_patches_are_refused():
     with pytest.raises(UsageError, match="2 patches cannot be dealt to 3 processes") as caught:
         Ranks(0, 3, 0).slots(2)
     assert caught.value.code == "E-RANKS"
+
+
+def test_what_is_for_one_process_is_refused_under_torchrun(monkeypatch):
+    require_alone("this", "Do otherwise.")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="torchrun started several") as caught:
+        require_alone("this", "Do otherwise.")
+    assert caught.value.code == "E-RANKS"
+
+
+def test_the_case_at_fault_is_told_by_the_process_that_holds_it(monkeypatch):
+    batch = Batch(*[torch.zeros(2)] * 3, {}, ("a", "b"), (0, 1))
+    monkeypatch.setattr(evidence, "everybodys", lambda here: [*here, "c"])
+    assert evidence.not_finite("a loss", batch, []).code == "E-RANK-ENDED"
+    assert "cases a, c" in str(evidence.not_finite("a loss", batch, ["a"]))
 
 
 def test_each_process_takes_its_own_gpu(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -10,12 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from medseg.core.errors import BatchError, UsageError
+from medseg.core.errors import BatchError, InputError, ResourceError, UsageError
 from medseg.core.settings import TrainSettings
 from medseg.data.store import Store, open_store
-from medseg.engine import backends, validate
+from medseg.engine import backends, clock, journal, step, validate
 from medseg.engine.checkpoint import load_progress
+from medseg.engine.journal import Journal
 from medseg.engine.train import CHECKPOINT
 from medseg.io.bundle import read_bundle
 from medseg.io.lock import locked
@@ -98,10 +101,10 @@ def test_a_finished_training_goes_on_when_it_is_made_longer_and_its_model_stays_
     train(place, SHORT)
     first = read_bundle(place.newest_bundle())
     before = steps(place)
-    for step in (before + 1, 3 * before):  # in its middle, and before its last validation
-        stopped = train(place, SHORT.model_copy(update={"epochs": 3}), watch=stop_at(place, step))
+    for last in (before + 1, 3 * before):  # in its middle, and before its last validation
+        stopped = train(place, SHORT.model_copy(update={"epochs": 3}), watch=stop_at(place, last))
         assert not stopped.finished
-        assert steps(place) == step
+        assert steps(place) == last
         assert read_bundle(place.newest_bundle()).manifest == first.manifest
     longer = train(place, SHORT.model_copy(update={"epochs": 3}))
     assert longer.finished
@@ -196,3 +199,56 @@ def test_a_stop_request_is_heard_while_cases_are_loaded(place, monkeypatch):
     stopped = train(place, SHORT)
     assert not stopped.finished
     assert len(loaded) == 1
+
+
+def test_a_training_that_ran_out_of_memory_goes_on_with_a_smaller_batch(place, monkeypatch):
+    whole, calls = step.train_step, []
+
+    def fails_on_the_third(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(step, "train_step", fails_on_the_third)
+    monkeypatch.setattr(clock, "_CHECKPOINT_EVERY_S", 0.0)
+    longer = SHORT.model_copy(update={"epochs": 3})
+    with pytest.raises(ResourceError, match="--batch-size 1"):
+        train(place, longer)
+    assert steps(place) == 2
+    assert train(place, longer.model_copy(update={"batch_size": 1})).finished
+
+
+def test_a_full_disk_at_checkpoint_time_is_loud_and_leaves_the_checkpoint_before(place, monkeypatch):
+    longer = SHORT.model_copy(update={"epochs": 3})
+    train(place, longer, watch=stop_at(place, 1))
+    path = place.run(None, None) / CHECKPOINT
+    before = path.read_bytes()
+    whole = Path.write_bytes
+
+    def full(file, data):
+        if file.parent == path.parent and file.suffix == path.suffix:
+            whole(file, data[:1000])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return whole(file, data)
+
+    monkeypatch.setattr(clock, "_CHECKPOINT_EVERY_S", 0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(InputError, match=r"disk .* is full.*The checkpoint before it is whole") as caught:
+            train(place, longer)
+    assert (caught.value.code, caught.value.exit_code) == ("E-DISK-FULL", 3)
+    assert path.read_bytes() == before
+    assert not list(path.parent.glob(".tmp-*"))
+    assert train(place, longer).finished
+
+
+def test_a_full_disk_while_logging_is_named(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Journal(tmp_path) as told, monkeypatch.context() as patched:
+        patched.setattr(journal.json, "dumps", full)
+        with pytest.raises(InputError) as caught:
+            told.record("train", 1, {"loss": 1.0})
+    assert caught.value.code == "E-DISK-FULL"

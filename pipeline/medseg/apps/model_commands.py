@@ -19,6 +19,13 @@ def train(
     budget: Annotated[str | None, typer.Option(help="Wall time of the training: 90s, 20m, 1h30m.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Length in passes over the cases, instead of a budget.")] = None,
     fold: Annotated[int | None, typer.Option(help="Which part of the cases to hold back.")] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Cross-validate: train so many folds, each for the whole budget.", min=2)
+    ] = None,
+    stratify_by: Annotated[
+        str | None, typer.Option(help="Dealt evenly into folds: class, none, or an attribute such as site.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Patches of a step instead of the plan's number.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the run; another name trains beside earlier runs.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier training of this name.")] = False,
@@ -34,29 +41,42 @@ def train(
     Ctrl-C, SIGTERM or a file named `stop` in the run's folder ends it in good order. On several GPUs or machines:
     `torchrun --nproc-per-node N -m medseg train ...`.
 
+    With --folds every case is predicted by the fold that did not see it, the folds are scored together, and become one
+    model; with --fold as well, only that one, for one of several machines.
+
     Example: `medseg train --workspace work --budget 30m`
     """
     from medseg.workflows.claim import require_no_run
     from medseg.workflows.config import load_settings
     from medseg.workflows.workspace import Workspace
 
-    settings = show.resolve(
+    everything = show.resolve(
         load_settings(config, set_ or ()),
         "train",
         budget=budget,
         epochs=epochs,
         fold=fold,
+        num_folds=folds,
+        stratify_by=stratify_by,
+        batch_size=batch_size,
         seed=seed,
         device=device,
         amp=amp,
-    ).train
-    place = Workspace(workspace)
+    )
+    settings, place = everything.train, Workspace(workspace)
     if is_one_of_others := os.environ.get("RANK", "0") != "0":
         TERMINAL.leave_to_others()
     if dry_run:
-        from medseg.workflows.forecast import forecast_train
+        from medseg.workflows.forecast import forecast_folds, forecast_train
 
-        show.forecast(TERMINAL, forecast_train(place, settings), as_json=json)
+        made = forecast_train(place, settings) if folds is None else forecast_folds(place, settings, name=name)
+        show.forecast(TERMINAL, made, as_json=json)
+        return
+    if folds is not None:
+        from medseg.apps.folds_command import train_folds
+
+        everything = show.resolve(everything, "infer", device=device, amp=amp)
+        train_folds(place, everything, name=name, restart=restart, as_json=json)
         return
     if not is_one_of_others:
         require_no_run(place.run(name, settings.fold))  # before anything that takes seconds to load

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from medseg.core.baseline import BaselineSettings
 from medseg.core.batch import Batching
 from medseg.core.detection import Criterion
 from medseg.core.document import Document
@@ -19,11 +20,13 @@ from medseg.core.errors import UsageError
 from medseg.core.geometry import Shape, Vector
 from medseg.core.listening import ListenSettings
 from medseg.core.outputs import Outputs
+from medseg.core.plan import NetworkKind
 from medseg.core.reading import Containment, Reading
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 Window = tuple[float, float]
+NetworkChoice = Literal[NetworkKind, "resenc-m", "resenc-l", "resenc-xl"]
 Positive = Annotated[float, Field(gt=0)]
 Percentile = Annotated[float, Field(gt=0, le=100)]
 
@@ -37,7 +40,10 @@ class PreprocessSettings(Reading, Containment):
     window: str | None = Field(default=None, description="named CT window (configs/windows.yaml) or `low,high` in HU")
     spacing_mm: Vector | None = Field(default=None, description="network grid instead of the plan's own choice")
     patch_size: Shape | None = Field(default=None, description="patch in voxels instead of the plan's own choice")
-    network: Literal["plain", "residual"] | None = Field(default=None, description="kind of U-Net")
+    network: NetworkChoice | None = Field(default=None, description="kind of network, and its size by a preset's name")
+    memory_gib: float | None = Field(
+        default=None, gt=0, description="of the device that will train, which no step may exceed; absent: this one's"
+    )
     correct_bias_field: bool = Field(default=False, description="N4 bias-field correction of MRI channels")
     equalise: bool = Field(default=False, description="adaptive histogram equalisation of uncalibrated channels")
 
@@ -59,6 +65,10 @@ class TrainSettings(Document):
         default=None, ge=0, description="which part of the cases is held back; absent: the manifest's own, or part 0"
     )
     num_folds: int = Field(default=5, ge=2)
+    stratify_by: str = Field(
+        default="class", description="what is dealt evenly into folds: class, none, or an attribute such as site"
+    )
+    batch_size: int | None = Field(default=None, ge=1, description="patches of a step instead of the plan's number")
     seed: int = Field(default=0, ge=0)
     learning_rate: float = Field(default=2e-3, gt=0, description="peak, AdamW")
     weight_decay: float = Field(default=1e-2, ge=0)
@@ -141,6 +151,7 @@ class Settings(Document):
     train: TrainSettings = TrainSettings()
     infer: InferSettings = InferSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    baseline: BaselineSettings = BaselineSettings()
     listen: ListenSettings = ListenSettings()
 
 

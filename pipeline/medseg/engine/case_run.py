@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import IntEnum
 from functools import partial
 from itertools import combinations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from medseg.core.errors import ModelError
 from medseg.data.patches import crop, view_start, whole_view
@@ -20,6 +22,7 @@ from medseg.ops.sliding import sliding_slabs
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from medseg.core.answering import Combination
     from medseg.core.plan import ClassificationPlan, Plan
     from medseg.engine.backends import Segment
 
@@ -69,7 +72,7 @@ class CaseRun:
 
     The segmentation is stitched first, then the case is classified once, from one view under the stitched
     probabilities: the diagnosis is not an average over windows and does not depend on where they lie. The members of an
-    ensemble answer together, with the mean of their logits and of their class probabilities.
+    ensemble answer together, with the mean of their logits or probabilities and of their class probabilities.
 
     Args:
         networks: In evaluation mode.
@@ -107,8 +110,11 @@ class CaseRun:
         self._air = blank_values(plan.normalisation) if plan.skip_constant_windows else None
         self.windows = self.skipped = 0
 
-    def slabs(self) -> Iterator[Tensor]:
+    def slabs(self, combine: Combination = "logits") -> Iterator[Tensor]:
         """Yield consecutive (K, rows, J, K) along the leading axis, which comes first.
+
+        Args:
+            combine: What the members are averaged in.
 
         Raises:
             ModelError: E-NUMERIC.
@@ -129,7 +135,7 @@ class CaseRun:
         ]
         row = 0
         for parts in zip(*streams, strict=True):
-            logits = parts[0] if len(parts) == 1 else torch.stack(parts).mean(0)
+            logits = parts[0] if len(parts) == 1 else combined(parts, how=combine, regions=bool(self._plan.regions))
             if not bool(torch.isfinite(logits).all()):
                 raise ModelError(
                     "the network's answer is not finite",
@@ -199,6 +205,24 @@ def _centre(weight: Tensor) -> np.ndarray:
     total = chosen.sum()
     lines = [chosen.sum(tuple(other for other in range(3) if other != axis)) for axis in range(3)]
     return np.array([float((line * torch.arange(len(line), device=line.device)).sum() / total) for line in lines])
+
+
+def combined(parts: Sequence[Tensor], *, how: Combination, regions: bool, dim: int = 0) -> Tensor:
+    """The logits with which several members answer together.
+
+    Args:
+        parts: (..., K, ...) logits of each.
+        how: The mean of the logits, or the logits of the mean of the probabilities (their logarithm: its softmax is
+            that mean).
+        regions: Whether each channel has a sigmoid of its own.
+        dim: Of the channels.
+    """
+    stack = torch.stack(list(parts))
+    if how == "logits":
+        return stack.mean(0)
+    if regions:
+        return functional.logsigmoid(stack).logsumexp(0) - functional.logsigmoid(-stack).logsumexp(0)
+    return stack.float().log_softmax(dim + 1).logsumexp(0) - math.log(len(stack))
 
 
 def mirrored(segment: Segment, plan: Plan) -> Segment:

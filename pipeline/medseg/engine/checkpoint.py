@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from medseg.core.document import Document
-from medseg.core.errors import ModelError, UsageError
+from medseg.core.errors import InputError, ModelError, UsageError
 from medseg.io.weights import load_metadata, load_tensors, save_tensors
 
 if TYPE_CHECKING:
@@ -64,18 +64,23 @@ class TrainingState:
 
 
 def save_checkpoint(path: Path, progress: TrainingProgress, state: TrainingState) -> None:
-    """Write the whole state, atomically."""
+    """Write the whole state, atomically.
+
+    Raises:
+        InputError: E-DISK-FULL or E-NOT-WRITABLE; the file before it is whole then.
+    """
     tensors = {f"network.{name}": value for name, value in state.network.state_dict().items()}
     tensors |= {f"averaged.{name}": value for name, value in state.averaged.state_dict().items()}
     for index, moments in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
     scale = {key: torch.tensor(float(value)) for key, value in state.scaler.state_dict().items()}
     tensors |= {f"scaler.{key}": value for key, value in scale.items()}
-    save_tensors(
-        path,
-        {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-        {_KEY: progress.model_dump_json()},
-    )
+    try:
+        save_tensors(path, tensors, {_KEY: progress.model_dump_json()})
+    except InputError as error:
+        if path.exists():
+            error.remedy += " The checkpoint before it is whole: the same command goes on from there."
+        raise
 
 
 def load_progress(path: Path, identity: dict[str, str]) -> TrainingProgress:

@@ -51,6 +51,11 @@ def amp_dtype(device: torch.device, *, enabled: bool) -> torch.dtype | None:
     return None
 
 
+def is_about_memory(error: BaseException) -> bool:
+    """Whether a device ran out of memory; on a CPU torch says so in words only."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
     """The context in which the network runs."""
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from torch._C._distributed_c10d import Store
 
+_ELSEWHERE = "E-RANK-ENDED"
 _FIRST, _NOTICED = "first to fail", "told its end"
 # How long whoever notices a loss waits for the others to say that it was not they.
 _SURVIVORS_S = 3.0
@@ -61,7 +62,7 @@ class Ranks:
             raise UsageError(
                 f"a batch of {batch_size} patches cannot be dealt to {self.size} processes",
                 code="E-RANKS",
-                remedy=f"Start at most {batch_size}, or raise batch_size in the store's plan.json.",
+                remedy=f"Start at most {batch_size} processes, or give a larger --batch-size.",
             )
         return range(batch_size * self.rank // self.size, batch_size * (self.rank + 1) // self.size)
 
@@ -101,6 +102,21 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def elsewhere(why: str) -> MedsegError:
+    """`E-RANK-ENDED`: what ends this process is for another one to tell."""
+    return MedsegError(why, code=_ELSEWHERE)
+
+
+def require_alone(what: str, remedy: str) -> None:
+    """Refuse what several processes cannot share.
+
+    Raises:
+        UsageError: `E-RANKS`.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(f"{what} is for one process, torchrun started several", code="E-RANKS", remedy=remedy)
 
 
 @contextmanager
@@ -154,11 +170,13 @@ def _told(store: Store, ranks: Ranks, error: BaseException) -> BaseException:
     """What this process reports: its own error if it is the first one, else that another's came before."""
     try:
         store.set(f"{_NOTICED} {ranks.rank}", "")
+        if isinstance(error, MedsegError) and error.code == _ELSEWHERE:
+            return error
         first = int(store.compare_set(_FIRST, "", str(ranks.rank)))
     except RuntimeError:  # the store dies with the process that holds it
         return error
     if first != ranks.rank:
-        return MedsegError(f"process {first} failed first and says why", code="E-RANK-ENDED")
+        return elsewhere(f"process {first} failed first and says why")
     if not (isinstance(error, MedsegError) and error.code == LOST):
         return error
     silent = _silent(store, ranks)

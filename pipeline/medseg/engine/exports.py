@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from medseg.core.errors import ModelError
 from medseg.core.export import Check, Format, Part, Port
 from medseg.engine.backends import Finest, Segment, torch_segment
-from medseg.engine.case_run import CaseRun, Classifier
+from medseg.engine.case_run import CaseRun, Classifier, combined
 from medseg.engine.export_formats import KINDS, Kind, Run
 from medseg.io.files import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from medseg.core.answering import Combination
     from medseg.core.plan import Plan
     from medseg.nn.network import Network
 
@@ -40,14 +41,16 @@ class Diagnosis(nn.Module):
 
 
 class Mean(nn.Module):
-    """The mean of the members' logits, as one network."""
+    """The members together, as one network."""
 
-    def __init__(self, networks: Sequence[Network]) -> None:
+    def __init__(self, networks: Sequence[Network], *, combine: Combination = "logits", regions: bool = False) -> None:
         super().__init__()
         self.members = nn.ModuleList(Finest(network) for network in networks)
+        self.combine, self.regions = combine, regions
 
     def forward(self, windows: Tensor) -> Tensor:
-        return torch.stack([member(windows) for member in self.members]).mean(0)
+        answers = [member(windows) for member in self.members]
+        return combined(answers, how=self.combine, regions=self.regions, dim=1)
 
 
 @dataclass(frozen=True)
@@ -86,30 +89,43 @@ def export_member(network: Network, plan: Plan, name: Format, folder: Path, *, m
     return Exported(tuple(parts), segment, classifier)
 
 
-def export_script(networks: Sequence[Network], plan: Plan, path: Path) -> tuple[Part, Segment]:
+def export_script(
+    networks: Sequence[Network], plan: Plan, path: Path, *, combine: Combination = "logits"
+) -> tuple[Part, Segment]:
     """Write the mean of all members' segmentations as TorchScript, which MONAI loads without code of ours."""
     part, example = _segmentation_part(plan, 1), torch.zeros(1, len(plan.channels), *plan.patch_size)
     with warnings.catch_warnings(), torch.no_grad():
         # torch advises its newer format, which MONAI does not load; on the fixed branch see `backends.export_onnx`
         warnings.simplefilter("ignore")
-        mean = Mean(networks).eval().requires_grad_(False)
+        mean = Mean(networks, combine=combine, regions=bool(plan.regions)).eval().requires_grad_(False)
         torch.jit.save(torch.jit.trace(mean, (example,)), path)  # type: ignore[no-untyped-call]
         script = torch.jit.load(path)  # type: ignore[no-untyped-call]
     return part.model_copy(update={"files": {path.name: sha256_of(path)}}), _one_by_one(lambda x: [script(x)])
 
 
-def compare_case(network: Sequence[Network], exported: Exported, image: Tensor, plan: Plan, *, member: int) -> Check:
+def compare_case(
+    network: Sequence[Network],
+    exported: Exported,
+    image: Tensor,
+    plan: Plan,
+    *,
+    member: int,
+    combine: Combination = "logits",
+) -> Check:
     """Run one case through the original and through what was exported, side by side and slab by slab.
 
     Args:
-        network: The original; the mean of several when one file holds them all.
+        network: The original; several when one file holds them all, which then answer together window by window.
         exported: From `export_member`.
         image: (C, I, J, K) on the network grid.
         plan: The model's.
         member: For the record.
+        combine: What several are averaged in.
     """
     plan = plan.model_copy(update={"skip_constant_windows": False})  # every window is compared
     originals: list[Segment] = [torch_segment(one, None) for one in network] if plan.num_outputs else []
+    if len(originals) > 1:
+        originals = [_together(originals, combine, regions=bool(plan.regions))]
     segments = [exported.segment] if exported.segment else []
     expected = CaseRun(network, image, plan, segments=originals, overlap=OVERLAP)
     found = CaseRun([exported.classifier], image, plan, segments=segments, overlap=OVERLAP)
@@ -133,6 +149,13 @@ def compare_case(network: Sequence[Network], exported: Exported, image: Tensor, 
         dice={name: dice(*column) for name, column in zip(names, overlaps.T, strict=True)},
         class_difference=max(changes, default=0.0),
     )
+
+
+def _together(segments: Sequence[Segment], combine: Combination, *, regions: bool) -> Segment:
+    def segment(windows: Tensor) -> Tensor:
+        return combined([one(windows) for one in segments], how=combine, regions=regions, dim=1)
+
+    return segment
 
 
 def dice(common: float, first: float, second: float) -> float:

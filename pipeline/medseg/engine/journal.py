@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-from medseg.io.files import write_text
+from medseg.io.files import full_disk_named, write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +38,7 @@ class Journal:
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        log = folder / LOG
+        self._log = log = folder / LOG
         write_text(log, "".join(f"{json.dumps(record)}\n" for record in read_log(log) if record["step"] <= step))
         self._lines = log.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
@@ -48,15 +49,21 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._is_open:
-            self._lines.close()
-            self._board.close()
+        if not self._is_open:
+            return
+        # What could not be written before cannot be written now: the first error is the one to tell.
+        with suppress(OSError) if error is not None else full_disk_named(self._log):
+            try:
+                self._lines.close()
+            finally:
+                self._board.close()
 
     def record(self, kind: str, step: int, values: dict[str, float]) -> None:
         """`kind` groups the curves: `train` or `validation`."""
         if not self._is_open:
             return
-        self._lines.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        self._lines.flush()
-        for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+        with full_disk_named(self._log):
+            self._lines.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._lines.flush()
+            for name, value in values.items():
+                self._board.add_scalar(f"{kind}/{name}", value, step)

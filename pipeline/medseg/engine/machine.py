@@ -30,6 +30,7 @@ class Machine:
     device: torch.device
     dtype: torch.dtype | None
     how: Augmentation
+    num_skipped: int = 0  # steps in a row that the scaler did not make
 
     def average(self, decay: float) -> None:
         """Move the averaged weights towards the network's."""

@@ -20,10 +20,11 @@ from medseg.core.volume import LabelMap
 from medseg.data.patches import crop, view_start
 from medseg.engine.backends import Backends, Segment
 from medseg.engine.case_run import CaseRun, Thrift, mirrored
-from medseg.engine.devices import amp_dtype, autocast, pick_device, place
-from medseg.io.bundle import read_bundle
+from medseg.engine.devices import amp_dtype, autocast, is_about_memory, pick_device, place
+from medseg.io.bundle import networks_of, read_bundle
 from medseg.io.memory import volume_from
 from medseg.nn.build import build_network
+from medseg.ops.calibration import tempered
 from medseg.ops.prepare import label_values, to_network
 from medseg.ops.restore import to_source
 from medseg.ops.sliding import count_windows
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from medseg.core.answering import Answering
     from medseg.core.geometry import Shape
+    from medseg.core.plan import NetworkPlan
     from medseg.core.volume import Volume
     from medseg.io.bundle import Bundle
     from medseg.nn.network import Network
@@ -124,7 +127,7 @@ class Predictor:
             try:
                 answer = self._answer(prepared, thrift, watch, sink)
             except (RuntimeError, MemoryError) as error:
-                if not _is_about_memory(error):
+                if not is_about_memory(error):
                     raise
                 logger.warning("out of memory on %s; going on with %s", self.device, thrift.name)
                 if self.device.type == "cuda":
@@ -148,12 +151,12 @@ class Predictor:
         # The way back is in fp32: reduced precision would decide close calls by rounding.
         with torch.inference_mode():
             if plan.num_outputs:
-                logits: Iterable[Tensor] = watch.timed(run.slabs(), "network")
+                logits: Iterable[Tensor] = watch.timed(run.slabs(self.bundle.manifest.answering.combine), "network")
                 indices = to_source(logits, led, paint_order=plan.paint_order, probabilities=sink or kept)
                 labels = LabelMap(label_values(indices, plan), prepared.source)
             watch.lap("export")
             with autocast(self.device, self._dtype):
-                classes = run.classes()
+                classes = _calibrated(run.classes(), self.bundle.manifest.answering)
             watch.lap("network")
         return Prediction(
             labels,
@@ -196,9 +199,14 @@ class Predictor:
         return run, prepared.led_by(lead)
 
 
-def _is_about_memory(error: Exception) -> bool:
-    """On a CPU torch says so in words only."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+def _calibrated(classes: dict[str, dict[str, float]], answering: Answering) -> dict[str, dict[str, float]]:
+    """The class probabilities at the temperatures of the model."""
+    return {
+        head: dict(zip(found, tempered(np.array([[*found.values()]]), temperature)[0].tolist(), strict=True))
+        if (temperature := answering.temperatures.get(head)) is not None
+        else found
+        for head, found in classes.items()
+    }
 
 
 class _InMemory:
@@ -246,11 +254,12 @@ def load_networks(bundle: Bundle) -> list[Network]:
     Raises:
         ModelError: E-WEIGHTS.
     """
-    return [_load(bundle, weights).eval() for weights in bundle.weights]
+    members = zip(bundle.weights, networks_of(bundle), strict=True)
+    return [_load(bundle, weights, network).eval() for weights, network in members]
 
 
-def _load(bundle: Bundle, weights: dict[str, Tensor]) -> Network:
-    network = build_network(bundle.plan)
+def _load(bundle: Bundle, weights: dict[str, Tensor], plan: NetworkPlan) -> Network:
+    network = build_network(bundle.plan.model_copy(update={"network": plan}))
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from medseg.core.errors import MedsegError, ResourceError
-from medseg.engine.devices import autocast
+from medseg.engine.devices import autocast, is_about_memory
+from medseg.engine.evidence import keep_evidence, not_finite, suspects
 from medseg.nn.losses import class_loss, segmentation_loss
-from medseg.nn.ranks import average_gradients, everybodys, gathered, total
+from medseg.nn.ranks import average_gradients, gathered, how_many, total
 from medseg.ops.augment import augment
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from medseg.core.settings import TrainSettings
     from medseg.data.patches import Batch
     from medseg.engine.clock import Clock
     from medseg.engine.machine import Machine
 
 _RAMP = (0.02, 0.1)
+# From 2^16 the scale has then been halved to nothing.
+_MOST_SKIPPED = 20
 
 
 @dataclass(frozen=True)
@@ -36,28 +41,65 @@ class Pace:
     reference_share: float
 
 
-def guarded_step(machine: Machine, batch: Batch, clock: Clock, settings: TrainSettings) -> dict[str, float]:
-    """`train_step` at the clock's learning rate and class weight; out of memory becomes advice."""
+def guarded_step(
+    machine: Machine, batch: Batch, clock: Clock, settings: TrainSettings, *, folder: Path
+) -> dict[str, float]:
+    """`train_step` at the clock's learning rate and class weight.
+
+    Args:
+        machine: Network, optimiser, precision.
+        batch: On the CPU.
+        clock: Where the training stands.
+        settings: Of the training.
+        folder: Where the batch is kept when the step has no finite result.
+
+    Raises:
+        MedsegError: E-NUMERIC, naming the file in which the batch is.
+        ResourceError: E-MEMORY, with what to do.
+    """
     share = clock.share()
     warm = min(1.0, (clock.step + 1) / (settings.warmup_steps + 1))
     for group in machine.optimizer.param_groups:
         group["lr"] = settings.learning_rate * warm * max(1 - share, 1e-3) ** 0.9
     ramp = min(max((share - _RAMP[0]) / (_RAMP[1] - _RAMP[0]), 0.0), 1.0)
     pace = Pace(class_weight=settings.class_weight * ramp, reference_share=1 - share)
+    seed = (settings.seed, clock.step)
     try:
-        return train_step(
-            machine,
-            batch,
-            seed=(settings.seed, clock.step),
-            pace=pace,
-            settings=settings,
-        )
-    except torch.OutOfMemoryError as error:
+        return train_step(machine, batch, seed=seed, pace=pace, settings=settings)
+    except MedsegError as error:
+        if error.code != "E-NUMERIC":
+            raise
+        keep_evidence(error, folder, batch, as_seen(machine, batch, seed=seed, augmented=settings.augment)[0], seed)
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not is_about_memory(error):
+            raise
+        size = len(batch.cases) * how_many()
         raise ResourceError(
-            f"a step of {len(batch.cases)} patches does not fit into the memory of {machine.device}",
+            f"a step of {size} patches does not fit into the memory of {machine.device}",
             code="E-MEMORY",
-            remedy=f"Set batch_size below {len(batch.cases)} (or a smaller patch_size) in the store's plan.json.",
+            remedy=f"Run the command again with --batch-size {size // 2}: it goes on from the last checkpoint."
+            if size > 1
+            else "Set a smaller patch_size in the store's plan.json and train with --restart.",
         ) from error
+
+
+def as_seen(machine: Machine, batch: Batch, *, seed: tuple[int, int], augmented: bool) -> tuple[Batch, Tensor]:
+    """The batch as the network sees it, on its device, and a number in [0, 1) for each sample.
+
+    Args:
+        machine: Device and augmentation.
+        batch: As drawn.
+        seed: (seed, step); the same seed varies the batch alike.
+        augmented: Whether it is varied at all.
+    """
+    generators = [torch.Generator().manual_seed(hash((*seed, slot)) % 2**63) for slot in batch.slots]
+    draws = torch.stack([torch.rand((), generator=generator) for generator in generators])
+    batch = batch.to(machine.device)
+    if not augmented:
+        return batch, draws
+    image, labels, known = augment(batch.image, batch.labels, batch.known, how=machine.how, generators=generators)
+    return replace(batch, image=image, labels=labels, known=known), draws
 
 
 def train_step(
@@ -74,24 +116,23 @@ def train_step(
 
     Returns:
         The losses and the gradient's norm.
+
+    Raises:
+        MedsegError: E-NUMERIC before any weight changes.
     """
     torch.manual_seed(hash(seed) % 2**63)
-    generators = [torch.Generator().manual_seed(hash((*seed, slot)) % 2**63) for slot in batch.slots]
-    shown = torch.stack([torch.rand((), generator=generator) for generator in generators]) < pace.reference_share
-    batch = batch.to(machine.device)
-    image, labels, known = batch.image, batch.labels, batch.known
-    if settings.augment:
-        image, labels, known = augment(image, labels, known, how=machine.how, generators=generators)
+    batch, draws = as_seen(machine, batch, seed=seed, augmented=settings.augment)
+    shown = draws.to(machine.device) < pace.reference_share
     machine.network.train()
     with autocast(machine.device, machine.dtype):
         output = machine.network(
-            image.contiguous(memory_format=torch.channels_last_3d),
+            batch.image.contiguous(memory_format=torch.channels_last_3d),
             views=batch.views(),
-            reference=torch.where(shown.to(machine.device)[:, None, None, None], labels.short(), -1),
+            reference=torch.where(shown[:, None, None, None], batch.labels.short(), -1),
         )
     losses: dict[str, Tensor] = {}
-    if output.logits and bool(total(known.any().float()) > 0):
-        losses["segmentation"] = segmentation_loss(output.logits, labels, known)
+    if output.logits and bool(total(batch.known.any().float()) > 0):
+        losses["segmentation"] = segmentation_loss(output.logits, batch.labels, batch.known)
     taught = {head: gathered(values) for head, values in batch.classes_of_views().items()}
     if output.classes and (classified := class_loss(output.classes, taught)) is not None:
         losses["classification"] = classified * (pace.class_weight if output.logits else 1.0)
@@ -99,27 +140,19 @@ def train_step(
         return {}
     loss = torch.stack(list(losses.values())).sum()
     if not bool(torch.isfinite(loss)):
-        raise MedsegError(
-            f"the loss is not finite ({float(loss.detach())}) on cases {_named(batch)}",
-            code="E-NUMERIC",
-            remedy="Look at these cases with `medseg check`, lower --learning-rate, or train with --no-amp.",
-        )
+        raise not_finite(f"the loss is not finite ({float(loss.detach())})", batch, suspects(batch, output))
     machine.optimizer.zero_grad(set_to_none=True)
     machine.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     average_gradients(machine.network.parameters())
     machine.scaler.unscale_(machine.optimizer)
     norm = nn.utils.clip_grad_norm_(machine.network.parameters(), settings.gradient_clip)
-    if not machine.scaler.is_enabled() and not bool(torch.isfinite(norm)):
-        raise MedsegError(
-            f"the gradient is not finite on cases {_named(batch)}",
-            code="E-NUMERIC",
-            remedy="Train with --no-amp; if it stays, lower --learning-rate.",
-        )
+    is_finite = bool(torch.isfinite(norm))
+    machine.num_skipped = 0 if is_finite else machine.num_skipped + 1
+    if machine.num_skipped > (_MOST_SKIPPED if machine.scaler.is_enabled() else 0):
+        raise not_finite("the gradient is not finite", batch)
     machine.scaler.step(machine.optimizer)
     machine.scaler.update()
     machine.average(min(settings.ema_decay, (1 + seed[1]) / (10 + seed[1])))
-    return {**{name: float(value.detach()) for name, value in losses.items()}, "gradient_norm": float(norm)}
-
-
-def _named(batch: Batch) -> str:
-    return ", ".join(sorted(set(everybodys(batch.cases))))
+    told = {name: float(value.detach()) for name, value in losses.items()}
+    # A scaler answers a gradient that is not finite with a smaller scale, and makes no step.
+    return {**told, "gradient_norm": float(norm)} if is_finite else {**told, "skipped": 1.0}

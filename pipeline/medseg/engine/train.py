@@ -110,7 +110,7 @@ def fit(
                     history.append({"step": float(clock.step), "seconds": clock.elapsed(), **scores})
                     journal.record("validation", clock.step, scores)
                     run.on_validation(machine.model(), scores)
-                losses = guarded_step(machine, sampler.batch(clock.step, slots), clock, settings)
+                losses = guarded_step(machine, sampler.batch(clock.step, slots), clock, settings, folder=run.folder)
                 clock.advance()
                 running = {name: 0.9 * running.get(name, value) + 0.1 * value for name, value in losses.items()}
                 if clock.step % 10 == 0:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from medseg.core.answering import Answering
 from medseg.core.document import Document
 from medseg.core.errors import ModelError
 from medseg.core.findings import Provenance
-from medseg.core.plan import Fingerprint, Plan
+from medseg.core.plan import Fingerprint, NetworkPlan, Plan
 from medseg.io.documents import read_document
 from medseg.io.files import sha256_of, write_text
 from medseg.io.weights import load_tensors, save_tensors, verify_sha256
@@ -53,6 +54,10 @@ class BundleManifest(Document):
     num_validation_cases: int
     training_cases: tuple[str, ...] = Field(description="ids, so that a score on them can be told from an honest one")
     validation: dict[str, float] = Field(description="of the stored weights, on the cases held back from training")
+    answering: Answering = Field(default=Answering(), description="what is done with the raw answers")
+    networks: tuple[NetworkPlan, ...] = Field(
+        default=(), description="of each member of an ensemble, where they differ; absent: the plan's"
+    )
     finished: bool = Field(description="False for a bundle written while its training still runs")
     num_steps: int = Field(default=0, description="of the finished training; 0 when there was none here")
     sha256: dict[str, str]
@@ -129,6 +134,11 @@ def read_bundle(folder: Path) -> Bundle:
     weights = tuple(load_tensors(folder / name) for name in members)
     fingerprint = read_document(folder / FINGERPRINT, Fingerprint) if known else None
     return Bundle(folder, manifest, read_document(folder / PLAN, Plan), weights, fingerprint)
+
+
+def networks_of(bundle: Bundle) -> tuple[NetworkPlan, ...]:
+    """The network of each member."""
+    return bundle.manifest.networks or (bundle.plan.network,) * len(bundle.weights)
 
 
 def _member(number: int) -> str:

@@ -167,6 +167,21 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Name the file in what the system says of a full disk; for files that grow line by line.
+
+    Raises:
+        InputError: `E-DISK-FULL`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _unwritable(path, error) from error
+        raise
+
+
+@contextmanager
 def staged_folder(folder: Path | str) -> Iterator[Path]:
     """Write into the yielded folder; on a clean exit each thing in it takes the place of its namesake in `folder`.
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.nn.ranks import are_several, gathered
+from medseg.nn.ranks import gathered
+from medseg.nn.segmenter import Segmenter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,7 +62,7 @@ class ResidualBlock(nn.Module):
         return functional.leaky_relu(self.second(self.first(x)) + self.project(self.pool(x)), 0.01, inplace=True)
 
 
-class UNet(nn.Module):
+class UNet(Segmenter):
     """Encoder and decoder with skip connections.
 
     Args:
@@ -93,15 +94,17 @@ class UNet(nn.Module):
             self.to_logits.append(nn.Conv3d(fine, out_channels, 1) if supervised else nn.Identity())
         self.deep_supervision = plan.deep_supervision
 
+    @property
+    def decodes(self) -> bool:
+        return len(self.decoder) > 0
+
     def encode(self, image: Tensor) -> list[Tensor]:
-        """(B, C, I, J, K) to one (B, F, ...) per stage, fine to coarse."""
         skips = [self.stem(image)]
         for stage in self.encoder:
             skips.append(stage(skips[-1]))
         return skips[1:]
 
     def decode(self, skips: Sequence[Tensor], *, all_scales: bool) -> list[Tensor]:
-        """Logits (B, K, ...) fine to coarse: all supervised scales in training, the finest alone otherwise."""
         x, logits = skips[-1], []
         for index, (upsample, block, head) in enumerate(zip(self.upsample, self.decoder, self.to_logits, strict=True)):
             skip = skips[-2 - index]
@@ -202,7 +205,7 @@ class Network(nn.Module):
 
     def __init__(
         self,
-        unet: UNet,
+        unet: Segmenter,
         head: ClassificationHead | None,
         *,
         head_scales: Sequence[int] = (),
@@ -224,8 +227,8 @@ class Network(nn.Module):
                 that starts with a negative index pools under its own.
         """
         skips = self.unet.encode(image)
-        logits = self.unet.decode(skips, all_scales=self.training) if len(self.unet.decoder) else []
-        if views is None or not (len(views) or (self.training and are_several())):
+        logits = self.unet.decode(skips, all_scales=self.training) if self.unet.decodes else []
+        if views is None or not len(views):
             return Output(logits, {})
         probabilities = None
         if logits:

@@ -29,6 +29,10 @@ def are_several() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
+def how_many() -> int:
+    return distributed.get_world_size() if are_several() else 1
+
+
 def total(values: Tensor) -> Tensor:
     """The sum over all processes, of any shape."""
     return _Total.apply(values) if are_several() else values  # type: ignore[no-untyped-call]

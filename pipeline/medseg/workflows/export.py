@@ -129,9 +129,10 @@ def _as_monai_bundle(model: Bundle, volume: Volume, name: Format, folder: Path) 
     write_monai_bundle(folder, model.manifest, plan, overlap=OVERLAP)
     (folder / MODEL).parent.mkdir()
     networks = load_networks(model)
-    part, segment = export_script(networks, plan, folder / MODEL)
+    combine = model.manifest.answering.combine
+    part, segment = export_script(networks, plan, folder / MODEL, combine=combine)
     exported = Exported((part,), segment, networks[0])
-    check = compare_case(networks, exported, to_network(volume, plan).image, plan, member=1)
+    check = compare_case(networks, exported, to_network(volume, plan).image, plan, member=1, combine=combine)
     part = part.model_copy(update={"files": {MODEL: part.files[Path(MODEL).name]}})
     return _Checked((part,), (check,), _pipeline_dice(model, volume, folder))
 
@@ -204,7 +205,7 @@ def _record(model: Bundle, name: Format, made: _Checked, tolerance: Tolerance, c
         normalisation=plan.normalisation,
         window=plan.patch_size,
         overlap=OVERLAP,
-        how_to_run=how_to_run(plan, name, num_members=len(model.weights)),
+        how_to_run=how_to_run(plan, name, num_members=len(model.weights), answering=model.manifest.answering),
         left_out=left_out(plan, name),
         differences=DIFFERENCES if name == "monai-bundle" else (),
         checked_on=checked_on,

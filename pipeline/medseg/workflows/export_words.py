@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from medseg.core.answering import Answering
     from medseg.core.export import Format
     from medseg.core.plan import Normalisation, Plan
 
 
-def how_to_run(plan: Plan, name: Format, *, num_members: int) -> tuple[str, ...]:
+def how_to_run(plan: Plan, name: Format, *, num_members: int, answering: Answering) -> tuple[str, ...]:
     """The steps from a file to a mask and a diagnosis, in their order."""
     if name == "monai-bundle":
         return ("docs/README.md has the command; configs/inference.json holds every step",)
@@ -20,7 +21,10 @@ def how_to_run(plan: Plan, name: Format, *, num_members: int) -> tuple[str, ...]
             "by its neighbour; blend their logits weighted with a Gaussian of sigma 1/8 of the window, at least 1/1000"
         )
     if num_members > 1:
-        steps.append(f"ensemble: take the mean of the {num_members} members' logits, and of their class probabilities")
+        averaged = "logits" if answering.combine == "logits" else "probabilities, and its logarithm as logits"
+        steps.append(
+            f"ensemble: take the mean of the {num_members} members' {averaged}, and of their class probabilities"
+        )
     if plan.num_outputs:
         steps.append(
             "interpolate the blended logits linearly to the grid of the image; "
@@ -31,6 +35,11 @@ def how_to_run(plan: Plan, name: Format, *, num_members: int) -> tuple[str, ...]
             "classification: give the view (and the probabilities under it) that the part's inputs describe; "
             "a softmax over each head's output gives its class probabilities"
         )
+    steps += [
+        f"calibration: raise the class probabilities of {head} to the power 1/{temperature:.4f} and make them sum to 1"
+        for head, temperature in answering.temperatures.items()
+    ]
+    steps += [f"mask: of {label}, {rule} (26-connected)" for label, rule in answering.cleanup.items()]
     return tuple(steps)
 
 

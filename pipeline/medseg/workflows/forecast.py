@@ -9,7 +9,7 @@ import numpy as np
 
 from medseg.core.document import Document
 from medseg.core.progress import Progress, silent
-from medseg.data.splits import split_cases
+from medseg.data.splits import remarks_on_folds, split_cases, split_folds
 from medseg.data.store import open_store
 from medseg.io.bundle import read_bundle
 from medseg.io.contained import contained
@@ -86,7 +86,9 @@ def forecast_train(workspace: Workspace, settings: TrainSettings) -> Forecast:
     """Cases, patches, network, memory and length of a training."""
     store = open_store(workspace.store)
     plan = store.plan
-    split = split_cases(store.dataset, fold=settings.fold, num_folds=settings.num_folds)
+    split = split_cases(
+        store.dataset, fold=settings.fold, num_folds=settings.num_folds, stratify_by=settings.stratify_by
+    )
     weights = sum(value.numel() for value in build_network(plan).parameters())
     # Activations of both convolutions, their norms and their gradients, at full and at each halved resolution.
     activations = plan.batch_size * float(np.prod(plan.patch_size)) * plan.network.features[0] * 4 * 12
@@ -103,6 +105,17 @@ def forecast_train(workspace: Workspace, settings: TrainSettings) -> Forecast:
             ("bundle", str(workspace.runs)),
         )
     )
+
+
+def forecast_folds(workspace: Workspace, settings: TrainSettings, *, name: str | None) -> Forecast:
+    """The folds of a cross-validation, their cases and their length."""
+    store = open_store(workspace.store)
+    folds = split_folds(store.dataset, num_folds=settings.num_folds, stratify_by=settings.stratify_by)
+    each = settings.budget or f"{settings.epochs} epochs"
+    sizes = [(f"fold {n}", f"{len(one.train)} cases teach, {len(one.val)} judge") for n, one in enumerate(folds)]
+    remarks = [("warning", remark) for remark in remarks_on_folds(store.dataset, folds)]
+    length = f"{each} each, {len(folds)} times, and the prediction of every case that is held back"
+    return Forecast(rows=(*sizes, *remarks, ("length", length), ("folder", str(workspace.runs / (name or "folds")))))
 
 
 def forecast_infer(

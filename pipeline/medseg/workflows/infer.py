@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, TypeAlias
 
+from medseg.core.answering import Answering
 from medseg.core.batch import BatchSummary, CaseState, is_summary
 from medseg.core.errors import InputError, MedsegError, UsageError
 from medseg.core.findings import CaseFailure, CasePrediction
@@ -173,10 +174,16 @@ def batch_job(request: Request, model: Bundle, claim: Claim) -> Job:
             "model": model.manifest.name,
             "weights_sha256": seals.weights_sha256,
             "plan_sha256": seals.plan_sha256,
-            "settings": provenance.settings | words,
+            "settings": provenance.settings | words | _answering(model),
         }
     )
     return Job(request.bundle, claim.out, claim.staging, settings, terms, provenance)
+
+
+def _answering(model: Bundle) -> dict[str, str]:
+    """What is done with the raw answers, where that is anything: another way of answering makes another result."""
+    answering = model.manifest.answering
+    return {} if answering == Answering() else {"answering": answering.model_dump_json(exclude_defaults=True)}
 
 
 def _look(

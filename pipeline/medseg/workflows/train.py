@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from medseg.core.settings import TrainSettings
     from medseg.workflows.workspace import Workspace
 
-_FREE = {"budget", "epochs", "device", "amp", "learning_rate", "gradient_clip", "deterministic", "rank_timeout_s"}
+_FREE = {"budget", "epochs", "batch_size", "device", "rank_timeout_s"}
+_FREE |= {"amp", "learning_rate", "gradient_clip", "deterministic"}
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,11 @@ def _train(
     watch: Callable[[Status], None],
 ) -> Trained:
     identity = _identity(store, split, settings)
+    plan = store.plan.model_copy(update={"batch_size": settings.batch_size or store.plan.batch_size})
     finished, has_checkpoint, end = _finished_bundle(folder), (folder / CHECKPOINT).is_file(), None
     if has_checkpoint:
         sizes = {"num_cases": len(split.train), "num_held_back": len(split.val)}
-        end = has_ended(folder, identity, store.plan, settings, **sizes)
+        end = has_ended(folder, identity, plan, settings, **sizes)
     # Without a checkpoint nothing can go on from a finished model; with one, the model may be of a shorter training.
     if finished and (not has_checkpoint or end == finished.num_steps):
         return Trained(folder / "bundle", finished.validation, finished=True, was_done=True)
@@ -126,7 +128,7 @@ def _train(
     # While a finished training is made longer its model stays until the better one is there.
     run = Run(folder, identity, watch, writer.early if finished is None and ranks.is_writer else _nobody, ranks)
     here = settings.model_copy(update={"device": ranks.device(settings.device)})
-    fitted = fit(store.plan, cases, held_back, settings=here, run=run)
+    fitted = fit(plan, cases, held_back, settings=here, run=run)
     if fitted.finished and ranks.is_writer:
         writer.write(fitted.weights, fitted.validation, num_steps=fitted.progress.step)
     return Trained(folder / "bundle", fitted.validation, fitted.finished)
@@ -150,7 +152,9 @@ def _load(store: Store, chosen: Sequence[str], folder: Path, progress: Progress,
 def _usable_split(store: Store, settings: TrainSettings) -> Split:
     """The split without the cases that could not be preprocessed."""
     usable = {case.id for case in store.index.cases}
-    split = split_cases(store.dataset, fold=settings.fold, num_folds=settings.num_folds)
+    split = split_cases(
+        store.dataset, fold=settings.fold, num_folds=settings.num_folds, stratify_by=settings.stratify_by
+    )
     split = Split(*(tuple(case for case in part if case in usable) for part in (split.train, split.val)))
     if not split.train:
         raise UsageError("no case is left to train on", code="E-SPLIT", remedy="See `medseg check`.")
