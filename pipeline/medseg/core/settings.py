@@ -70,11 +70,14 @@ class TrainSettings(Document):
     )
     batch_size: int | None = Field(default=None, ge=1, description="patches of a step instead of the plan's number")
     seed: int = Field(default=0, ge=0)
-    learning_rate: float = Field(default=2e-3, gt=0, description="peak, AdamW")
-    weight_decay: float = Field(default=1e-2, ge=0)
+    recipe: Literal["adamw", "sgd"] = Field(default="adamw", description="optimiser; sgd: nesterov, as nnU-Net trains")
+    learning_rate: float | None = Field(default=None, gt=0, description="peak; absent: the recipe's, as the next two")
+    weight_decay: float | None = Field(default=None, ge=0)
     warmup_steps: int = Field(default=50, ge=0)
     ema_decay: float = Field(default=0.995, ge=0, lt=1, description="of the averaged weights that become the model")
-    gradient_clip: float = Field(default=1.0, gt=0)
+    gradient_clip: float | None = Field(default=None, gt=0)
+    accumulate: int = Field(default=1, ge=1, description="parts in which a step's batch goes through the network")
+    compile: bool | None = Field(default=None, description="torch.compile; absent: on CUDA")
     class_weight: float = Field(default=1.0, ge=0, description="of the classification loss once it is ramped up")
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:N or mps")
     amp: bool = Field(default=True, description="mixed precision where the device gains from it")
@@ -114,6 +117,10 @@ class InferSettings(Reading, Containment, Outputs, Batching):
     """`medseg infer`."""
 
     overlap: float = Field(default=0.5, ge=0, le=0.9, description="share of a window that its neighbour repeats")
+    roi: bool = Field(
+        default=False, description="find the region of interest in a pass without overlap; the rest is background"
+    )
+    roi_margin_mm: float = Field(default=20.0, ge=0, description="of the region around all that the first pass found")
     tta: bool = Field(default=False, description="average over mirrored copies along the plan's mirror axes")
     device: str = "auto"
     amp: bool = True

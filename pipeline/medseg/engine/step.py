@@ -12,7 +12,7 @@ from medseg.core.errors import MedsegError, ResourceError
 from medseg.engine.devices import autocast, is_about_memory
 from medseg.engine.evidence import keep_evidence, not_finite, suspects
 from medseg.nn.losses import class_loss, segmentation_loss
-from medseg.nn.ranks import average_gradients, gathered, how_many, total
+from medseg.nn.ranks import average_gradients, gathered, how_many, least, total
 from medseg.ops.augment import augment
 
 if TYPE_CHECKING:
@@ -58,9 +58,8 @@ def guarded_step(
         ResourceError: E-MEMORY, with what to do.
     """
     share = clock.share()
-    warm = min(1.0, (clock.step + 1) / (settings.warmup_steps + 1))
     for group in machine.optimizer.param_groups:
-        group["lr"] = settings.learning_rate * warm * max(1 - share, 1e-3) ** 0.9
+        group["lr"] = machine.recipe.rate(clock.step, share, warmup_steps=settings.warmup_steps)
     ramp = min(max((share - _RAMP[0]) / (_RAMP[1] - _RAMP[0]), 0.0), 1.0)
     pace = Pace(class_weight=settings.class_weight * ramp, reference_share=1 - share)
     seed = (settings.seed, clock.step)
@@ -124,6 +123,41 @@ def train_step(
     batch, draws = as_seen(machine, batch, seed=seed, augmented=settings.augment)
     shown = draws.to(machine.device) < pace.reference_share
     machine.network.train()
+    machine.optimizer.zero_grad(set_to_none=True)
+    told: dict[str, float] = {}
+    num_parts = min(settings.accumulate, least(len(shown)))
+    for rows in torch.tensor_split(torch.arange(len(shown), device=machine.device), num_parts):
+        part = batch.part(rows) if num_parts > 1 else batch
+        losses = _losses(machine, part, shown[rows], pace)
+        sizes = total(torch.tensor([len(rows), len(shown), len(part.views()), len(batch.views())])).tolist()
+        shares = {"segmentation": sizes[0] / sizes[1], "classification": sizes[2] / max(sizes[3], 1)}
+        weighted = {name: value * shares[name] for name, value in losses.items()}
+        if weighted:
+            machine.scaler.scale(torch.stack(list(weighted.values())).sum()).backward()  # type: ignore[no-untyped-call]
+        for name, value in weighted.items():
+            told[name] = told.get(name, 0.0) + float(value.detach())
+    if not told:
+        return {}
+    average_gradients(machine.network.parameters())
+    machine.scaler.unscale_(machine.optimizer)
+    norm = nn.utils.clip_grad_norm_(machine.network.parameters(), machine.recipe.gradient_clip)
+    is_finite = bool(torch.isfinite(norm))
+    machine.num_skipped = 0 if is_finite else machine.num_skipped + 1
+    if machine.num_skipped > (_MOST_SKIPPED if machine.scaler.is_enabled() else 0):
+        raise not_finite("the gradient is not finite", batch)
+    machine.scaler.step(machine.optimizer)
+    machine.scaler.update()
+    machine.average(min(settings.ema_decay, (1 + seed[1]) / (10 + seed[1])))
+    # A scaler answers a gradient that is not finite with a smaller scale, and makes no step.
+    return {**told, "gradient_norm": float(norm)} if is_finite else {**told, "skipped": 1.0}
+
+
+def _losses(machine: Machine, batch: Batch, shown: Tensor, pace: Pace) -> dict[str, Tensor]:
+    """Forward pass and losses by name; empty when there is nothing to learn from.
+
+    Raises:
+        MedsegError: E-NUMERIC.
+    """
     with autocast(machine.device, machine.dtype):
         output = machine.network(
             batch.image.contiguous(memory_format=torch.channels_last_3d),
@@ -136,23 +170,6 @@ def train_step(
     taught = {head: gathered(values) for head, values in batch.classes_of_views().items()}
     if output.classes and (classified := class_loss(output.classes, taught)) is not None:
         losses["classification"] = classified * (pace.class_weight if output.logits else 1.0)
-    if not losses:
-        return {}
-    loss = torch.stack(list(losses.values())).sum()
-    if not bool(torch.isfinite(loss)):
+    if losses and not bool(torch.isfinite(loss := torch.stack(list(losses.values())).sum())):
         raise not_finite(f"the loss is not finite ({float(loss.detach())})", batch, suspects(batch, output))
-    machine.optimizer.zero_grad(set_to_none=True)
-    machine.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    average_gradients(machine.network.parameters())
-    machine.scaler.unscale_(machine.optimizer)
-    norm = nn.utils.clip_grad_norm_(machine.network.parameters(), settings.gradient_clip)
-    is_finite = bool(torch.isfinite(norm))
-    machine.num_skipped = 0 if is_finite else machine.num_skipped + 1
-    if machine.num_skipped > (_MOST_SKIPPED if machine.scaler.is_enabled() else 0):
-        raise not_finite("the gradient is not finite", batch)
-    machine.scaler.step(machine.optimizer)
-    machine.scaler.update()
-    machine.average(min(settings.ema_decay, (1 + seed[1]) / (10 + seed[1])))
-    told = {name: float(value.detach()) for name, value in losses.items()}
-    # A scaler answers a gradient that is not finite with a smaller scale, and makes no step.
-    return {**told, "gradient_norm": float(norm)} if is_finite else {**told, "skipped": 1.0}
+    return losses

@@ -12,6 +12,7 @@ from torch import Tensor
 from medseg.data.patches import PatchSampler
 from medseg.engine.checkpoint import TrainingProgress, TrainingState, load_checkpoint, load_progress, save_checkpoint
 from medseg.engine.clock import Clock
+from medseg.engine.diagnosis import refit_cost, refit_heads
 from medseg.engine.distributed import ALONE, Ranks
 from medseg.engine.journal import Journal
 from medseg.engine.machine import build_machine
@@ -118,12 +119,23 @@ def fit(
                 if clock.checkpoint_due():
                     _save(run, clock, state)
                 run.on_step(clock.status(running, history[-1] if history else {}))
+            # Before the heads are fitted once more: a training that is extended goes on with those it trained.
             _save(run, clock, state)
+            refit_heads(
+                machine.averaged,
+                cases,
+                plan,
+                seed=settings.seed,
+                stop_asked=lambda: ranks.any(stop_asked()),
+                device=machine.device,
+                dtype=machine.dtype,
+            )
             scores, finished = judged(held_back), True
             journal.record("validation", clock.step, scores)
         except Stopped:
             scores, finished = {}, False
-            _save(run, clock, state)
+            if not clock.over():
+                _save(run, clock, state)
     return Fitted(machine.model(), scores, tuple(history), clock.progress(), finished)
 
 
@@ -172,8 +184,8 @@ def _clock(
         progress,
         num_cases=num_cases,
         batch_size=plan.batch_size,
-        final_factor=num_held_back / max(min(num_held_back, _WATCHED), 1),
         now=now,
+        final_factor=(num_held_back + refit_cost(plan, num_cases)) / max(min(num_held_back, _WATCHED), 1),
     )
 
 

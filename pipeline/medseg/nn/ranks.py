@@ -33,6 +33,12 @@ def how_many() -> int:
     return distributed.get_world_size() if are_several() else 1
 
 
+def least(number: int) -> int:
+    """The smallest of all processes' numbers."""
+    smallest: int = min(everybodys([number]))
+    return smallest
+
+
 def total(values: Tensor) -> Tensor:
     """The sum over all processes, of any shape."""
     return _Total.apply(values) if are_several() else values  # type: ignore[no-untyped-call]

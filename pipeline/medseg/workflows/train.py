@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from medseg.workflows.workspace import Workspace
 
 _FREE = {"budget", "epochs", "batch_size", "device", "rank_timeout_s"}
-_FREE |= {"amp", "learning_rate", "gradient_clip", "deterministic"}
+_FREE |= {"amp", "learning_rate", "gradient_clip", "deterministic", "accumulate", "compile"}
 
 
 @dataclass(frozen=True)
