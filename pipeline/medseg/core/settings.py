@@ -86,6 +86,7 @@ class TrainSettings(Document):
     rank_timeout_s: float = Field(
         default=600.0, gt=0, description="with torchrun: a process that does not answer for this long is lost"
     )
+    elastic: bool = Field(default=False, description="also deform a fifth of the patches elastically")
 
     @model_validator(mode="before")
     @classmethod
