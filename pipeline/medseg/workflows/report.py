@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from medseg.core.baseline import BaselineReport
 from medseg.core.comparison import ComparisonReport
 from medseg.core.errors import MedsegError, UsageError
 from medseg.core.findings import CaseFailure, CaseReport, CohortReport
@@ -21,6 +22,8 @@ from medseg.workflows.forecast import Forecast
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
+
+BASELINE = "baseline.json"
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,12 @@ def forecast_report(folder: Path, cases: Sequence[str], *, pdf: bool) -> Forecas
     )
 
 
+def baselines_in(folder: Path) -> BaselineReport | None:
+    """What `medseg baseline` left in the folder of an evaluation."""
+    file = folder / BASELINE
+    return read_document(file, BaselineReport) if file.is_file() else None
+
+
 def _missing_cases(folder: Path) -> tuple[list[Path], list[CaseFailure]]:
     made: list[Path] = []
     failures: list[CaseFailure] = []
@@ -129,7 +138,7 @@ def _cohort(folder: Path) -> list[Path]:
     report = read_document(file, CohortReport)
     pages = {case.case: f"cases/{case.case}.html" for case in report.cases}
     pages = {case: page for case, page in pages.items() if (folder / page).is_file()}
-    write_text(folder / "index.html", render_cohort(report, case_pages=pages))
+    write_text(folder / "index.html", render_cohort(report, case_pages=pages, baselines=baselines_in(folder)))
     write_text(folder / "cohort.csv", cohort_csv(report))
     return [folder / "index.html", folder / "cohort.csv"]
 
