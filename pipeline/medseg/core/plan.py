@@ -153,6 +153,10 @@ class ClassificationPlan(Document):
     heads: dict[str, tuple[str, ...]]
     view: Literal["foreground", "whole"]
     pool_labels: tuple[str, ...] = Field(description="labels under whose predicted probability features are pooled")
+    shape_channels: tuple[int, ...] = Field(
+        default=(),
+        description="channels of two values (-1 and 1 on the network grid): outlines, measured as regions are",
+    )
     dropout: float = Field(default=0.4, ge=0, lt=1)
 
 

@@ -111,6 +111,10 @@ class InferSettings(Reading, Containment, Outputs, Batching):
     """`medseg infer`."""
 
     overlap: float = Field(default=0.5, ge=0, le=0.9, description="share of a window that its neighbour repeats")
+    roi: bool = Field(
+        default=False, description="find the region of interest in a pass without overlap; the rest is background"
+    )
+    roi_margin_mm: float = Field(default=20.0, ge=0, description="of the region around all that the first pass found")
     tta: bool = Field(default=False, description="average over mirrored copies along the plan's mirror axes")
     device: str = "auto"
     amp: bool = True

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from medseg.nn.network import ClassificationHead, Network, UNet
+from medseg.nn.diagnosis import ClassificationHead
+from medseg.nn.network import Network, UNet
 
 if TYPE_CHECKING:
     from medseg.core.plan import NetworkPlan, Plan
@@ -31,10 +32,14 @@ def build_network(plan: Plan, *, seed: int | None = None) -> Network:
             return Network(unet, None)
         groups = region_groups(plan)
         scales = head_scales(len(plan.network.features), pooled=bool(groups))
+        shapes = plan.classification.shape_channels
         head = ClassificationHead(
-            [len(plan.channels), *(plan.network.features[s] for s in scales)], len(groups), plan.classification
+            [len(plan.channels), *(plan.network.features[s] for s in scales)],
+            len(groups),
+            plan.classification,
+            num_outlines=len(shapes),
         )
-        return Network(unet, head, head_scales=scales, region_groups=groups)
+        return Network(unet, head, head_scales=scales, region_groups=groups, shape_channels=shapes)
 
 
 def build_segmenter(network: NetworkPlan, num_channels: int, num_outputs: int) -> Segmenter:

@@ -78,7 +78,7 @@ def make_plan(dataset: Dataset, fingerprint: Fingerprint, wishes: Wishes) -> Pla
         mirror_axes=axes,
         left_right_pairs=pairs,
         network=step.network,
-        classification=_classification(dataset, whole=whole, notes=notes),
+        classification=_classification(dataset, fingerprint, whole=whole, notes=notes),
         decisions=tuple(notes.decisions),
     )
 
@@ -175,12 +175,15 @@ def _normalisation(
     return tuple(rules)
 
 
-def _classification(dataset: Dataset, *, whole: bool, notes: Notes) -> ClassificationPlan | None:
+def _classification(
+    dataset: Dataset, fingerprint: Fingerprint, *, whole: bool, notes: Notes
+) -> ClassificationPlan | None:
     if not dataset.heads:
         return None
     if whole:
+        shapes = tuple(index for index, channel in enumerate(fingerprint.channels) if channel.two_valued)
         notes.add("diagnosis", "from the whole case", "there are no labels to look under")
-        return ClassificationPlan(heads=dataset.heads, view="whole", pool_labels=())
+        return ClassificationPlan(heads=dataset.heads, view="whole", pool_labels=(), shape_channels=shapes)
     lesions = tuple(name for name in dataset.label_names if _LESION.search(name))
     pooled = lesions or dataset.label_names
     reason = "in a patch centred on the foreground: patches without it do not show the class"
