@@ -20,9 +20,10 @@ from medseg.io.volumes import read_volumes
 from medseg.workflows.baseline_cases import Measured, Measuring, is_two_valued
 from medseg.workflows.baseline_head import judge_head
 from medseg.workflows.baseline_sides import Sides, choose_sides, inner_folds, wanted_heads
+from medseg.workflows.cohort_report import BASELINE
 from medseg.workflows.forecast import Forecast
 from medseg.workflows.provenance import make_provenance
-from medseg.workflows.report import BASELINE, remake_pages
+from medseg.workflows.report import remake_pages
 
 if TYPE_CHECKING:
     from medseg.core.baseline import BaselineSettings

@@ -13,11 +13,10 @@ from medseg.core.progress import Progress, silent
 from medseg.io.contained import contained
 from medseg.io.files import require_writable, staged_folder, write_text
 from medseg.report.cohort import cohort_csv, render_cohort
-from medseg.workflows.cohort_report import cohort_report
+from medseg.workflows.cohort_report import baselines_in, cohort_report
 from medseg.workflows.evaluate_case import Scoring, attempt_case
 from medseg.workflows.evaluate_inputs import Inputs, open_inputs
 from medseg.workflows.parallel import each_in_processes
-from medseg.workflows.report import baselines_in
 from medseg.workflows.score_masks import Rules
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from medseg.core.baseline import BaselineReport
 from medseg.core.comparison import ComparisonReport
 from medseg.core.errors import MedsegError, UsageError
 from medseg.core.findings import CaseFailure, CaseReport, CohortReport
@@ -17,13 +16,12 @@ from medseg.report.case import render_case
 from medseg.report.cohort import cohort_csv, render_cohort
 from medseg.report.comparison import cases_csv, contrasts_csv, render_comparison
 from medseg.report.paper import Paper, for_paper
+from medseg.workflows.cohort_report import baselines_in
 from medseg.workflows.forecast import Forecast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
-
-BASELINE = "baseline.json"
 
 
 @dataclass(frozen=True)
@@ -105,12 +103,6 @@ def forecast_report(folder: Path, cases: Sequence[str], *, pdf: bool) -> Forecas
             ("pages to print", str(len(_chosen(folder, cases)) + (0 if cases else missing)) if pdf else "none"),
         )
     )
-
-
-def baselines_in(folder: Path) -> BaselineReport | None:
-    """What `medseg baseline` left in the folder of an evaluation."""
-    file = folder / BASELINE
-    return read_document(file, BaselineReport) if file.is_file() else None
 
 
 def _missing_cases(folder: Path) -> tuple[list[Path], list[CaseFailure]]:
