@@ -25,7 +25,7 @@ from medseg.engine.region import foreground_box, region_of, widened
 from medseg.io.bundle import networks_of, read_bundle
 from medseg.io.memory import volume_from
 from medseg.nn.build import build_network
-from medseg.ops.calibration import tempered
+from medseg.ops.calibration import at_temperatures
 from medseg.ops.cleanup import cleaned
 from medseg.ops.prepare import label_values, to_network
 from medseg.ops.restore import to_source
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from medseg.core.answering import Answering
     from medseg.core.geometry import Shape
     from medseg.core.plan import NetworkPlan
     from medseg.core.prediction import Region
@@ -169,7 +168,7 @@ class Predictor:
                 labels = LabelMap(values, prepared.source)
             watch.lap("export")
             with autocast(self.device, self._dtype):
-classes = _calibrated(run.classes(), answering)
+                classes = at_temperatures(run.classes(), answering.temperatures)
                 features = self._features(run) if self._describe and plan.classification else None
             watch.lap("network")
         return Prediction(
@@ -224,16 +223,6 @@ classes = _calibrated(run.classes(), answering)
             segments = [mirrored(segment, plan) for segment in segments] if settings.tta else segments
         run = CaseRun(networks, image, plan, segments=segments, grid=grid, lead=lead, thrift=thrift)
         return run, prepared.cropped(grid.box).led_by(lead), region
-
-
-def _calibrated(classes: dict[str, dict[str, float]], answering: Answering) -> dict[str, dict[str, float]]:
-    """The class probabilities at the temperatures of the model."""
-    return {
-        head: dict(zip(found, tempered(np.array([[*found.values()]]), temperature)[0].tolist(), strict=True))
-        if (temperature := answering.temperatures.get(head)) is not None
-        else found
-        for head, found in classes.items()
-    }
 
 
 class _InMemory:
