@@ -33,6 +33,7 @@ class Augmentation:
         rotation_deg: Largest angle.
         scaling: Smallest and largest zoom.
         p_spatial: Share of samples that are turned and zoomed.
+        intensity: Whether intensities vary; a shape has none.
     """
 
     mirror_axes: tuple[int, ...]
@@ -41,16 +42,22 @@ class Augmentation:
     rotation_deg: float = 20.0
     scaling: tuple[float, float] = (0.8, 1.25)
     p_spatial: float = 0.3
+    intensity: bool = True
 
     @classmethod
     def from_plan(cls, plan: Plan) -> Augmentation:
         index = {name: number for number, name in enumerate(plan.label_names, start=1)}
+        diagnosis = plan.classification
+        whole = diagnosis is not None and diagnosis.view == "whole"
         return cls(
             mirror_axes=plan.mirror_axes,
             swaps=tuple((index[left], index[right]) for left, right in plan.left_right_pairs),
             rotation_axes=(0, 1, 2) if plan.coarse_axis is None else (plan.coarse_axis,),
-            # A case seen as a whole is always seen from the same place: only turning it gives another view.
-            p_spatial=0.8 if plan.classification is not None and plan.classification.view == "whole" else 0.3,
+            # A case seen as a whole is always seen from the same place: only turning it gives another view, and its
+            # size may be what tells its class.
+            p_spatial=0.8 if whole else 0.3,
+            scaling=(0.95, 1.05) if whole else (0.8, 1.25),
+            intensity=diagnosis is None or len(diagnosis.shape_channels) < len(plan.channels),
         )
 
 
@@ -73,7 +80,7 @@ def augment(
     draw = _Draw(generators, image.device)
     image, labels = _spatial(image, labels, how, draw)
     image, labels, known = _mirror(image, labels, known, how, draw)
-    for probability, transform in _INTENSITY:
+    for probability, transform in _INTENSITY if how.intensity else ():
         chosen = draw.chosen(probability)
         if len(chosen):
             image[chosen] = transform(image[chosen], draw.only(chosen))
