@@ -83,6 +83,7 @@ class TrainSettings(Document):
     amp: bool = Field(default=True, description="mixed precision where the device gains from it")
     deterministic: bool = Field(default=False, description="same result every time on the same machine")
     augment: bool = True
+    elastic: bool = Field(default=False, description="also deform a fifth of the patches elastically")
 
     @model_validator(mode="before")
     @classmethod
