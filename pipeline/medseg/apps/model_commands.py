@@ -24,6 +24,16 @@ def train(
         str | None, typer.Option(help="Dealt evenly into folds: class, none, or an attribute such as site.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Patches of a step instead of the plan's number.")] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(help="Parts in which a step's batch goes through the network: less memory.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="adamw, or sgd as nnU-Net trains.")] = None,
+    compile_: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="torch.compile; default: on CUDA.")
+    ] = None,
+    deterministic: Annotated[
+        bool | None, typer.Option("--deterministic", help="The same result every time on the same machine.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the run; another name trains beside earlier runs.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier training of this name.")] = False,
@@ -56,6 +66,10 @@ def train(
         num_folds=folds,
         stratify_by=stratify_by,
         batch_size=batch_size,
+        accumulate=accumulate,
+        recipe=recipe,
+        compile=compile_,
+        deterministic=deterministic,
         seed=seed,
         device=device,
         amp=amp,
@@ -98,6 +112,9 @@ def infer(
     bundle: Annotated[Path | None, typer.Option(help="Model folder; default: the workspace's newest.")] = None,
     split: Annotated[str | None, typer.Option(help="Only these cases of a manifest: train, val or test.")] = None,
     overlap: Annotated[float | None, typer.Option(help="Share of a window that its neighbour repeats.")] = None,
+    roi: Annotated[
+        bool | None, typer.Option("--roi", help="Find the region of interest first, then look closely only there.")
+    ] = None,
     tta: Annotated[bool | None, typer.Option("--tta/--no-tta", help="Average over mirrored copies.")] = None,
     save_probabilities: Annotated[
         bool | None, typer.Option("--save-probabilities", help="Also write the class probabilities of every voxel.")
@@ -144,6 +161,7 @@ def infer(
         load_settings(config, set_ or ()),
         "infer",
         overlap=overlap,
+        roi=roi,
         tta=tta,
         save_probabilities=save_probabilities,
         overwrite=overwrite,
@@ -167,7 +185,7 @@ def infer(
     place, target = Workspace(workspace), out or Workspace(workspace).predictions
     asked: dict[str, Any] = {"volumes": volume or [], "folder": input_, "split": split}
     if dry_run:
-        from medseg.workflows.forecast import forecast_infer
+        from medseg.workflows.forecast_infer import forecast_infer
 
         model = bundle or place.newest_bundle()
         made = forecast_infer(model, settings, out=target, progress=TERMINAL.progress, **asked)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from medseg.core.baseline import BaselineSettings
 from medseg.core.batch import Batching
 from medseg.core.detection import Criterion
 from medseg.core.document import Document
@@ -19,11 +20,13 @@ from medseg.core.errors import UsageError
 from medseg.core.geometry import Shape, Vector
 from medseg.core.listening import ListenSettings
 from medseg.core.outputs import Outputs
+from medseg.core.plan import NetworkKind
 from medseg.core.reading import Containment, Reading
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 Window = tuple[float, float]
+NetworkChoice = Literal[NetworkKind, "resenc-m", "resenc-l", "resenc-xl"]
 Positive = Annotated[float, Field(gt=0)]
 Percentile = Annotated[float, Field(gt=0, le=100)]
 
@@ -37,7 +40,10 @@ class PreprocessSettings(Reading, Containment):
     window: str | None = Field(default=None, description="named CT window (configs/windows.yaml) or `low,high` in HU")
     spacing_mm: Vector | None = Field(default=None, description="network grid instead of the plan's own choice")
     patch_size: Shape | None = Field(default=None, description="patch in voxels instead of the plan's own choice")
-    network: Literal["plain", "residual"] | None = Field(default=None, description="kind of U-Net")
+    network: NetworkChoice | None = Field(default=None, description="kind of network, and its size by a preset's name")
+    memory_gib: float | None = Field(
+        default=None, gt=0, description="of the device that will train, which no step may exceed; absent: this one's"
+    )
     correct_bias_field: bool = Field(default=False, description="N4 bias-field correction of MRI channels")
     equalise: bool = Field(default=False, description="adaptive histogram equalisation of uncalibrated channels")
 
@@ -64,16 +70,20 @@ class TrainSettings(Document):
     )
     batch_size: int | None = Field(default=None, ge=1, description="patches of a step instead of the plan's number")
     seed: int = Field(default=0, ge=0)
-    learning_rate: float = Field(default=2e-3, gt=0, description="peak, AdamW")
-    weight_decay: float = Field(default=1e-2, ge=0)
+    recipe: Literal["adamw", "sgd"] = Field(default="adamw", description="optimiser; sgd: nesterov, as nnU-Net trains")
+    learning_rate: float | None = Field(default=None, gt=0, description="peak; absent: the recipe's, as the next two")
+    weight_decay: float | None = Field(default=None, ge=0)
     warmup_steps: int = Field(default=50, ge=0)
     ema_decay: float = Field(default=0.995, ge=0, lt=1, description="of the averaged weights that become the model")
-    gradient_clip: float = Field(default=1.0, gt=0)
+    gradient_clip: float | None = Field(default=None, gt=0)
+    accumulate: int = Field(default=1, ge=1, description="parts in which a step's batch goes through the network")
+    compile: bool | None = Field(default=None, description="torch.compile; absent: on CUDA")
     class_weight: float = Field(default=1.0, ge=0, description="of the classification loss once it is ramped up")
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:N or mps")
     amp: bool = Field(default=True, description="mixed precision where the device gains from it")
     deterministic: bool = Field(default=False, description="same result every time on the same machine")
     augment: bool = True
+    elastic: bool = Field(default=False, description="also deform a fifth of the patches elastically")
 
     @model_validator(mode="before")
     @classmethod
@@ -105,6 +115,10 @@ class InferSettings(Reading, Containment, Outputs, Batching):
     """`medseg infer`."""
 
     overlap: float = Field(default=0.5, ge=0, le=0.9, description="share of a window that its neighbour repeats")
+    roi: bool = Field(
+        default=False, description="find the region of interest in a pass without overlap; the rest is background"
+    )
+    roi_margin_mm: float = Field(default=20.0, ge=0, description="of the region around all that the first pass found")
     tta: bool = Field(default=False, description="average over mirrored copies along the plan's mirror axes")
     device: str = "auto"
     amp: bool = True
@@ -142,6 +156,7 @@ class Settings(Document):
     train: TrainSettings = TrainSettings()
     infer: InferSettings = InferSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    baseline: BaselineSettings = BaselineSettings()
     listen: ListenSettings = ListenSettings()
 
 
