@@ -33,6 +33,7 @@ class ProfileTable(Document):
     edition: str
     actions: dict[Action, tuple[str, ...]]
     descriptors: tuple[str, ...]
+    structure_names: tuple[str, ...]
     additions: dict[str, Literal["Z", "D"]]
     references: tuple[str, ...]
     structured_content: tuple[str, ...]
