@@ -9,22 +9,29 @@ import torch
 from torch import Tensor
 
 from medseg.data.patches import PatchSampler
+from medseg.engine.backends import torch_segment
 from medseg.engine.checkpoint import TrainingProgress, TrainingState, load_checkpoint, load_progress, save_checkpoint
 from medseg.engine.clock import Clock
 from medseg.engine.journal import Journal
 from medseg.engine.machine import build_machine
-from medseg.engine.step import guarded_step
+from medseg.engine.mosaic import mosaic
+from medseg.engine.step import as_seen, guarded_step
 from medseg.engine.stop import Stopped, stop_requests
+from medseg.engine.usage import Usage
 from medseg.engine.validate import validate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from medseg.core.plan import Plan
     from medseg.core.settings import TrainSettings
     from medseg.data.store import LoadedCase
     from medseg.engine.clock import Status
+    from medseg.engine.machine import Machine
 
 CHECKPOINT = "checkpoint.safetensors"
 _WATCHED = 8
@@ -87,6 +94,7 @@ def fit(
     sampler = PatchSampler(cases, plan, seed=settings.seed)
     watched = _some_of(held_back, seed=settings.seed)
     clock = _clock(plan, settings, progress, num_cases=len(cases), num_held_back=len(held_back))
+    usage = Usage(machine.device)
     history: list[dict[str, float]] = []
     running: dict[str, float] = {}
     with Journal(run.folder, step=clock.step) as journal, stop_requests(run.folder) as stop_asked:
@@ -104,11 +112,16 @@ def fit(
                     history.append({"step": float(clock.step), "seconds": clock.elapsed(), **scores})
                     journal.record("validation", clock.step, scores)
                     run.on_validation(machine.model(), scores)
+                    if plan.num_outputs:
+                        journal.picture("patches", clock.step, _patches(machine, sampler, clock.step, settings))
                 losses = guarded_step(machine, sampler.batch(clock.step), clock, settings, folder=run.folder)
                 clock.advance()
                 running = {name: 0.9 * running.get(name, value) + 0.1 * value for name, value in losses.items()}
                 if clock.step % 10 == 0:
-                    journal.record("train", clock.step, {**losses, "learning_rate": machine.learning_rate()})
+                    status = clock.status(running, {})
+                    pace = {"learning_rate": machine.learning_rate(), "samples_per_s": status.samples_per_s}
+                    journal.record("train", clock.step, {**losses, **pace})
+                    journal.record("use", clock.step, usage.read())
                 if clock.checkpoint_due():
                     save_checkpoint(path, clock.progress(), state)
                 run.on_step(clock.status(running, history[-1] if history else {}))
@@ -119,6 +132,14 @@ def fit(
             scores, finished = {}, False
             save_checkpoint(path, clock.progress(), state)
     return Fitted(machine.model(), scores, tuple(history), clock.progress(), finished)
+
+
+def _patches(machine: Machine, sampler: PatchSampler, step: int, settings: TrainSettings) -> NDArray[np.uint8]:
+    """Picture of what the next step will see, with the reference and the averaged network's answer."""
+    batch = sampler.batch(step).to(machine.device)
+    seen, _ = as_seen(batch, machine.how, seed=(settings.seed, step), augmented=settings.augment)
+    logits = torch_segment(machine.averaged, machine.dtype)(seen.image)
+    return mosaic(seen.image, seen.labels, logits.argmax(1))
 
 
 def has_ended(run: Path, identity: dict[str, str], plan: Plan, settings: TrainSettings, **sizes: int) -> int | None:

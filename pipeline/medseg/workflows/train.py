@@ -75,7 +75,7 @@ def train(
         BatchError: E-LOCKED while another training runs in the folder.
     """
     store = open_store(workspace.store)
-    split = _usable_split(store, settings)
+    split = usable_split(store, settings)
     folder = workspace.run(name, settings.fold)
     with claimed_run(folder, emptied=restart):
         return _train(store, split, settings, folder, progress=progress, watch=watch)
@@ -129,7 +129,7 @@ def _load(store: Store, chosen: Sequence[str], folder: Path, progress: Progress,
     return cases
 
 
-def _usable_split(store: Store, settings: TrainSettings) -> Split:
+def usable_split(store: Store, settings: TrainSettings) -> Split:
     """The split without the cases that could not be preprocessed."""
     usable = {case.id for case in store.index.cases}
     split = split_cases(
