@@ -11,6 +11,7 @@ from medseg.core.settings import PreprocessSettings
 from medseg.data.phantom import make_phantom
 from medseg.data.store import open_store
 from medseg.engine.case_run import CaseRun, combined
+from medseg.ops.sliding import WindowGrid
 from medseg.workflows.preprocess import preprocess
 from medseg.workflows.workspace import Workspace
 
@@ -44,11 +45,15 @@ def test_the_masks_are_the_same_and_windows_were_left_out(plan, image, regions):
         called.append(len(windows))
         return windows * sign
 
-    masks = []
+    masks, grid = [], WindowGrid.over(image.shape[1:], plan.patch_size, 0.5)
     for skip in (False, True):
         called.clear()
         run = CaseRun(
-            [], image, plan.model_copy(update={"skip_constant_windows": skip}), segments=[segment], overlap=0.5
+            [],
+            image,
+            plan.model_copy(update={"skip_constant_windows": skip}),
+            segments=[segment],
+            grid=grid,
         )
         logits = torch.cat(list(run.slabs()), dim=1)
         masks.append(logits > 0 if regions else logits.argmax(0))
@@ -62,8 +67,15 @@ def test_a_case_of_nothing_needs_no_network(plan, image):
     def segment(windows):
         raise AssertionError
 
+    grid = WindowGrid.over(image.shape[1:], plan.patch_size, 0.5)
     air = torch.full_like(image, float(image.min()))
-    run = CaseRun([], air, plan.model_copy(update={"skip_constant_windows": True}), segments=[segment], overlap=0.5)
+    run = CaseRun(
+        [],
+        air,
+        plan.model_copy(update={"skip_constant_windows": True}),
+        segments=[segment],
+        grid=grid,
+    )
     logits = torch.cat(list(run.slabs()), dim=1)
     assert (logits[0] > logits[1:].amax(0) + 5).all()
     assert run.skipped == run.windows > 0

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from medseg.core.plan import ClassificationPlan, NetworkPlan
-from medseg.nn.network import ClassificationHead, Convolution, Network, ResidualBlock, Standardise, UNet, _pool
+from medseg.nn.diagnosis import ClassificationHead, measure_shape
+from medseg.nn.network import Convolution, Network, ResidualBlock, UNet
 
 HEADS = ClassificationPlan(
     heads={"grade": ("low", "mid", "high"), "side": ("l", "r")}, view="foreground", pool_labels=()
@@ -100,44 +101,26 @@ def test_only_the_views_are_classified_and_under_the_reference_where_it_is_shown
         torch.testing.assert_close(value[1:], own[head])
 
 
-def test_features_are_standardised_over_all_cases_seen():
-    standardise = Standardise(2)
-    seen = torch.randn(400, 2) * torch.tensor([3.0, 0.1]) + torch.tensor([10.0, -1.0])
-    for pair in seen.split(2):
-        standardise(pair)
-    standardise.eval()
-    result = standardise(seen)
-    assert result.mean(0).abs().max() < 0.25
-    assert (result.std(0) - 1).abs().max() < 0.25
-    assert standardise(torch.full((1, 2), 1e6)).max() == 5
+def test_a_channel_of_two_values_is_measured_as_an_outline():
+    torch.manual_seed(0)
+    unet = UNet(2, 0, _plan())
+    head = ClassificationHead((2, 6, 8), 0, HEADS, num_outlines=1)
+    network = Network(unet, head, head_scales=(1, 2), shape_channels=(1,)).eval()
+    image = torch.full((1, 2, 9, 9, 9), -1.0)
+    image[:, 1, 2:7, 2:7, 2:7] = 1
+    described = network.describe(image, None)
+    measured = measure_shape((image[:, 1:] > 0).float())
+    assert described.shape == (1, sum(head.blocks)) == (1, 2 * (2 + 6 + 8) + 7)
+    torch.testing.assert_close(described[:, -7:], measured)
+    torch.testing.assert_close(network(image, views=torch.arange(1)).described, described)
 
 
 def test_without_a_head_there_are_no_classes():
     network = Network(UNet(2, 3, _plan()), None)
     assert network(torch.randn(1, 2, 8, 8, 4), views=torch.arange(1)).classes == {}
     assert network.classify(torch.randn(1, 2, 8, 8, 4), None) == {}
-
-
-def test_pooling_by_hand():
-    features = torch.zeros(1, 1, 4, 1, 1)
-    features[0, 0, :, 0, 0] = torch.tensor([5.0, 1.0, 2.0, 100.0])
-    regions = torch.zeros(1, 2, 8, 1, 1)
-    regions[0, 0, :2] = 1  # the first voxel of the features; dilated, the first two
-    mean_1, mean_2, max_1, max_2 = _pool(features, regions)[0].tolist()
-    assert mean_1 == pytest.approx(6 / 2.001)
-    assert max_1 == 5
-    assert (mean_2, max_2) == (0, 0)
-    assert _pool(features, None)[0].tolist() == [27, 100]
-
-
-def test_what_lies_outside_the_regions_does_not_change_the_diagnosis():
-    features, regions = torch.randn(1, 4, 8, 8, 8), torch.zeros(1, 1, 16, 16, 16)
-    regions[..., 4:8, 4:8, 4:8] = 1
-    changed = features.clone()
-    changed[..., 6:, :, :] += 50
-    torch.testing.assert_close(_pool(features, regions), _pool(changed, regions))
-    changed[..., 3, 3, 3] += 50
-    assert not torch.allclose(_pool(features, regions), _pool(changed, regions))
+    with pytest.raises(ValueError, match="without a classification head"):
+        network.describe(torch.randn(1, 2, 8, 8, 4), None)
 
 
 def test_regions_add_up_the_labels_of_a_group():

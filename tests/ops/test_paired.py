@@ -7,7 +7,14 @@ import pytest
 from scipy import stats
 
 from medseg.core.errors import InputError
-from medseg.ops.paired import auroc_difference, detectable_difference, holm, patients_needed, spread_of_patients
+from medseg.ops.paired import (
+    auroc_difference,
+    balanced_accuracy_difference,
+    detectable_difference,
+    holm,
+    patients_needed,
+    spread_of_patients,
+)
 
 
 def two_models(seed=4, size=60):
@@ -117,3 +124,35 @@ def test_the_number_needed_keeps_its_promise():
     needed = patients_needed(0.05, 0.02)
     found = [stats.ttest_1samp(rng.normal(0.02, 0.05, needed), 0).pvalue < 0.05 for _ in range(300)]
     assert 0.7 <= np.mean(found) <= 0.9
+
+
+def test_balanced_accuracy_difference_by_hand():
+    """First: 2 of 4 and 1 of 2 right (.5); second: 3 of 4 and 2 of 2 (.875)."""
+    reference = np.array([0, 0, 0, 0, 1, 1])
+    first, second = np.array([0, 0, 1, 1, 1, 0]), np.array([0, 0, 0, 1, 1, 1])
+    value, low, high = balanced_accuracy_difference(first, second, reference, list("abcdef"))
+    assert value == pytest.approx(0.875 - 0.5)
+    assert -1 <= low <= value <= high <= 1
+
+
+def test_balanced_accuracy_difference_draws_patients():
+    """Twins of every case under one patient add nothing: the interval is that of the patients."""
+    random = np.random.default_rng(1)
+    reference = random.integers(0, 3, 60)
+    first, second = (np.where(random.random(60) < share, reference, 0) for share in (0.6, 0.8))
+    patients = [str(number) for number in range(60)]
+    once = balanced_accuracy_difference(first, second, reference, patients)
+    twice = balanced_accuracy_difference(
+        *(np.repeat(one, 2) for one in (first, second, reference)), [*np.repeat(patients, 2)]
+    )
+    apart = balanced_accuracy_difference(
+        *(np.repeat(one, 2) for one in (first, second, reference)), [str(number) for number in range(120)]
+    )
+    assert twice == pytest.approx(once)
+    assert apart[2] - apart[1] < 0.85 * (once[2] - once[1])
+    assert once[0] > 0
+
+
+def test_equal_answers_do_not_differ():
+    reference = np.array([0, 1, 2, 1])
+    assert balanced_accuracy_difference(reference, reference, reference, list("abcd")) == (0, 0, 0)

@@ -225,7 +225,7 @@ def test_the_preparation_is_one_monai_compose():
     assert isinstance(transform, Compose)
     assert [type(step).__name__ for step in transform.transforms] == [
         "Orientationd",
-        "CropForegroundd",
+        "ToNonzero",
         "Intensity",
         "ToSpacing",
     ]

@@ -97,6 +97,27 @@ def test_three_labels_the_largest_share_wins_not_the_mean():
     assert resample_labels(labels, (1, 1, 1)).item() == 7
 
 
+@pytest.mark.parametrize("shape", [(5, 30, 9), (24, 7, 1), (11, 13, 30)])
+def test_labels_equal_the_largest_share_computed_value_by_value(shape):
+    labels = torch.zeros(12, 20, 17, dtype=torch.uint8)
+    labels[2:9, 3:12, :6], labels[5:11, 10:20, 2:17] = 1, 5
+    labels[0, 0, 0], labels[11, 19, 16], labels[6:8, 6:8, 3:9] = 255, 3, 200
+    values = torch.unique(labels)
+    shares = torch.stack([resample((labels == value)[None], shape, orders=(LINEAR,) * 3)[0] for value in values])
+    best, second = shares.topk(2, dim=0).values
+    found = resample_labels(labels, shape)
+    clear = best - second > 1e-4
+    assert clear.float().mean() > 0.8
+    assert torch.equal(found[clear], values[shares.argmax(0)][clear])
+
+
+def test_half_and_half_goes_to_the_lower_value():
+    labels = torch.tensor([0, 7, 9, 9, 0, 0], dtype=torch.uint8).reshape(1, 1, 6)
+    assert resample_labels(labels, (1, 1, 3)).flatten().tolist() == [0, 9, 0]
+    labels = torch.tensor([9, 7], dtype=torch.uint8).reshape(2, 1, 1)
+    assert resample_labels(labels, (1, 1, 1)).item() == 7
+
+
 def test_labels_on_the_same_grid_are_untouched():
     labels = torch.randint(0, 256, (3, 4, 5), dtype=torch.uint8)
     assert torch.equal(resample_labels(labels, (3, 4, 5)), labels)

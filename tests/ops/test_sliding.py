@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.inferers import sliding_window_inference
 
-from medseg.ops.sliding import _starts, count_windows, gaussian, sliding_slabs, sliding_window
+from medseg.ops.sliding import WindowGrid, gaussian, sliding_slabs, sliding_window
 
 torch.manual_seed(0)
 CONVOLUTION = torch.nn.Conv3d(2, 3, 3, padding=1).eval().requires_grad_(requires_grad=False)
@@ -79,9 +79,9 @@ def test_counts_the_windows_it_runs():
             num_outputs=1,
             overlap=overlap,
         )
-        assert sum(calls) == count_windows(shape, (8, 8, 8), overlap)
-    assert count_windows((16, 8, 8), (8, 8, 8), 0.5) == 3
-    assert count_windows((17, 8, 8), (8, 8, 8), 0.5) == 4
+        assert sum(calls) == WindowGrid.over(shape, (8, 8, 8), overlap).count
+    assert WindowGrid.over((16, 8, 8), (8, 8, 8), 0.5).count == 3
+    assert WindowGrid.over((17, 8, 8), (8, 8, 8), 0.5).count == 4
 
 
 def test_gaussian_by_hand():
@@ -99,7 +99,8 @@ def test_slabs_come_in_order_and_are_finished(shape, overlap):
     """Against a blend that holds everything until the end."""
     window = (8, 6, 7)
     image = torch.randn(2, *shape)
-    slabs = list(sliding_slabs(image, CONVOLUTION, window=window, num_outputs=3, overlap=overlap, window_batch=2))
+    grid = WindowGrid.over(shape, window, overlap)
+    slabs = list(sliding_slabs(image, CONVOLUTION, grid=grid, num_outputs=3, window_batch=2))
     assert sum(slab.shape[1] for slab in slabs) == shape[0]
     assert max(slab.shape[1] for slab in slabs) <= window[0]
     low = [max(size - length, 0) // 2 for size, length in zip(window, shape, strict=True)]
@@ -107,9 +108,50 @@ def test_slabs_come_in_order_and_are_finished(shape, overlap):
     inner = tuple(slice(first, first + length) for first, length in zip(low, shape, strict=True))
     padded[(slice(None), *inner)] = image
     total, weight = torch.zeros(3, *padded.shape[1:]), torch.zeros(padded.shape[1:])
-    for start in product(*_starts(padded.shape[1:], window, overlap)):
+    for start in product(*grid.starts):
         box = tuple(slice(first, first + size) for first, size in zip(start, window, strict=True))
         total[(slice(None), *box)] += CONVOLUTION(padded[(slice(None), *box)][None])[0] * gaussian(window)
         weight[box] += gaussian(window)
     expected = (total / weight)[(slice(None), *inner)]
     torch.testing.assert_close(torch.cat(slabs, dim=1), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.7])
+@pytest.mark.parametrize(
+    ("shape", "start"), [((30, 19, 12), (9, 2, 5)), ((21, 4, 17), (16, 1, 0)), ((8, 6, 3), (2, 2, 1))]
+)
+def test_in_a_box_the_answer_is_that_of_all_windows(shape, start, overlap):
+    """Only windows that touch the box are run, and they lie where they lie without it."""
+    image, seen = torch.randn(1, *shape), []
+
+    def predict(windows):
+        # As instance norm does, it makes each answer depend on the whole window.
+        seen.append(len(windows))
+        return torch.cat([windows - windows.mean((2, 3, 4), keepdim=True)] * 2, dim=1)
+
+    grid = WindowGrid.over(shape, (8, 6, 7), overlap)
+    whole = torch.cat(list(sliding_slabs(image, predict, grid=grid, num_outputs=2)), dim=1)
+    assert sum(seen) == grid.count
+    seen.clear()
+    stop = tuple(min(first + 3, length) for first, length in zip(start, shape, strict=True))
+    near = grid.touching((start, stop))
+    slabs = list(sliding_slabs(image, predict, grid=near, num_outputs=2))
+    box = tuple(slice(*ends) for ends in zip(start, stop, strict=True))
+    torch.testing.assert_close(torch.cat(slabs, dim=1), whole[(slice(None), *box)], atol=1e-6, rtol=1e-5)
+    touching = [
+        all(
+            at < b + pad and at + side > a + pad
+            for at, side, a, b, pad in zip(first, near.size, start, stop, near.padding, strict=True)
+        )
+        for first in product(*grid.starts)
+    ]
+    assert sum(seen) == sum(touching) == near.count <= grid.count
+
+
+def test_a_grid_turned_holds_the_same_windows():
+    grid = WindowGrid.over((30, 19, 12), (8, 6, 7), 0.5).touching(((9, 2, 5), (12, 9, 8)))
+    turned = grid.led_by(2)
+    assert turned.shape == (12, 30, 19)
+    assert turned.size == (7, 8, 6)
+    assert turned.starts == (grid.starts[2], grid.starts[0], grid.starts[1])
+    assert turned.box == ((5, 9, 2), (8, 12, 9))

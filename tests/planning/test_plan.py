@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from medseg.core.case import Dataset
 from medseg.core.plan import ChannelStatistics, Fingerprint
 from medseg.nn.build import build_network
-from medseg.planning.plan import CAPACITIES, Wishes, make_plan
+from medseg.planning.network import CAPACITIES
+from medseg.planning.plan import Wishes, make_plan
 
 CT = ChannelStatistics(mean=80, std=20, median=82, percentile_00_5=-40, percentile_99_5=190, minimum=-900, maximum=2000)
 HEADS = {"grade": ("low", "high")}

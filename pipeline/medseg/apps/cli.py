@@ -17,6 +17,7 @@ import typer
 
 import medseg
 from medseg.apps import (
+    baseline_command,
     bundle_commands,
     data_commands,
     deidentify_commands,
@@ -74,6 +75,7 @@ for _command in (
     model_commands.train,
     model_commands.infer,
     evaluate_command.evaluate,
+    baseline_command.baseline,
     bundle_commands.ensemble,
     bundle_commands.export,
     report_commands.compare,

@@ -132,6 +132,10 @@ def preprocess(
     window: Annotated[
         str | None, typer.Option(help="CT window: soft_tissue, lung, bone, brain ... or low,high.")
     ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(help="plain, residual, resenc-m, resenc-l, resenc-xl, swin-unetr, segresnet or attention-unet."),
+    ] = None,
     assume_orientation: o.AssumeOrientation = None,
     prefer: o.Prefer = None,
     series: o.Series = None,
@@ -161,6 +165,7 @@ def preprocess(
         plan=plan,
         target=target,
         window=window,
+        network=network,
         assume_orientation=assume_orientation,
         prefer=prefer,
         series=series,

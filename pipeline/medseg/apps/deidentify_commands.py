@@ -18,7 +18,12 @@ _MOST_ROWS = 12
 
 
 def deidentify(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A folder of DICOM objects and images, or a file.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT", help="A folder of DICOM objects and images, a zip or tar of one, a manifest, or a file."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="New folder; everything in it is named by pseudonyms.")],
     key: Annotated[
         Path,
@@ -41,13 +46,16 @@ def deidentify(
     clean_pixels: Annotated[
         bool, typer.Option("--clean-pixels", help="Blank text in the pixels where a rule says where.")
     ] = False,
+    keep_columns: Annotated[
+        str | None, typer.Option("--keep-columns", help="Columns of a manifest that stay: site,scanner.")
+    ] = None,
     mapping: Annotated[
         Path | None, typer.Option("--mapping", help="Write who is who there, for your eyes only.")
     ] = None,
     dry_run: o.DryRun = False,
     json: o.Json = False,
 ) -> None:
-    """Make DICOM objects and images nameless by DICOM PS3.15 Annex E; faces and text in pixels need your own look.
+    """Make DICOM objects, images and datasets nameless by DICOM PS3.15 Annex E; look at what was written.
 
     Exit code 7 when files were refused; nothing of them is written.
 
@@ -62,6 +70,7 @@ def deidentify(
         keep_words=keep_words,
         keep_characteristics=keep_characteristics,
         clean_pixels=clean_pixels,
+        keep_columns=tuple(word.strip() for word in (keep_columns or "").split(",") if word.strip()),
     )
     report = run(source, out, chosen, key=None if dry_run else key, mapping=mapping, progress=TERMINAL.progress)
     if json:
@@ -69,7 +78,7 @@ def deidentify(
     else:
         _show(report, out, is_dry=dry_run)
     for one in report.refused:
-        TERMINAL.warning(f"[{one.code}] file {one.file} of {report.num_files} in order of their names was refused")
+        TERMINAL.warning(f"[{one.code}] {one.file} of {report.num_files} in the order of the input was refused")
     if report.refused:
         raise BatchError(f"{len(report.refused)} file(s) refused, {report.num_written} done", code="E-BATCH")
 

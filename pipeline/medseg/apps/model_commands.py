@@ -109,6 +109,9 @@ def infer(
     bundle: Annotated[Path | None, typer.Option(help="Model folder; default: the workspace's newest.")] = None,
     split: Annotated[str | None, typer.Option(help="Only these cases of a manifest: train, val or test.")] = None,
     overlap: Annotated[float | None, typer.Option(help="Share of a window that its neighbour repeats.")] = None,
+    roi: Annotated[
+        bool | None, typer.Option("--roi", help="Find the region of interest first, then look closely only there.")
+    ] = None,
     tta: Annotated[bool | None, typer.Option("--tta/--no-tta", help="Average over mirrored copies.")] = None,
     save_probabilities: Annotated[
         bool | None, typer.Option("--save-probabilities", help="Also write the class probabilities of every voxel.")
@@ -155,6 +158,7 @@ def infer(
         load_settings(config, set_ or ()),
         "infer",
         overlap=overlap,
+        roi=roi,
         tta=tta,
         save_probabilities=save_probabilities,
         overwrite=overwrite,
@@ -178,7 +182,7 @@ def infer(
     place, target = Workspace(workspace), out or Workspace(workspace).predictions
     asked: dict[str, Any] = {"volumes": volume or [], "folder": input_, "split": split}
     if dry_run:
-        from medseg.workflows.forecast import forecast_infer
+        from medseg.workflows.forecast_infer import forecast_infer
 
         model = bundle or place.newest_bundle()
         made = forecast_infer(model, settings, out=target, progress=TERMINAL.progress, **asked)

@@ -152,6 +152,10 @@ def inferred(terminal: Terminal, made: Inferred, *, as_json: bool) -> None:
         for prediction in made.predictions[:_MOST_ROWS]
     ]
     terminal.table(("case", "found", "diagnosis", "flags"), rows)
+    if searched := [(case, case.region) for case in made.predictions if case.region]:
+        close, coarse = sum(case.windows for case, _ in searched), sum(region.coarse_windows for _, region in searched)
+        spared = sum(region.left_out_windows for _, region in searched)
+        terminal.say(f"region of interest: {close} of {close + spared} windows, after a first pass of {coarse}")
     if made.skipped:
         terminal.say(f"skipped {len(made.skipped)}: done before and verified (--overwrite redoes them)")
     for reason, count in Counter(made.redone.values()).items():

@@ -34,10 +34,12 @@ class ProfileTable(Document):
     actions: dict[Action, tuple[str, ...]]
     descriptors: tuple[str, ...]
     additions: dict[str, Literal["Z", "D"]]
+    references: tuple[str, ...]
     structured_content: tuple[str, ...]
     never_shifted: tuple[str, ...]
     characteristics: tuple[str, ...]
     clean_characteristics: tuple[str, ...]
+    characteristic_columns: tuple[str, ...]
     technical_text: tuple[str, ...]
     binary: tuple[str, ...]
     identifying: tuple[str, ...]
@@ -57,6 +59,8 @@ class DeidentifyOptions(Document):
     keep_words: bool = Field(default=False, description="keep the known words of descriptions; else remove them")
     keep_characteristics: bool = Field(default=False, description="keep age, sex, size, weight and the like")
     clean_pixels: bool = Field(default=False, description="blank text in the pixels where a rule says where it is")
+    deface: bool = Field(default=False, description="cut the face out of head scans; other CT and MR is refused")
+    keep_columns: tuple[str, ...] = Field(default=(), description="columns of a manifest that stay, as `site`")
 
 
 class AttributeCount(Document):
@@ -69,9 +73,11 @@ class AttributeCount(Document):
 
 
 class RefusedFile(Document):
-    """A file of which nothing was written."""
+    """A file, or a case of a manifest, of which nothing was written."""
 
-    file: int = Field(description="its place among the input's files in order of their names, from 1")
+    file: int = Field(
+        description="its place among the input's files in order of their names, or among the manifest's cases, from 1"
+    )
     code: str
 
 
@@ -85,7 +91,9 @@ class DeidentifyReport(Document):
     num_written: int
     num_left_out: int = Field(description="neither DICOM objects nor images, and DICOMDIRs")
     num_patients: int
+    num_cases: int = Field(default=0, description="of the new manifest")
     num_pixels_cleaned: int
+    num_defaced: int = Field(default=0, description="files with a face cut out")
     attributes: tuple[AttributeCount, ...]
     refused: tuple[RefusedFile, ...]
     provenance: Provenance
@@ -96,4 +104,5 @@ class Mapping(Document):
 
     schema_version: Literal[1] = 1
     patients: dict[str, str] = Field(description="pseudonym to the original patient id")
+    cases: dict[str, str] = Field(default_factory=dict, description="pseudonym to the original case id of a manifest")
     files: dict[str, str] = Field(description="original file to the new one; empty where it was refused")

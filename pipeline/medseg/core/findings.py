@@ -11,6 +11,7 @@ from medseg.core.batch import InputSeal
 from medseg.core.detection import LesionDetection, LesionSummary
 from medseg.core.document import Document
 from medseg.core.geometry import Geometry, Shape, Vector
+from medseg.core.prediction import Region
 
 Presence = Literal["both", "both_empty", "missed", "invented"]
 
@@ -99,8 +100,9 @@ class CasePrediction(Document):
     classes: tuple[ClassAnswer, ...] = ()
     flags: tuple[str, ...] = ()
     backend: str = Field(default="torch", description="who ran the network")
-    windows: int = Field(default=0, description="over all members, those left out included")
+    windows: int = Field(default=0, description="over all members, blank ones included")
     skipped_windows: int = Field(default=0, description="of these, blank ones that are background without the network")
+    region: Region | None = Field(default=None, description="what --roi looked at closely; None: the whole image")
     seconds: dict[str, float] = Field(default_factory=dict)
     provenance: Provenance
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Shape = tuple[int, int, int]
+Box = tuple[Shape, Shape]  # first voxel along each axis, and one past the last
 Vector = tuple[float, float, float]
 Affine = NDArray[np.float64]
 

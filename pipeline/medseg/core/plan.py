@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -12,6 +13,8 @@ from medseg.core.terminology import Term
 
 IGNORE_INDEX = 255  # network index of voxels that neither teach nor score
 MISSING_CLASS = -1  # class index of a case whose class is not known
+
+NetworkKind = Literal["plain", "residual", "swin-unetr", "segresnet", "attention-unet"]
 
 
 class ChannelStatistics(Document):
@@ -83,9 +86,9 @@ class Normalisation(Document):
 
 
 class NetworkPlan(Document):
-    """A 3D U-Net, stage by stage from fine to coarse."""
+    """A 3D segmentation network, stage by stage from fine to coarse: our U-Nets, or one of MONAI's."""
 
-    kind: Literal["plain", "residual"] = "plain"
+    kind: NetworkKind = "plain"
     features: tuple[int, ...] = Field(min_length=2)
     strides: tuple[Shape, ...] = Field(description="of each stage's first convolution; the first is (1, 1, 1)")
     kernels: tuple[Shape, ...]
@@ -108,7 +111,37 @@ class NetworkPlan(Document):
         if not all(number > 0 and number % 2 for stage in self.kernels for number in stage):
             message = f"kernels must be odd, got {self.kernels}"
             raise ValueError(message)
+        if problem := self._foreign_problem():
+            raise ValueError(problem)
         return self
+
+    def _foreign_problem(self) -> str:
+        """What MONAI's networks cannot be built with: their shape is fixed but for width and depth."""
+        if self.kind in {"plain", "residual"}:
+            return ""
+        ratios = {
+            "swin-unetr": (1, 1, 2, 4, 8, 16),
+            "segresnet": tuple(2**stage for stage in range(len(self.features))),
+        }.get(self.kind)
+        width = self.features[0]
+        if ratios and self.features != tuple(width * ratio for ratio in ratios):
+            return f"features of {self.kind} must be {'x, '.join(map(str, ratios))}x the first, got {self.features}"
+        if ratios and set(self.strides[1:]) != {(2, 2, 2)}:
+            return f"{self.kind} halves every axis at every stage, got strides {self.strides}"
+        if self.kind == "swin-unetr" and width % 12:
+            return f"the first features of swin-unetr must be a multiple of 12, got {width}"
+        return "" if set(self.kernels) == {(3, 3, 3)} else f"kernels of {self.kind} are (3, 3, 3), got {self.kernels}"
+
+    @property
+    def factors(self) -> Shape:
+        """How much each axis shrinks from the finest stage to the coarsest."""
+        i, j, k = (math.prod(stride[axis] for stride in self.strides) for axis in range(3))
+        return (i, j, k)
+
+    @property
+    def any_patch(self) -> bool:
+        """Whether patches of any size are taken; the others must be divided by `factors`."""
+        return self.kind in {"plain", "residual"}
 
 
 class ClassificationPlan(Document):
@@ -120,6 +153,10 @@ class ClassificationPlan(Document):
     heads: dict[str, tuple[str, ...]]
     view: Literal["foreground", "whole"]
     pool_labels: tuple[str, ...] = Field(description="labels under whose predicted probability features are pooled")
+    shape_channels: tuple[int, ...] = Field(
+        default=(),
+        description="channels of two values (-1 and 1 on the network grid): outlines, measured as regions are",
+    )
     dropout: float = Field(default=0.4, ge=0, lt=1)
 
 
@@ -168,6 +205,13 @@ class Plan(Document):
             raise ValueError(message)
         if min(self.spacing_mm) <= 0 or min(self.patch_size) < 1:
             message = f"spacing_mm {self.spacing_mm} and patch_size {self.patch_size} must be positive"
+            raise ValueError(message)
+        coarsest = [edge / factor for edge, factor in zip(self.patch_size, self.network.factors, strict=True)]
+        if not self.network.any_patch and (any(edge % 1 for edge in coarsest) or math.prod(coarsest) < 2):
+            message = (
+                f"{self.network.kind} takes patches that {self.network.factors} divides, and not its equal; "
+                f"got patch_size {self.patch_size}"
+            )
             raise ValueError(message)
         axes = {*self.mirror_axes, *(() if self.coarse_axis is None else (self.coarse_axis,))}
         if not axes <= {0, 1, 2}:

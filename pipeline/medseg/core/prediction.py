@@ -7,9 +7,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+
+from medseg.core.document import Document
+from medseg.core.geometry import Shape
 
 if TYPE_CHECKING:
     from medseg.core.volume import LabelMap
+
+
+class Region(Document):
+    """Where a coarse pass found something; outside it everything is background."""
+
+    found: bool = Field(description="False: the coarse pass found nothing, and the whole image was looked at closely")
+    start: Shape = Field(description="first voxel on the image's grid")
+    stop: Shape = Field(description="one past the last voxel")
+    coarse_windows: int = Field(description="given to the members of the model to find the region")
+    left_out_windows: int = Field(description="that they were spared afterwards")
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +37,9 @@ class Prediction:
         seconds: Wall time by stage.
         backend: Who ran the network.
         flags: `W-...` remarks on how the answer came about.
-        windows: How many the members of the model were given, those left out included.
+        windows: How many the members of the model were given, blank ones included.
         skipped_windows: How many of these held nothing, and were background without the network.
+        region: What was looked at closely, when a coarse pass came first.
     """
 
     labels: LabelMap | None
@@ -35,3 +50,4 @@ class Prediction:
     flags: tuple[str, ...] = ()
     windows: int = 0
     skipped_windows: int = 0
+    region: Region | None = None

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from medseg.core.baseline import BaselineSettings
 from medseg.core.batch import Batching
 from medseg.core.detection import Criterion
 from medseg.core.document import Document
@@ -19,11 +20,13 @@ from medseg.core.errors import UsageError
 from medseg.core.geometry import Shape, Vector
 from medseg.core.listening import ListenSettings
 from medseg.core.outputs import Outputs
+from medseg.core.plan import NetworkKind
 from medseg.core.reading import Containment, Reading
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 Window = tuple[float, float]
+NetworkChoice = Literal[NetworkKind, "resenc-m", "resenc-l", "resenc-xl"]
 Positive = Annotated[float, Field(gt=0)]
 Percentile = Annotated[float, Field(gt=0, le=100)]
 
@@ -37,7 +40,10 @@ class PreprocessSettings(Reading, Containment):
     window: str | None = Field(default=None, description="named CT window (configs/windows.yaml) or `low,high` in HU")
     spacing_mm: Vector | None = Field(default=None, description="network grid instead of the plan's own choice")
     patch_size: Shape | None = Field(default=None, description="patch in voxels instead of the plan's own choice")
-    network: Literal["plain", "residual"] | None = Field(default=None, description="kind of U-Net")
+    network: NetworkChoice | None = Field(default=None, description="kind of network, and its size by a preset's name")
+    memory_gib: float | None = Field(
+        default=None, gt=0, description="of the device that will train, which no step may exceed; absent: this one's"
+    )
     correct_bias_field: bool = Field(default=False, description="N4 bias-field correction of MRI channels")
     equalise: bool = Field(default=False, description="adaptive histogram equalisation of uncalibrated channels")
 
@@ -105,6 +111,10 @@ class InferSettings(Reading, Containment, Outputs, Batching):
     """`medseg infer`."""
 
     overlap: float = Field(default=0.5, ge=0, le=0.9, description="share of a window that its neighbour repeats")
+    roi: bool = Field(
+        default=False, description="find the region of interest in a pass without overlap; the rest is background"
+    )
+    roi_margin_mm: float = Field(default=20.0, ge=0, description="of the region around all that the first pass found")
     tta: bool = Field(default=False, description="average over mirrored copies along the plan's mirror axes")
     device: str = "auto"
     amp: bool = True
@@ -142,6 +152,7 @@ class Settings(Document):
     train: TrainSettings = TrainSettings()
     infer: InferSettings = InferSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    baseline: BaselineSettings = BaselineSettings()
     listen: ListenSettings = ListenSettings()
 
 

@@ -17,7 +17,7 @@ from medseg.core.errors import ModelError
 from medseg.data.patches import crop, view_start, whole_view
 from medseg.ops.augment import Augmentation, swap_table
 from medseg.ops.blank import blank_values, is_blank
-from medseg.ops.sliding import sliding_slabs
+from medseg.ops.sliding import WindowGrid, sliding_slabs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -53,7 +53,8 @@ def infer_case(
     Returns:
         Logits (K, I, J, K), None without labels, and class probabilities by head.
     """
-    run = CaseRun(networks, image, plan, segments=segments, overlap=overlap)
+    windows = WindowGrid.over(image.shape[1:], plan.patch_size, overlap)
+    run = CaseRun(networks, image, plan, segments=segments, grid=windows)
     logits = torch.cat(list(run.slabs()), dim=1) if plan.num_outputs else None
     return logits, run.classes()
 
@@ -79,7 +80,7 @@ class CaseRun:
         image: (C, I, J, K) on the networks' device.
         plan: The model's.
         segments: The segmentation half of each network, or its `mirrored` mean.
-        overlap: Of neighbouring windows.
+        grid: Where the windows lie; voxels outside its box are background.
         lead: The axis along which slabs follow one another.
         thrift: How much speed is given up for memory.
     """
@@ -91,13 +92,13 @@ class CaseRun:
         plan: Plan,
         *,
         segments: Sequence[Segment],
-        overlap: float,
+        grid: WindowGrid,
         lead: int = 0,
         thrift: Thrift = Thrift.NONE,
     ) -> None:
         self._networks, self._image, self._plan = networks, image, plan
         self._segments = segments
-        self._overlap, self._lead = overlap, lead
+        self._grid, self._lead = grid, lead
         self._window_batch = max(1, _VOXELS_PER_CALL[image.device.type] // int(np.prod(plan.patch_size)))
         if thrift >= Thrift.ONE_WINDOW:
             self._window_batch = 1
@@ -111,7 +112,7 @@ class CaseRun:
         self.windows = self.skipped = 0
 
     def slabs(self, combine: Combination = "logits") -> Iterator[Tensor]:
-        """Yield consecutive (K, rows, J, K) along the leading axis, which comes first.
+        """Yield consecutive (K, rows, J, K) of the grid's box along the leading axis, which comes first.
 
         Args:
             combine: What the members are averaged in.
@@ -119,15 +120,15 @@ class CaseRun:
         Raises:
             ModelError: E-NUMERIC.
         """
-        lead, size = self._lead, self._plan.patch_size
-        window = (size[lead], *(size[axis] for axis in range(3) if axis != lead))
+        lead = self._lead
+        box = tuple(slice(*ends) for ends in zip(*self._grid.box, strict=True))
+        regions = self._regions[(slice(None), *box)].movedim(lead + 1, 1) if self._pooled else None
         streams = [
             sliding_slabs(
                 self._image.movedim(lead + 1, 1),
                 partial(_turned, partial(self._answer, segment), lead),
-                window=(window[0], window[1], window[2]),
+                grid=self._grid.led_by(lead),
                 num_outputs=self._plan.num_outputs,
-                overlap=self._overlap,
                 window_batch=self._window_batch,
                 stitch_on=self._stitch_on,
             )
@@ -142,9 +143,8 @@ class CaseRun:
                     code="E-NUMERIC",
                     remedy="Run again with --no-amp; if it stays, the input or the model is broken.",
                 )
-            if self._pooled:
-                rows = self._regions.movedim(lead + 1, 1)[:, row : row + logits.shape[1]]
-                rows.copy_(torch.softmax(logits, dim=0)[self._pooled])
+            if regions is not None:
+                regions[:, row : row + logits.shape[1]].copy_(torch.softmax(logits, dim=0)[self._pooled])
             row += logits.shape[1]
             yield logits
 

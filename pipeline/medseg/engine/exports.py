@@ -18,6 +18,7 @@ from medseg.engine.backends import Finest, Segment, torch_segment
 from medseg.engine.case_run import CaseRun, Classifier, combined
 from medseg.engine.export_formats import KINDS, Kind, Run
 from medseg.io.files import sha256_of
+from medseg.ops.sliding import WindowGrid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -127,8 +128,9 @@ def compare_case(
     if len(originals) > 1:
         originals = [_together(originals, combine, regions=bool(plan.regions))]
     segments = [exported.segment] if exported.segment else []
-    expected = CaseRun(network, image, plan, segments=originals, overlap=OVERLAP)
-    found = CaseRun([exported.classifier], image, plan, segments=segments, overlap=OVERLAP)
+    windows = WindowGrid.over(image.shape[1:], plan.patch_size, OVERLAP)
+    expected = CaseRun(network, image, plan, segments=originals, grid=windows)
+    found = CaseRun([exported.classifier], image, plan, segments=segments, grid=windows)
     largest, squares, overlaps = 0.0, np.zeros(2), np.zeros((3, len(plan.labels)))
     with torch.inference_mode():
         pairs: Iterable[tuple[Tensor, Tensor]] = zip(expected.slabs(), found.slabs(), strict=True) if segments else ()

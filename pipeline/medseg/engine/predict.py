@@ -21,13 +21,14 @@ from medseg.data.patches import crop, view_start
 from medseg.engine.backends import Backends, Segment
 from medseg.engine.case_run import CaseRun, Thrift, mirrored
 from medseg.engine.devices import amp_dtype, autocast, is_about_memory, pick_device, place
+from medseg.engine.region import foreground_box, region_of, widened
 from medseg.io.bundle import networks_of, read_bundle
 from medseg.io.memory import volume_from
 from medseg.nn.build import build_network
 from medseg.ops.calibration import tempered
 from medseg.ops.prepare import label_values, to_network
 from medseg.ops.restore import to_source
-from medseg.ops.sliding import count_windows
+from medseg.ops.sliding import WindowGrid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from medseg.core.answering import Answering
     from medseg.core.geometry import Shape
     from medseg.core.plan import NetworkPlan
+    from medseg.core.prediction import Region
     from medseg.core.volume import Volume
     from medseg.io.bundle import Bundle
     from medseg.nn.network import Network
@@ -133,8 +135,10 @@ class Predictor:
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
                 continue
-            flags = () if thrift is Thrift.NONE else (f"W-MEMORY: {_THRIFT_WORDS[thrift]}",)
-            return replace(answer, flags=flags)
+            flags = [] if thrift is Thrift.NONE else [f"W-MEMORY: {_THRIFT_WORDS[thrift]}"]
+            if answer.region is not None and not answer.region.found:
+                flags.append("W-NO-REGION: the coarse pass found nothing, so the whole image was looked at closely")
+            return replace(answer, flags=tuple(flags))
         shape = "x".join(map(str, prepared.geometry.shape))
         raise ResourceError(
             f"the memory does not hold a case of {shape} voxels on the network grid",
@@ -147,7 +151,8 @@ class Predictor:
         plan, labels = self.bundle.plan, None
         is_kept = sink is None and self.settings.save_probabilities and plan.num_outputs > 0
         kept = _InMemory(plan.num_outputs, prepared.source.shape) if is_kept else None
-        run, led = self._start(prepared, thrift)
+        run, led, region = self._start(prepared, thrift)
+        watch.lap("region" if self.settings.roi else "network")
         # The way back is in fp32: reduced precision would decide close calls by rounding.
         with torch.inference_mode():
             if plan.num_outputs:
@@ -166,6 +171,7 @@ class Predictor:
             self._backends.name,
             windows=run.windows,
             skipped_windows=run.skipped,
+            region=region,
         )
 
     def forward(self, windows: Tensor, *, num_windows: int) -> None:
@@ -173,30 +179,36 @@ class Predictor:
         for segment in self._backends.segments(windows[:1].to(self.device), num_windows):
             segment(windows.to(self.device))
 
-    def _start(self, prepared: Prepared, thrift: Thrift = Thrift.NONE) -> tuple[CaseRun, Prepared]:
-        """The case ready to run, and as its slabs will come: along the axis that holds most windows."""
+    def _start(self, prepared: Prepared, thrift: Thrift) -> tuple[CaseRun, Prepared, Region | None]:
+        """The case ready to run, the part of it whose slabs will come, and as they come: most windows along the first.
+
+        Without a region of interest, or when the coarse pass finds nothing, that is all of it.
+        """
         device = torch.device("cpu") if thrift is Thrift.CPU else self.device
         networks = [network.to(device) for network in self._networks]
-        image, plan = prepared.image.to(device), self.bundle.plan
+        image, plan, settings = prepared.image.to(device), self.bundle.plan, self.settings
         lengths = [length / size for length, size in zip(image.shape[1:], plan.patch_size, strict=True)]
         lead = lengths.index(max(lengths))
+        full = grid = WindowGrid.over(image.shape[1:], plan.patch_size, settings.overlap)
         segments: Sequence[Segment] = ()
+        region = None
         if plan.num_outputs:
             start = view_start(np.array(image.shape[1:]) / 2, plan.patch_size)
-            num_windows = count_windows(image.shape[1:], plan.patch_size, self.settings.overlap)
-            copies = 2 ** len(plan.mirror_axes) if self.settings.tta else 1
-            segments = self._backends.segments(crop(image, start, plan.patch_size)[None], num_windows * copies)
-            segments = [mirrored(segment, plan) for segment in segments] if self.settings.tta else segments
-        run = CaseRun(
-            networks,
-            image,
-            plan,
-            segments=segments,
-            overlap=self.settings.overlap,
-            lead=lead,
-            thrift=thrift,
-        )
-        return run, prepared.led_by(lead)
+            copies = 2 ** len(plan.mirror_axes) if settings.tta else 1
+            segments = self._backends.segments(crop(image, start, plan.patch_size)[None], full.count * copies)
+            coarse = WindowGrid.over(image.shape[1:], plan.patch_size, 0.0)
+            if settings.roi and coarse.count < full.count * copies:
+                silent = plan.model_copy(update={"classification": None})
+                look = CaseRun((), image, silent, segments=segments, grid=coarse, lead=lead, thrift=thrift)
+                box = foreground_box(
+                    look.slabs(self.bundle.manifest.answering.combine), lead=lead, regions=bool(plan.regions)
+                )
+                if box is not None:
+                    grid = full.touching(widened(box, prepared.geometry, settings.roi_margin_mm))
+                region = region_of(prepared, coarse, full, grid, found=box is not None, members=len(segments))
+            segments = [mirrored(segment, plan) for segment in segments] if settings.tta else segments
+        run = CaseRun(networks, image, plan, segments=segments, grid=grid, lead=lead, thrift=thrift)
+        return run, prepared.cropped(grid.box).led_by(lead), region
 
 
 def _calibrated(classes: dict[str, dict[str, float]], answering: Answering) -> dict[str, dict[str, float]]:

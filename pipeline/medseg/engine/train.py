@@ -12,6 +12,7 @@ from medseg.data.patches import PatchSampler
 from medseg.engine.backends import torch_segment
 from medseg.engine.checkpoint import TrainingProgress, TrainingState, load_checkpoint, load_progress, save_checkpoint
 from medseg.engine.clock import Clock
+from medseg.engine.diagnosis import refit_cost, refit_heads
 from medseg.engine.journal import Journal
 from medseg.engine.machine import build_machine
 from medseg.engine.mosaic import mosaic
@@ -125,12 +126,23 @@ def fit(
                 if clock.checkpoint_due():
                     save_checkpoint(path, clock.progress(), state)
                 run.on_step(clock.status(running, history[-1] if history else {}))
+            # Before the heads are fitted once more: a training that is extended goes on with those it trained.
             save_checkpoint(path, clock.progress(), state)
+            refit_heads(
+                machine.averaged,
+                cases,
+                plan,
+                seed=settings.seed,
+                stop_asked=stop_asked,
+                device=machine.device,
+                dtype=machine.dtype,
+            )
             scores, finished = judged(held_back), True
             journal.record("validation", clock.step, scores)
         except Stopped:
             scores, finished = {}, False
-            save_checkpoint(path, clock.progress(), state)
+            if not clock.over():
+                save_checkpoint(path, clock.progress(), state)
     return Fitted(machine.model(), scores, tuple(history), clock.progress(), finished)
 
 
@@ -167,7 +179,7 @@ def _clock(
         progress,
         num_cases=num_cases,
         batch_size=plan.batch_size,
-        final_factor=num_held_back / max(min(num_held_back, _WATCHED), 1),
+        final_factor=(num_held_back + refit_cost(plan, num_cases)) / max(min(num_held_back, _WATCHED), 1),
     )
 
 

@@ -10,6 +10,7 @@ import secrets
 import shutil
 import struct
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -106,7 +107,7 @@ def extract(path: Path, folder: Path) -> None:
     temporary.mkdir(mode=0o700)
     try:
         with _faults(path):
-            for place, parts in _unpacked(path):
+            for place, parts in _members(path):
                 target = temporary / place
                 target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 with target.open("xb") as file:
@@ -116,7 +117,23 @@ def extract(path: Path, folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _unpacked(path: Path) -> Iterator[tuple[PurePosixPath, Iterator[bytes]]]:
+@contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """A zip or tar as a folder that only its owner can enter, gone afterwards; anything else as it is.
+
+    Raises:
+        InputError: As `extract`.
+    """
+    if not (path.is_file() and path.name.lower().endswith(SUFFIXES)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="medseg-") as temporary:
+        folder = Path(temporary, "archive")
+        extract(path, folder)
+        yield folder
+
+
+def _members(path: Path) -> Iterator[tuple[PurePosixPath, Iterator[bytes]]]:
     with require_file(path).open("rb") as file:
         is_zip = file.read(4) in {b"PK\x03\x04", b"PK\x05\x06"}
     if is_zip:

@@ -63,20 +63,33 @@ def is_directory(path: Path) -> bool:
     return str(header.file_meta.get("MediaStorageSOPClassUID", "")) == _DIRECTORY
 
 
-def deidentify_object(path: Path, options: DeidentifyOptions, pseudonyms: Pseudonyms) -> Nameless:
+def deidentify_object(
+    path: Path,
+    options: DeidentifyOptions,
+    pseudonyms: Pseudonyms,
+    *,
+    identity: str = "",
+    names: tuple[str, ...] = (),
+) -> Nameless:
     """Read an object and make it nameless; nothing is written.
+
+    Args:
+        path: The object.
+        options: Of the profile.
+        pseudonyms: Of the key.
+        identity: Whose it is; without it the header says so.
+        names: Of labels, which segments and regions keep.
 
     Raises:
         InputError: `E-DICOM`, `E-DEID-CLASS`, `E-DEID-PIXELS`, or as `read_object`.
     """
-    profile, data = read_profile(), read_object(path)
+    profile, data = read_profile().knowing(names), read_object(path)
     with untrusted(path, "its header"):
         _refuse_unclean(data, profile.table.refused_classes, path)
         _settle_meta(data)
         cleaned = clean_pixels(data, profile.table, path, may_clean=options.clean_pixels)
-        identity, issuer = (str(data.get(name) or "").strip() for name in ("PatientID", "IssuerOfPatientID"))
-        who = identity or str(data.get("PatientName") or "").strip() or str(data.get("StudyInstanceUID") or "")
-        patient = pseudonyms.patient(f"{who}\n{issuer}" if issuer else who)
+        who = identity or _identity(data)
+        patient = pseudonyms.patient(who)
         tally = Tally()
         Cleaner(profile, options, pseudonyms, patient, tally).clean(data)
         _state_methods(data, options, pixels_cleaned=cleaned)
@@ -95,6 +108,13 @@ def _refuse_unclean(data: Any, refused: tuple[str, ...], path: Path) -> None:
             file=path,
             remedy="Look at it and leave it out: documents, raw data and recordings are not written.",
         )
+
+
+def _identity(data: Any) -> str:
+    """Who an object is about: the number with its issuer, else the name, else the study alone."""
+    number, issuer = (str(data.get(name) or "").strip() for name in ("PatientID", "IssuerOfPatientID"))
+    who = number or str(data.get("PatientName") or "").strip() or str(data.get("StudyInstanceUID") or "")
+    return f"{who}\n{issuer}" if issuer else who
 
 
 def _name(data: Any, keyword: str) -> str:

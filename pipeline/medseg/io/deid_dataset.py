@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import MutableSequence
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
 
 from medseg.core.deidentification import DeidentifyOptions
@@ -86,7 +86,8 @@ class Cleaner:
         if self._options.shift_dates and element.VR in _DATES and word not in table.never_shifted:
             return "shift"
         code = self._profile.actions.get(int(tag))
-        if word in table.structured_content or code == "U*":
+        is_reference = self._options.keep_uids and word in table.references
+        if is_reference or word in table.structured_content or code == "U*":
             return "inside"
         if self._may_keep_words(word):
             return f"clean {code}"
@@ -161,10 +162,10 @@ class Cleaner:
         if re.fullmatch(r"\d{8}" if kind == "DA" else r"\d{8}(\d{2,6}(\.\d{1,6})?)?([+-]\d{4})?", text) is None:
             return ""
         try:
-            day = date.fromisoformat(text[:8]) - timedelta(days=self._pseudonyms.shift_days(self._patient))
-        except (ValueError, OverflowError):
+            day = self._pseudonyms.moved(date.fromisoformat(text[:8]), self._patient)
+        except ValueError:
             return ""
-        return f"{day:%Y%m%d}{text[8:]}"
+        return "" if day is None else f"{day:%Y%m%d}{text[8:]}"
 
     def _found_identifiers(self, data: Any) -> set[str]:
         """Names and numbers of people in a header, in lower case."""

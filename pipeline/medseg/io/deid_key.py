@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import stat
+from datetime import date, timedelta
 from pathlib import Path
 
 from medseg.core.errors import InputError
@@ -44,6 +45,13 @@ class Pseudonyms:
         """How many days earlier everything of this pseudonym happens: 30 to 3650."""
         number = int.from_bytes(self._digest("days", patient)[:8])
         return _LEAST_SHIFT_DAYS + number % (_MOST_SHIFT_DAYS - _LEAST_SHIFT_DAYS + 1)
+
+    def moved(self, day: date, patient: str) -> date | None:
+        """The same day in the shifted time of this pseudonym; None before the year 1."""
+        try:
+            return day - timedelta(days=self.shift_days(patient))
+        except OverflowError:
+            return None
 
     def _digest(self, kind: str, text: str) -> bytes:
         return hmac.digest(self._key, f"{kind}\0{text}".encode(errors="surrogateescape"), "sha256")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cache
 
 from medseg.core.deidentification import ProfileTable
@@ -31,6 +32,11 @@ class Profile:
     def known_words(self, text: str) -> str:
         """What of a text may stay: words of the list, and thicknesses as in `1.5mm`."""
         return " ".join(word for word in _WORD.findall(text) if self.is_known(word))
+
+    def knowing(self, names: Iterable[str]) -> Profile:
+        """The same with more words: those of the names that a dataset gives its labels."""
+        more = frozenset(word.lower() for name in names for word in _WORD.findall(name))
+        return replace(self, words=self.words | more)
 
     def is_known(self, word: str) -> bool:
         return word.lower() in self.words or _THICKNESS.fullmatch(word) is not None

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from medseg.nn.network import ClassificationHead, Network, UNet
+from medseg.nn.diagnosis import ClassificationHead
+from medseg.nn.network import Network, UNet
 
 if TYPE_CHECKING:
-    from medseg.core.plan import Plan
+    from medseg.core.plan import NetworkPlan, Plan
+    from medseg.nn.segmenter import Segmenter
 
 # More regions than this are pooled as one: the head's width would grow past what a few hundred cases can teach.
 _MAX_REGIONS = 4
@@ -25,15 +27,34 @@ def build_network(plan: Plan, *, seed: int | None = None) -> Network:
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        unet = UNet(len(plan.channels), plan.num_outputs, plan.network)
+        unet = build_segmenter(plan.network, len(plan.channels), plan.num_outputs)
         if plan.classification is None:
             return Network(unet, None)
         groups = region_groups(plan)
         scales = head_scales(len(plan.network.features), pooled=bool(groups))
+        shapes = plan.classification.shape_channels
         head = ClassificationHead(
-            [len(plan.channels), *(plan.network.features[s] for s in scales)], len(groups), plan.classification
+            [len(plan.channels), *(plan.network.features[s] for s in scales)],
+            len(groups),
+            plan.classification,
+            num_outlines=len(shapes),
         )
-        return Network(unet, head, head_scales=scales, region_groups=groups)
+        return Network(unet, head, head_scales=scales, region_groups=groups, shape_channels=shapes)
+
+
+def build_segmenter(network: NetworkPlan, num_channels: int, num_outputs: int) -> Segmenter:
+    """The segmentation network with fresh weights; its encoder alone where there is nothing to segment."""
+    if network.kind in {"plain", "residual"}:
+        return UNet(num_channels, num_outputs, network)
+    # importing monai takes seconds
+    from medseg.nn.monai_networks import AttentionUNet, SegResNet, SwinUnetr
+
+    kinds: dict[str, type[SwinUnetr | SegResNet | AttentionUNet]] = {
+        "swin-unetr": SwinUnetr,
+        "segresnet": SegResNet,
+        "attention-unet": AttentionUNet,
+    }
+    return kinds[network.kind](num_channels, num_outputs, network)
 
 
 def head_scales(num_stages: int, *, pooled: bool) -> tuple[int, ...]:

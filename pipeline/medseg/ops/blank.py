@@ -8,8 +8,10 @@ image, what of it lies inside), so it is enough that none of a labelled voxel's 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -19,10 +21,15 @@ from medseg.core.plan import IGNORE_INDEX
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from medseg.core.plan import Normalisation
+    from medseg.ops.sliding import WindowGrid
 
 # In deviations: resampling leaves ripples about a constant.
 _TOLERANCE = 1e-3
+# Voxels beside a window that a cubic spline carries into it.
+_REACH = 4
 
 
 def blank_values(rules: Sequence[Normalisation]) -> tuple[float, ...] | None:
@@ -41,6 +48,30 @@ def blank_values(rules: Sequence[Normalisation]) -> tuple[float, ...] | None:
 def is_blank(windows: Tensor, values: Sequence[float]) -> Tensor:
     """(B, C, I, J, K) to (B,) bool."""
     return ~_differs(windows, values).flatten(1).any(1)
+
+
+def blank_windows(image: NDArray[Any], grid: WindowGrid, rules: Sequence[Normalisation]) -> int:
+    """About how many windows hold nothing, counted on the image before it is normalised and resampled.
+
+    Args:
+        image: (C, I, J, K), source units, axes as those of the network grid, of the same extent.
+        grid: Windows on the network grid.
+        rules: One per channel, of which `blank_values` knows the value of air.
+    """
+    differs = np.zeros(image.shape[1:], dtype=bool)
+    for channel, rule in zip(image, rules, strict=True):
+        differs |= channel != 0 if rule.lower is None else channel > rule.lower + _TOLERANCE * rule.std
+    for axis, (starts, side, pad, length) in enumerate(
+        zip(grid.starts, grid.size, grid.padding, grid.shape, strict=True)
+    ):
+        scale = image.shape[axis + 1] / length
+        ends = [
+            (max(math.floor((first - pad) * scale) - _REACH, 0), math.ceil((first - pad + side) * scale) + _REACH)
+            for first in starts
+        ]
+        seen = [differs.take(range(low, min(high, differs.shape[axis])), axis).any(axis) for low, high in ends]
+        differs = np.stack(seen, axis)
+    return int((~differs).sum())
 
 
 def may_skip(image: Tensor, labels: Tensor, values: Sequence[float]) -> bool:

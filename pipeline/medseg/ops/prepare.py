@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, CropForegroundd, MapTransform, Orientationd
+from monai.transforms import Compose, MapTransform, Orientationd
 from torch import Tensor
 
 from medseg.core.geometry import Geometry
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from medseg.core.geometry import Shape, Vector
+    from medseg.core.geometry import Box, Shape, Vector
     from medseg.core.plan import Normalisation, Plan
     from medseg.core.volume import LabelMap, Volume
 
@@ -51,6 +51,14 @@ class Prepared:
     geometry: Geometry
     source: Geometry
     slices_mm: Vector | None = None
+
+    def cropped(self, box: Box) -> Prepared:
+        """A part of the network grid; labels are left behind."""
+        start, stop = box
+        part = tuple(slice(*ends) for ends in zip(start, stop, strict=True))
+        return replace(
+            self, image=self.image[(slice(None), *part)], labels=None, geometry=self.geometry.cropped(start, stop)
+        )
 
     def led_by(self, axis: int) -> Prepared:
         """The same case with one axis brought to the front, the others in their order; labels are left behind."""
@@ -101,6 +109,23 @@ class ToSpacing(MapTransform):  # type: ignore[misc]
         return tuple(order if axis == coarse else CUBIC for axis in range(3))
 
 
+class ToNonzero(MapTransform):  # type: ignore[misc]
+    """Crop image and label to the box of voxels that any channel has off zero.
+
+    Stands in for MONAI's CropForegroundd, which reads the whole image several times.
+    """
+
+    def __call__(self, data: Mapping[str, MetaTensor]) -> dict[str, MetaTensor]:
+        result = dict(data)
+        start, stop = _nonzero_box(result[IMAGE].as_tensor())
+        for key in self.key_iterator(result):
+            tensor = result[key]
+            grid = Geometry(tuple(tensor.shape[1:]), tensor.affine.numpy()).cropped(start, stop)
+            part = tensor.as_tensor()[(slice(None), *(slice(*ends) for ends in zip(start, stop, strict=True)))]
+            result[key] = MetaTensor(part, affine=torch.from_numpy(grid.affine.copy()))
+        return result
+
+
 class Intensity(MapTransform):  # type: ignore[misc]
     """Bias-field correction and equalisation where the plan asks, then clipping and scaling, channel by channel.
 
@@ -123,9 +148,7 @@ def prepare_transform(plan: Plan) -> Compose:
     if plan.orientation != "stored":
         steps.append(Orientationd((IMAGE, LABEL), plan.orientation, labels=_AXIS_NAMES, allow_missing_keys=True))
     if plan.crop == "nonzero":
-        steps.append(
-            CropForegroundd((IMAGE, LABEL), IMAGE, _nonzero, allow_missing_keys=True, allow_smaller=True, margin=0)
-        )
+        steps.append(ToNonzero((IMAGE, LABEL), allow_missing_keys=True))
     steps += [Intensity(plan.normalisation), ToSpacing(plan)]
     return Compose(steps)
 
@@ -196,6 +219,15 @@ def label_values(indices: NDArray[np.uint8], plan: Plan) -> NDArray[Any]:
     return np.asarray(values, dtype=np.uint8 if max(values) < 256 else np.uint16)[indices]
 
 
-def _nonzero(image: Tensor) -> Tensor:
-    found = image != 0
-    return found if bool(found.any()) else torch.ones_like(found)
+def _nonzero_box(image: Tensor) -> tuple[list[int], list[int]]:
+    """First voxel and one past the last that any channel has off zero; everything where none has."""
+    start, stop = [0, 0, 0], list(image.shape[1:])
+    for axis in range(3):
+        # From either border inwards: few images begin with many planes of nothing.
+        planes = range(image.shape[axis + 1])
+        found = next((n for n in planes if bool(image.select(axis + 1, n).any())), None)
+        if found is None:
+            return [0, 0, 0], list(image.shape[1:])
+        start[axis] = found
+        stop[axis] = next(n for n in reversed(planes) if bool(image.select(axis + 1, n).any())) + 1
+    return start, stop

@@ -34,7 +34,7 @@ def region_shape(mask: NDArray[np.bool_], *, spacing_mm: Vector) -> dict[str, fl
 
 
 def region_intensities(
-    image: NDArray[np.number], mask: NDArray[np.bool_], *, spacing_mm: Vector, volume_mm3: float | None = None
+    image: NDArray[np.number], mask: NDArray[np.bool_], *, spacing_mm: Vector, volume_mm3: float
 ) -> dict[str, float]:
     """Everything about the intensities of a region that they define.
 
@@ -42,19 +42,28 @@ def region_intensities(
         image: (I, J, K), finite.
         mask: (I, J, K), at least one voxel set.
         spacing_mm: Size of a voxel along I, J, K.
-        volume_mm3: Of the mask's mesh; None leaves out what weighs the shape with its intensities.
+        volume_mm3: Of the mask's mesh.
     """
-    values = image[mask].astype(np.float64)
+    return (
+        image_intensities(image[mask])
+        | _named("peak", peak_features(image, mask, spacing_mm=spacing_mm))
+        | _named("shape", weight_features(image, mask, spacing_mm=spacing_mm, volume_mm3=volume_mm3))
+    )
+
+
+def image_intensities(values: NDArray[np.number]) -> dict[str, float]:
+    """`intensity.*`, `histogram.*` and `volume_histogram.*`, which do not ask where a voxel lies.
+
+    Args:
+        values: (n,), at least one, finite.
+    """
+    values = values.astype(np.float64)
     steps = np.linspace(values.min(), values.max(), _NUM_STEPS)
-    features = (
+    return (
         _named("intensity", intensity_statistics(values))
         | _named("histogram", histogram_features(discretise_by_count(values, count=_NUM_BINS)))
         | _named("volume_histogram", volume_histogram_features(values, grid=steps))
-        | _named("peak", peak_features(image, mask, spacing_mm=spacing_mm))
     )
-    if volume_mm3 is not None:
-        features |= _named("shape", weight_features(image, mask, spacing_mm=spacing_mm, volume_mm3=volume_mm3))
-    return features
 
 
 def _named(family: str, features: dict[str, float]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from medseg.core.geometry import Shape
 
 NEAREST, LINEAR, CUBIC = 0, 1, 3
+# Shares closer than this are equal: half and half must not be decided by rounding.
+_TIE = 1e-6
 
 
 def resample(image: Tensor, shape: Shape, *, orders: Sequence[int] = (CUBIC, CUBIC, CUBIC)) -> Tensor:
@@ -35,17 +38,46 @@ def resample(image: Tensor, shape: Shape, *, orders: Sequence[int] = (CUBIC, CUB
 
 
 def resample_labels(labels: Tensor, shape: Shape) -> Tensor:
-    """(I, J, K) uint8 to `shape`: the value whose linearly interpolated mask is largest, value by value."""
+    """(I, J, K) uint8 to `shape`: the value whose linearly interpolated mask is largest; of equals, the lowest.
+
+    Each value is interpolated in its own bounding box only; background is what the others leave.
+    """
     if tuple(labels.shape) == tuple(shape):
         return labels
-    best = torch.zeros(tuple(shape), dtype=torch.uint8, device=labels.device)
-    score = torch.full(tuple(shape), -1.0, device=labels.device)
-    for value in torch.unique(labels):
-        share = resample((labels == value).unsqueeze(0), shape, orders=(LINEAR, LINEAR, LINEAR))[0]
-        wins = share > score
-        best[wins] = value
-        score = torch.where(wins, share, score)
-    return best
+    best = torch.zeros(tuple(shape), dtype=torch.uint8)
+    score, rest = torch.zeros(tuple(shape)), torch.ones(tuple(shape))
+    boxes: Sequence[tuple[slice, ...] | None] = ndimage.find_objects(labels.cpu().numpy())
+    for value, box in enumerate(boxes, start=1):
+        if box is None:
+            continue
+        share, where = _share(labels.cpu(), value, box, shape)
+        wins = share > score[where] + _TIE
+        best[where][wins] = value
+        score[where] = torch.where(wins, share, score[where])
+        rest[where] -= share
+    best[score <= rest + _TIE] = 0
+    return best.to(labels.device)
+
+
+def _share(
+    labels: Tensor, value: int, box: tuple[slice, ...], shape: Shape
+) -> tuple[Tensor, tuple[slice, slice, slice]]:
+    """The linearly interpolated mask of a value, and the box of the result outside which it is zero."""
+    low = [max(part.start - 1, 0) for part in box]
+    share = labels[tuple(slice(first, part.stop + 1) for first, part in zip(low, box, strict=True))] == value
+    where = [slice(0, 0)] * 3
+    # The axis that shrinks most goes first: it leaves the least for the others.
+    for axis in sorted(range(3), key=lambda a: shape[a] / labels.shape[a]):
+        old, new = labels.shape[axis], shape[axis]
+        position = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+        first = np.clip(np.floor(position).astype(int), 0, max(old - 2, 0))
+        touched = np.flatnonzero((first + 1 >= box[axis].start) & (first < box[axis].stop))
+        near, far = (torch.from_numpy(np.minimum(first[touched] + step, old - 1) - low[axis]) for step in (0, 1))
+        weight = torch.from_numpy(position - first)[touched].float().reshape([-1, *[1] * (2 - axis)])
+        share = torch.lerp(share.index_select(axis, near).float(), share.index_select(axis, far).float(), weight)
+        where[axis] = slice(int(touched[0]), int(touched[-1]) + 1) if len(touched) else slice(0, 0)
+    i, j, k = where
+    return share, (i, j, k)
 
 
 def along_axis(array: Tensor, matrix: Tensor, axis: int) -> Tensor:

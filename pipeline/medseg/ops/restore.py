@@ -57,19 +57,21 @@ def to_source(
         probabilities: Takes the softmax of the interpolated logits, certain background outside the crop; of regions, a
             sigmoid each and no background.
     """
-    mapping = _GridMapping(prepared)
+    mapping = _GridMapping(prepared, everywhere=probabilities is not None)
     result = np.zeros(mapping.shape, dtype=np.uint8)
     if probabilities is not None:
         probabilities.begin(mapping.source_triple((mapping.rows_per_slab, *mapping.shape[1:])))
     for rows, scores in mapping.slabs(logits):
-        result[rows] = (_painted(iter(scores), paint_order) if paint_order else _winner(iter(scores))).numpy()
+        winners = _painted(iter(scores), paint_order) if paint_order else _winner(iter(scores))
+        result[(rows, *mapping.columns)] = winners.numpy()
         if probabilities is not None:
             start = mapping.source_triple((rows.start, 0, 0))
             for channel, share in enumerate(_sigmoids(scores) if paint_order else _softmax(scores)):
                 block = share.half().numpy()
                 block[~mapping.inside[rows]] = channel == 0 and not paint_order
                 probabilities.write(channel, start, mapping.to_source_axes(block))
-    result[~mapping.inside] = 0
+    if probabilities is not None:
+        result[~mapping.inside] = 0
     return mapping.to_source_axes(result)
 
 
@@ -121,13 +123,20 @@ class _Scores:
         return slab.cpu()
 
 
+def _extent(line: NDArray[np.bool_]) -> slice:
+    """From the first true to the last; empty when none is."""
+    found = np.flatnonzero(line)
+    return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
+
+
 class _GridMapping:
     """Interpolation from the network grid to a source grid with parallel axes, in slabs: linear, or nearest slices.
 
-    Work happens on the source grid with its axes in network order; `to_source_axes` puts them back.
+    Work happens on the source grid with its axes in network order; `to_source_axes` puts them back. Only the part that
+    the network grid covers is interpolated, unless `everywhere`.
     """
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, prepared: Prepared, *, everywhere: bool) -> None:
         network, source = prepared.geometry, prepared.source
         matrix = np.linalg.inv(network.affine) @ source.affine
         self.order = [int(axis) for axis in np.abs(matrix[:3, :3]).argmax(axis=1)]
@@ -146,16 +155,19 @@ class _GridMapping:
         ]
         i, j, k = (source.spacing_mm[axis] for axis in self.order)
         nearest = slice_axis(prepared.slices_mm, (i, j, k)) if prepared.slices_mm else None
-        self.matrices = [
-            torch.from_numpy(interpolation_matrix(line, size, NEAREST if axis == nearest else LINEAR))
-            for axis, (line, size) in enumerate(zip(positions, network.shape, strict=True))
-        ]
         # Half a voxel beyond the last centre is still inside the network grid.
         covered = [
             (line > -0.5 - 1e-3) & (line < size - 0.5 + 1e-3)
             for line, size in zip(positions, network.shape, strict=True)
         ]
         self.inside = covered[0][:, None, None] & covered[1][None, :, None] & covered[2][None, None, :]
+        self.rows, *self.columns = (slice(0, len(line)) if everywhere else _extent(line) for line in covered)
+        self.matrices = [
+            torch.from_numpy(interpolation_matrix(line[part], size, NEAREST if axis == nearest else LINEAR))
+            for axis, (line, part, size) in enumerate(
+                zip(positions, (self.rows, *self.columns), network.shape, strict=True)
+            )
+        ]
 
     def slabs(self, parts: Iterable[Tensor]) -> Iterator[tuple[slice, _Scores]]:
         """Yield (rows of the first axis, their scores) as soon as they can be made."""
@@ -169,14 +181,18 @@ class _GridMapping:
                 held = torch.cat([held[:, keep:], next(arriving)], dim=1)
                 first += keep
             needed = slice(support.start - first, support.stop - first)
-            yield rows, _Scores(held[:, needed], [matrices[0][rows, support], *matrices[1:]])
+            within = slice(rows.start - self.rows.start, rows.stop - self.rows.start)
+            yield rows, _Scores(held[:, needed], [matrices[0][within, support], *matrices[1:]])
+        for _ in arriving:  # whoever makes them may count on being asked for all
+            pass
 
     def _slabs_by_support(self) -> list[tuple[slice, slice]]:
         """Rows of the source, and the rows of the network grid that they need, in the order in which these arrive."""
         found = []
-        for start in range(0, self.shape[0], self.rows_per_slab):
-            rows = slice(start, min(start + self.rows_per_slab, self.shape[0]))
-            used = self.matrices[0][rows].any(dim=0).nonzero().flatten()
+        for start in range(self.rows.start, self.rows.stop, self.rows_per_slab):
+            rows = slice(start, min(start + self.rows_per_slab, self.rows.stop))
+            within = slice(rows.start - self.rows.start, rows.stop - self.rows.start)
+            used = self.matrices[0][within].any(dim=0).nonzero().flatten()
             found.append((rows, slice(int(used[0]), int(used[-1]) + 1)))
         return sorted(found, key=lambda pair: pair[1].stop)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -12,76 +14,146 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from medseg.core.geometry import Shape
+    from medseg.core.geometry import Box, Shape
 
 _SIGMA = 1 / 8
 _FLOOR = 1e-3
+
+
+@dataclass(frozen=True)
+class WindowGrid:
+    """Where windows lie over an image, and which part of it they are to answer.
+
+    Attributes:
+        shape: Of the image.
+        size: Of a window; an image that is smaller is padded with zeros around.
+        starts: First voxels of the windows along each axis, in the padded image.
+        box: First voxel and one past the last, in the image; every window that touches it is there.
+    """
+
+    shape: Shape
+    size: Shape
+    starts: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    box: Box
+
+    @classmethod
+    def over(cls, shape: Sequence[int], size: Shape, overlap: float) -> WindowGrid:
+        """The fewest windows that cover an image and overlap enough, evenly spread.
+
+        Args:
+            shape: Of the image.
+            size: Of a window.
+            overlap: Share of a window that its neighbour repeats, in [0, 1).
+        """
+        i, j, k = (
+            _starts(max(length, side), side, max(1, int(side * (1 - overlap))))
+            for length, side in zip(shape, size, strict=True)
+        )
+        whole = (int(shape[0]), int(shape[1]), int(shape[2]))
+        return cls(whole, size, (i, j, k), ((0, 0, 0), whole))
+
+    @property
+    def count(self) -> int:
+        return math.prod(map(len, self.starts))
+
+    @property
+    def padding(self) -> Shape:
+        """Voxels before the first of the image along each axis."""
+        i, j, k = (max(side - length, 0) // 2 for side, length in zip(self.size, self.shape, strict=True))
+        return i, j, k
+
+    def touching(self, box: Box) -> WindowGrid:
+        """Of these windows those that overlap a box: inside it the answers are those of all windows."""
+        i, j, k = (
+            tuple(first for first in line if first < stop + pad and first + side > start + pad)
+            for line, side, pad, start, stop in zip(self.starts, self.size, self.padding, *box, strict=True)
+        )
+        return replace(self, starts=(i, j, k), box=box)
+
+    def led_by(self, axis: int) -> WindowGrid:
+        """The same windows with one axis brought to the front, the others in their order."""
+        i, j, k = (axis, *(other for other in range(3) if other != axis))
+
+        def turned(triple: Sequence[Any]) -> tuple[Any, Any, Any]:
+            return triple[i], triple[j], triple[k]
+
+        start, stop = self.box
+        return WindowGrid(turned(self.shape), turned(self.size), turned(self.starts), (turned(start), turned(stop)))
 
 
 def sliding_slabs(
     image: Tensor,
     predict: Callable[[Tensor], Tensor],
     *,
-    window: Shape,
+    grid: WindowGrid,
     num_outputs: int,
-    overlap: float = 0.5,
     window_batch: int = 1,
     stitch_on: torch.device | None = None,
 ) -> Iterator[Tensor]:
-    """Run `predict` over overlapping windows and blend the answers, from the first row of the image to the last.
+    """Run `predict` over overlapping windows and blend the answers, from the first row of the grid's box to the last.
 
     Only the rows that a window still touches are held: memory depends on the window, not on the length of the image.
 
     Args:
         image: (C, I, J, K) on the device where the windows run.
         predict: (B, C, *window) to (B, num_outputs, *window).
-        window: Window size in voxels; smaller images are padded with zeros.
+        grid: Where the windows lie.
         num_outputs: Channels of the result.
-        overlap: Share of a window that its neighbour repeats, in [0, 1).
         window_batch: Windows per call of `predict`.
         stitch_on: Where the answers are blended; the image's device when None.
 
     Yields:
-        Consecutive (num_outputs, rows, J, K) float32 where they were blended: the mean of the windows' answers weighted
-        with a Gaussian of sigma 1/8 of the window (Isensee et al. 2021).
+        Consecutive (num_outputs, rows, J, K) of the box, float32, where they were blended: the mean of the windows'
+        answers weighted with a Gaussian of sigma 1/8 of the window (Isensee et al. 2021).
     """
-    shape = tuple(image.shape[1:])
-    low = [max(size - length, 0) // 2 for size, length in zip(window, shape, strict=True)]
-    high = [max(size - length, 0) - before for size, length, before in zip(window, shape, low, strict=True)]
-    padded = functional.pad(image, (low[2], high[2], low[1], high[1], low[0], high[0])) if any(low + high) else image
-    first_rows, *others = _starts(tuple(padded.shape[1:]), window, overlap)
+    window = grid.size
+    reached = [(line[0], line[-1] + side) for line, side in zip(grid.starts, window, strict=True)]
+    outer = _reached(image, grid, reached)
+    first_rows, *others = ([first - low for first in line] for line, (low, _) in zip(grid.starts, reached, strict=True))
+    (top, left, front), (bottom, right, back) = (
+        [voxel + pad - low for voxel, pad, (low, _) in zip(corner, grid.padding, reached, strict=True)]
+        for corner in grid.box
+    )
     starts = list(product(*others))
     stitch_on = stitch_on or image.device
     weight = gaussian(window).to(stitch_on)
-    crop = (slice(None), *_box(low, shape))
-    total = torch.zeros((num_outputs, window[0], *padded.shape[2:]), dtype=torch.float32, device=stitch_on)
-    weight_sum = torch.zeros((window[0], *padded.shape[2:]), dtype=torch.float32, device=stitch_on)
+    total = torch.zeros((num_outputs, window[0], *outer.shape[2:]), dtype=torch.float32, device=stitch_on)
+    weight_sum = torch.zeros((window[0], *outer.shape[2:]), dtype=torch.float32, device=stitch_on)
     for row, following in zip(first_rows, [*first_rows[1:], first_rows[-1] + window[0]], strict=True):
         rows = slice(row, row + window[0])
         for first in range(0, len(starts), window_batch):
             boxes = [_box((0, *start), window)[1:] for start in starts[first : first + window_batch]]
-            answers = predict(torch.stack([padded[(slice(None), rows, *box)] for box in boxes]))
+            answers = predict(torch.stack([outer[(slice(None), rows, *box)] for box in boxes]))
             for box, answer in zip(boxes, answers, strict=True):
                 total[(slice(None), slice(None), *box)].addcmul_(answer.to(stitch_on, torch.float32), weight)
                 weight_sum[(slice(None), *box)] += weight
         done = following - row
-        finished = total[:, :done] / weight_sum[:done]
-        yield finished[crop] if any(low + high) else finished
+        wanted = (slice(max(top - row, 0), min(bottom - row, done)), slice(left, right), slice(front, back))
+        if wanted[0].stop > wanted[0].start:
+            yield total[(slice(None), *wanted)] / weight_sum[wanted]
         for blended in (total.transpose(0, 1), weight_sum):
             kept = blended[done:].clone()
             blended[: window[0] - done] = kept
             blended[window[0] - done :] = 0
 
 
-def sliding_window(image: Tensor, predict: Callable[[Tensor], Tensor], **options: Any) -> Tensor:
+def sliding_window(
+    image: Tensor, predict: Callable[[Tensor], Tensor], *, window: Shape, overlap: float = 0.5, **options: Any
+) -> Tensor:
     """(num_outputs, I, J, K): the slabs of `sliding_slabs`, which has the same options, in one piece."""
-    return torch.cat(list(sliding_slabs(image, predict, **options)), dim=1)
+    grid = WindowGrid.over(image.shape[1:], window, overlap)
+    return torch.cat(list(sliding_slabs(image, predict, grid=grid, **options)), dim=1)
 
 
-def count_windows(shape: Sequence[int], window: Shape, overlap: float) -> int:
-    """How many windows `sliding_window` runs for an image of this shape."""
-    padded = [max(size, length) for size, length in zip(window, shape, strict=True)]
-    return len(list(product(*_starts(padded, window, overlap))))
+def _reached(image: Tensor, grid: WindowGrid, reached: Sequence[tuple[int, int]]) -> Tensor:
+    """The part of the image that the windows see, padded with zeros where they are larger."""
+    boxes, padding = [], []
+    for (low, high), pad, length in zip(reached, grid.padding, grid.shape, strict=True):
+        boxes.append(slice(max(low - pad, 0), min(high - pad, length)))
+        padding.append((max(pad - low, 0), max(high - pad - length, 0)))
+    part = image[(slice(None), *boxes)]
+    flat = [number for pair in reversed(padding) for number in pair]
+    return functional.pad(part, flat) if any(flat) else part
 
 
 def gaussian(window: Shape) -> Tensor:
@@ -93,14 +165,10 @@ def gaussian(window: Shape) -> Tensor:
     return weight.clamp(min=_FLOOR)
 
 
-def _starts(shape: Sequence[int], window: Shape, overlap: float) -> list[list[int]]:
-    """First voxels of the windows along each axis: the fewest that overlap enough, evenly spread."""
-    result = []
-    for length, size in zip(shape, window, strict=True):
-        step = max(1, int(size * (1 - overlap)))
-        count = -(-(length - size) // step) + 1
-        result.append([round(n * (length - size) / max(count - 1, 1)) for n in range(count)])
-    return result
+def _starts(length: int, side: int, step: int) -> tuple[int, ...]:
+    """First voxels of the windows along an axis."""
+    count = -(-(length - side) // step) + 1
+    return tuple(round(n * (length - side) / max(count - 1, 1)) for n in range(count))
 
 
 def _box(start: Sequence[int], size: Sequence[int]) -> tuple[slice, slice, slice]:

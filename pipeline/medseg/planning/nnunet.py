@@ -63,6 +63,11 @@ def plan_of(model: NnunetModel) -> Plan:
                 value=f"{model.trainer}, {model.plans.plans_name}, folds {', '.join(model.folds)}",
                 reason="taken from an nnU-Net model, so that it answers as it was trained",
             ),
+            Decision(
+                what="windows of nothing",
+                value="run",
+                reason="its training cases are not at hand to show that no labelled voxel could be lost",
+            ),
         ),
     )
 

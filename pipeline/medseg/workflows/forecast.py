@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,22 +10,15 @@ from medseg.core.document import Document
 from medseg.core.progress import Progress, silent
 from medseg.data.splits import remarks_on_folds, split_cases, split_folds
 from medseg.data.store import open_store
-from medseg.io.bundle import read_bundle
-from medseg.io.contained import contained
-from medseg.io.volumes import read_volumes
 from medseg.nn.build import build_network
-from medseg.ops.prepare import network_shape
-from medseg.ops.sliding import count_windows
 from medseg.workflows.evaluate_inputs import open_inputs
-from medseg.workflows.inputs import collect_inputs
 from medseg.workflows.preprocess import plan_dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from medseg.core.plan import Plan
-    from medseg.core.settings import EvaluateSettings, InferSettings, PreprocessSettings, TrainSettings
+    from medseg.core.settings import EvaluateSettings, PreprocessSettings, TrainSettings
     from medseg.workflows.workspace import Workspace
 
 _MIB = 2**20
@@ -116,52 +108,6 @@ def forecast_folds(workspace: Workspace, settings: TrainSettings, *, name: str |
     remarks = [("warning", remark) for remark in remarks_on_folds(store.dataset, folds)]
     length = f"{each} each, {len(folds)} times, and the prediction of every case that is held back"
     return Forecast(rows=(*sizes, *remarks, ("length", length), ("folder", str(workspace.runs / (name or "folds")))))
-
-
-def forecast_infer(
-    bundle: Path,
-    settings: InferSettings,
-    *,
-    volumes: Sequence[Path],
-    folder: Path | None,
-    split: str | None,
-    out: Path,
-    progress: Progress = silent,
-) -> Forecast:
-    """Cases, windows, time from one measured window, and memory of the largest case."""
-    import torch
-
-    from medseg.engine.predict import Predictor
-
-    model = read_bundle(bundle)
-    plan = model.plan
-    cases = collect_inputs(volumes, folder, num_channels=len(plan.channels), split=split)
-    predictor = Predictor(model, settings)
-    windows, largest, source = 0, 0, 0
-    with contained(settings):
-        for case in progress(cases, "reading cases", len(cases)):
-            geometry = read_volumes(case.images, settings.over(case.reading), channels=len(plan.channels)).geometry
-            shape = network_shape(geometry.canonical(), plan.spacing_mm)
-            windows += count_windows(shape, plan.patch_size, settings.overlap) if plan.labels else 1
-            largest, source = max(largest, int(np.prod(shape))), max(source, int(np.prod(geometry.shape)))
-    window = torch.randn(1, len(plan.channels), *plan.patch_size, generator=torch.Generator().manual_seed(0))
-    seconds = []
-    for _ in range(2):
-        start = time.perf_counter()
-        predictor.forward(window, num_windows=windows)
-        seconds.append(time.perf_counter() - start)
-    mib = (largest * 4 * (len(plan.channels) + plan.num_outputs + 1) + source * (4 * len(plan.channels) * 3 + 2)) / _MIB
-    return Forecast(
-        rows=(
-            ("model", model.manifest.name),
-            ("device", str(predictor.device)),
-            ("cases", str(len(cases))),
-            ("windows", f"{windows} of {'x'.join(map(str, plan.patch_size))} voxels"),
-            ("time in the network", f"about {windows * min(seconds):,.0f} s"),
-            ("memory for the largest case", f"about {mib + 700:,.0f} MiB"),
-            ("out", str(out)),
-        )
-    )
 
 
 def forecast_evaluate(

@@ -183,6 +183,7 @@ class CaseWork:
             backend=answer.backend,
             windows=answer.windows,
             skipped_windows=answer.skipped_windows,
+            region=answer.region,
             seconds=answer.seconds,
             provenance=provenance,
         )

@@ -20,7 +20,8 @@ from medseg.io.volumes import read_volumes
 from medseg.ops.blank import blank_values, may_skip
 from medseg.ops.prepare import to_network
 from medseg.planning.fingerprint import CaseMeasurement, fingerprint_of, measure_case
-from medseg.planning.plan import Target, Wishes, make_plan
+from medseg.planning.network import Target
+from medseg.planning.plan import Wishes, make_plan
 from medseg.planning.skipping import decide_skipping
 from medseg.workflows.config import named_windows
 
@@ -151,9 +152,19 @@ def _wishes(settings: PreprocessSettings) -> Wishes:
         patch_size=settings.patch_size,
         window_hu=None if settings.window is None else parse_window(settings.window, named_windows()),
         network=settings.network,
+        memory_gib=settings.memory_gib or _memory_gib(settings.target),
         correct_bias_field=settings.correct_bias_field,
         equalise=settings.equalise,
     )
+
+
+def _memory_gib(target: str) -> float | None:
+    """Of this machine's GPU, where one is here and will train."""
+    import torch
+
+    if target == "cpu" or not torch.cuda.is_available():
+        return None
+    return float(torch.cuda.get_device_properties(0).total_memory) / 2**30
 
 
 def _target(name: str) -> Target:

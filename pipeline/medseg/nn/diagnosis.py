@@ -1,0 +1,127 @@
+"""The classification head: what is pooled from the encoder of a case, and how classes follow from it.
+
+Shape legend: B batch, F features, R pooled regions, (I, J, K) voxels of the network grid, RAS order.
+
+Pooling under the predicted foreground follows the joint segmentation-classification literature (docs/training.md).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from medseg.core.plan import ClassificationPlan
+
+_WIDTHS = (3, 5, 7)  # voxels
+_MEASURES = 1 + 2 * len(_WIDTHS)
+
+
+class Standardise(nn.Module):
+    """Each feature to mean 0 and deviation 1 over the cases seen so far.
+
+    Batch statistics would be those of two or three cases; these are running ones, used in training as at inference.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width) to the same shape, within 5 deviations."""
+        if self.training:
+            with torch.no_grad():
+                self.count += 1
+                share = torch.clamp(1 / self.count, min=0.01)
+                self.mean.lerp_(x.mean(0), share)
+                self.variance.lerp_((x - self.mean).square().mean(0), share)
+        return ((x - self.mean) / (self.variance + 1e-6).sqrt()).clamp(-5, 5)
+
+
+class ClassificationHead(nn.Module):
+    """Encoder features pooled under regions, to class logits of each head.
+
+    Mean and maximum of each scale under each region's probability (dilated by one voxel of that scale, so that the rim
+    of a lesion counts), the size and raggedness of each region and outline, then one linear layer per head: a plain one
+    is what a few dozen cases can teach. Without regions the whole view is pooled.
+
+    Args:
+        features: Of each pooled scale.
+        num_regions: Under which they are pooled; 0 pools everything.
+        plan: Heads and dropout.
+        num_outlines: Measured as regions are, but not pooled under.
+    """
+
+    def __init__(
+        self, features: Sequence[int], num_regions: int, plan: ClassificationPlan, *, num_outlines: int = 0
+    ) -> None:
+        super().__init__()
+        blocks = (*(2 * number * max(num_regions, 1) for number in features), _MEASURES * (num_regions + num_outlines))
+        self.blocks = tuple(size for size in blocks if size)
+        self.standardise = Standardise(sum(self.blocks))
+        self.dropout = nn.Dropout(plan.dropout)
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(sum(self.blocks), len(classes)) for name, classes in plan.heads.items()}
+        )
+
+    def layers(self) -> dict[str, nn.Linear]:
+        """The layer of each head."""
+        return {name: layer for name, layer in self.heads.items() if isinstance(layer, nn.Linear)}
+
+    def pool(self, features: Sequence[Tensor], regions: Tensor | None, outlines: Tensor | None = None) -> Tensor:
+        """Features (B, F, ...) per scale; regions and outlines (B, R, I, J, K) in [0, 1]. Returns (B, width)."""
+        pooled = [_pool(scale.float(), regions) for scale in features]
+        measured = [part.float() for part in (regions, outlines) if part is not None]
+        return torch.cat([*pooled, *(measure_shape(part) for part in measured)], dim=1)
+
+    def forward(self, pooled: Tensor) -> dict[str, Tensor]:
+        """(B, width) to (B, classes) by head."""
+        standard = self.dropout(self.standardise(pooled))
+        return {name: head(standard) for name, head in self.heads.items()}
+
+
+def _pool(features: Tensor, regions: Tensor | None) -> Tensor:
+    """(B, F, ...) and (B, R, I, J, K) to (B, 2 R F): mean and maximum of the features under each region."""
+    if regions is None:
+        return torch.cat([features.mean((2, 3, 4)), features.amax((2, 3, 4))], dim=1)
+    weights = functional.max_pool3d(_shrink(regions.float(), features), 3, 1, 1).flatten(2)
+    flat = features.flatten(2)
+    mean = torch.einsum("bfn,brn->brf", flat, weights) / (weights.sum(2).unsqueeze(2) + 1e-3)
+    maximum = torch.stack(
+        [(flat * weights[:, region : region + 1]).amax(2) for region in range(weights.shape[1])], dim=1
+    )
+    return torch.cat([mean, maximum], dim=1).flatten(1)
+
+
+def _shrink(regions: Tensor, features: Tensor) -> Tensor:
+    """(B, R, I, J, K) averaged to the voxels of the features; as plain pooling where it can be, which ONNX has."""
+    fine, (i, j, k) = regions.shape[2:], features.shape[2:]
+    if any(many % few for many, few in zip(fine, (i, j, k), strict=True)):
+        return functional.adaptive_avg_pool3d(regions, (i, j, k))
+    return functional.avg_pool3d(regions, (fine[0] // i, fine[1] // j, fine[2] // k))
+
+
+def measure_shape(regions: Tensor) -> Tensor:
+    """(B, R, I, J, K) to (B, 7 R): log of each region's size, then how ragged it is at three widths.
+
+    What an average over 3, 5 and 7 voxels takes away from a region is its rim: a thin spicule is lost to the smallest
+    average, a lobe to the largest only. Rims count in relation to the size and to the surface of a ball of that size.
+    """
+    size = regions.sum((2, 3, 4))
+    measures = [torch.log1p(size) / 10]
+    for width in _WIDTHS:
+        smooth = functional.avg_pool3d(functional.pad(regions, (width // 2,) * 6), width, 1)
+        rim = (regions * (1 - smooth)).sum((2, 3, 4))
+        measures += [rim / (size + 1), rim / (size + 1) ** (2 / 3)]
+    return torch.cat(measures, dim=1)

@@ -1,0 +1,282 @@
+"""`medseg baseline`: classical models on the split of the network, judged on the same cases by the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medseg.core.baseline import BaselineHead, BaselineModel, BaselineReport, MissingRegion
+from medseg.core.document import suggest
+from medseg.core.errors import InputError, MedsegError, ModelError, UsageError, case_context
+from medseg.core.findings import CaseFailure
+from medseg.core.progress import Progress, silent
+from medseg.data.store import open_store
+from medseg.engine.baseline import Table, Teaching, fit_baseline
+from medseg.io.bundle import read_bundle
+from medseg.io.contained import contained
+from medseg.io.files import require_writable, write_text
+from medseg.io.volumes import read_volumes
+from medseg.workflows.baseline_cases import Measured, Measuring, is_two_valued
+from medseg.workflows.baseline_sides import Sides, choose_sides, inner_folds, wanted_heads
+from medseg.workflows.baseline_verdict import Judges, contrast_with
+from medseg.workflows.forecast import Forecast
+from medseg.workflows.provenance import make_provenance
+from medseg.workflows.report import remake_pages
+
+if TYPE_CHECKING:
+    from medseg.core.baseline import BaselineSettings
+    from medseg.core.case import Case, Dataset
+    from medseg.io.bundle import Bundle
+    from medseg.workflows.workspace import Workspace
+
+BASELINE = "baseline.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the baselines are held against.
+
+    Attributes:
+        manifest: The dataset; None means that of the workspace's store.
+        bundle: The network; None means the workspace's newest, or none where there is none.
+        network: Whether a network takes part at all.
+    """
+
+    manifest: Path | None = None
+    bundle: Path | None = None
+    network: bool = True
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was found, and where it lies.
+
+    Attributes:
+        page: The cohort's page that shows it; None where the folder holds no evaluation.
+    """
+
+    file: Path
+    page: Path | None
+    report: BaselineReport
+    num_measured: int
+
+
+def baseline(
+    workspace: Workspace, settings: BaselineSettings, request: Request, out: Path, *, progress: Progress = silent
+) -> Judged:
+    """Fit the baselines on the training cases and judge them, and the network, on the others.
+
+    Args:
+        workspace: With a store or runs, unless the request names a manifest and no network.
+        settings: Heads, labels, models, split.
+        request: Dataset and network.
+        out: Takes `baseline.json`; the page of an evaluation in it is made again.
+        progress: Wraps the loops over cases.
+
+    Raises:
+        UsageError: E-NO-HEAD, E-LABEL-NAME, E-BASELINE-CLASS, E-SPLIT, E-OPTION.
+        ModelError: E-BASELINE-MODEL, E-NO-STORE, or as `read_bundle`.
+        InputError: E-ALL-FAILED when no case of a side could be measured.
+    """
+    dataset, model, sides = _opened(workspace, settings, request)
+    heads = wanted_heads(dataset, settings)
+    for head in heads:  # before any image is read
+        inner_folds(_with_class(sides.teach, head), dataset, head, num_folds=settings.inner_folds)
+    require_writable(out)
+    with contained(settings):
+        measuring = _measuring(dataset, settings, model, sides)
+        taught, lost = _each(sides.teach, measuring.teaching, progress, "measuring training cases")
+        judged, others = _each(sides.judge, measuring.judged, progress, "measuring judged cases")
+    report = BaselineReport(
+        name=dataset.name,
+        model="" if model is None else model.manifest.name,
+        judge=settings.judge,
+        regions=measuring.labels,
+        region_words=measuring.words,
+        heads=tuple(
+            _judge_head(head, dataset, taught, judged, settings) for head in progress(heads, "fitting", len(heads))
+        ),
+        missing=_missing(measuring.labels, taught, judged),
+        failures=(*lost, *others),
+        provenance=make_provenance(dataset.name, settings),
+    )
+    write_text(out / BASELINE, report.to_json())
+    page = out / "index.html" if (out / "cohort.json").is_file() else None
+    if page is not None:
+        remake_pages(out)
+    return Judged(out / BASELINE, page, report, len(taught) + len(judged))
+
+
+def forecast_baseline(workspace: Workspace, settings: BaselineSettings, request: Request, out: Path) -> Forecast:
+    """Which cases would teach and judge which models."""
+    dataset, model, sides = _opened(workspace, settings, request)
+    rows = []
+    for head in wanted_heads(dataset, settings):
+        teach = _with_class(sides.teach, head)
+        folds = inner_folds(teach, dataset, head, num_folds=settings.inner_folds)
+        counts = ", ".join(
+            f"{sum(case.classes[head] == name for case in teach)} {name}" for name in dataset.heads[head]
+        )
+        rows.append((head, f"{counts}; settings chosen in {len(folds)} inner folds"))
+    return Forecast(
+        rows=(
+            ("training cases", str(len(sides.teach))),
+            (f"judged cases ({settings.judge})", str(len(sides.judge))),
+            *rows,
+            ("models", ", ".join(settings.models)),
+            ("network", "none" if model is None else f"{model.manifest.name}, asked about every judged case"),
+            ("out", str(out / BASELINE)),
+        )
+    )
+
+
+def _opened(workspace: Workspace, settings: BaselineSettings, request: Request) -> tuple[Dataset, Bundle | None, Sides]:
+    """The dataset, the network and the split; no image is opened."""
+    manifest = request.manifest
+    dataset = open_store(workspace.store).dataset if manifest is None else workspace.dataset(manifest)
+    for label in settings.labels or ():
+        if label not in dataset.labels:
+            raise UsageError(
+                f"unknown label {label!r}",
+                code="E-LABEL-NAME",
+                remedy=f"In the dataset: {suggest(label, list(dataset.labels))}",
+            )
+    model = _model(workspace, request)
+    if settings.masks == "predicted" and (model is None or not model.plan.num_outputs):
+        message = "--masks predicted needs a model that makes masks"
+        raise UsageError(message, code="E-OPTION", remedy="Name one with --bundle, or leave --masks out.")
+    return dataset, model, choose_sides(dataset, settings, model)
+
+
+def _model(workspace: Workspace, request: Request) -> Bundle | None:
+    if not request.network:
+        return None
+    if request.bundle is not None:
+        return read_bundle(request.bundle)
+    try:
+        return read_bundle(workspace.newest_bundle())
+    except ModelError as error:
+        if error.code != "E-NO-MODEL":
+            raise
+        return None  # the report and the terminal say that no network took part
+
+
+def _measuring(dataset: Dataset, settings: BaselineSettings, model: Bundle | None, sides: Sides) -> Measuring:
+    from medseg.core.settings import InferSettings
+    from medseg.engine.predict import Predictor
+
+    labels = dataset.label_names if settings.labels is None else settings.labels
+    outlines = not labels and is_two_valued(
+        read_volumes(sides.teach[0].images, dataset.reading_of(sides.teach[0]), channels=len(dataset.channels))
+    )
+    if model is None:
+        return Measuring(dataset, labels, outlines)
+    predictor = Predictor(model, InferSettings(device=settings.device, amp=settings.amp, backend="torch"))
+    return Measuring(dataset, labels, outlines, predictor, settings.masks != "reference" and model.plan.num_outputs > 0)
+
+
+def _each(
+    cases: Sequence[Case], work: Callable[[Case], Measured], progress: Progress, description: str
+) -> tuple[list[Measured], list[CaseFailure]]:
+    """Measure every case; one that fails is named and left out.
+
+    Raises:
+        InputError: E-ALL-FAILED when none is left.
+    """
+    done, failures = [], []
+    for case in progress(cases, description, len(cases)):
+        try:
+            with case_context(case.id):
+                done.append(work(case))
+        except MedsegError as error:
+            failures.append(
+                CaseFailure(case=case.id, code=error.code, message=error.message, remedy=error.remedy or None)
+            )
+    if not done:
+        raise InputError(
+            f"{description}: none of {len(cases)} could be measured; the first: {failures[0].message}",
+            code="E-ALL-FAILED",
+            remedy="Run `medseg check` for the whole list.",
+        )
+    return done, failures
+
+
+def _judge_head(
+    head: str, dataset: Dataset, taught: Sequence[Measured], judged: Sequence[Measured], settings: BaselineSettings
+) -> BaselineHead:
+    names = dataset.heads[head]
+    teach = [one for one in taught if head in one.case.classes]
+    judge = [one for one in judged if head in one.case.classes]
+    if not judge:
+        message = f"no judged case has a class of head {head!r}"
+        raise UsageError(message, code="E-BASELINE-CLASS", remedy="Leave the head out with --head, or judge others.")
+    judges = Judges(
+        head,
+        names,
+        np.array([names.index(one.case.classes[head]) for one in judge], dtype=np.int64),
+        [one.case.group for one in judge],
+    )
+    features = tuple(dict.fromkeys(name for one in teach for name in one.radiomics))
+    folds = inner_folds([one.case for one in teach], dataset, head, num_folds=settings.inner_folds)
+    classes = np.array([names.index(one.case.classes[head]) for one in teach], dtype=np.int64)
+    teaching = Teaching(_table(teach, features), classes, folds, settings.seed)
+    found = []
+    for family in settings.models:
+        fitted = fit_baseline(family, teaching)
+        answers = fitted.predict(_table(judge, features))
+        made = BaselineModel(
+            family=family,
+            features="radiomics",
+            num_features=len(features),
+            chosen=fitted.chosen,
+            training_auroc=fitted.training_auroc,
+            summary=judges.summary(answers),
+        )
+        found.append((made, answers))
+    found.sort(key=lambda one: -(one[0].summary.auroc or 0.0))
+    network = _network_answers(judge, head, names)
+    return BaselineHead(
+        head=head,
+        classes=names,
+        num_training_cases=len(teach),
+        num_training_patients=len({one.case.group for one in teach}),
+        num_judged_cases=len(judge),
+        num_judged_patients=len(set(judges.patients)),
+        models=tuple(made for made, _ in found),
+        network=None if network is None else judges.summary(network),
+        contrast=None if network is None else contrast_with(network, *found[0], judges),
+    )
+
+
+def _network_answers(judged: Sequence[Measured], head: str, names: tuple[str, ...]) -> Table | None:
+    """(n, classes); None when the network has no such head."""
+    if not all(head in one.answers for one in judged):
+        return None
+    return np.array([[one.answers[head][name] for name in names] for one in judged])
+
+
+def _table(cases: Sequence[Measured], features: Sequence[str]) -> Table:
+    """(n, features), NaN where a case has no such feature: the models fill it in."""
+    return np.array([[one.radiomics.get(name, np.nan) for name in features] for one in cases], dtype=np.float64)
+
+
+def _with_class(cases: Sequence[Case], head: str) -> tuple[Case, ...]:
+    return tuple(case for case in cases if head in case.classes)
+
+
+def _missing(
+    labels: tuple[str, ...], taught: Sequence[Measured], judged: Sequence[Measured]
+) -> tuple[MissingRegion, ...]:
+    found = (
+        MissingRegion(
+            label=label,
+            training=tuple(one.case.id for one in taught if label in one.missing),
+            judged=tuple(one.case.id for one in judged if label in one.missing),
+        )
+        for label in labels
+    )
+    return tuple(one for one in found if one.training or one.judged)

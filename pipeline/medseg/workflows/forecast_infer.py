@@ -1,0 +1,150 @@
+"""What `medseg infer` would do, and what it would cost (`--dry-run`)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from medseg.core.geometry import Geometry
+from medseg.core.progress import Progress, silent
+from medseg.engine.predict import Predictor
+from medseg.io.bundle import read_bundle
+from medseg.io.contained import contained
+from medseg.io.volumes import read_volumes
+from medseg.ops.blank import blank_windows
+from medseg.ops.prepare import network_shape
+from medseg.ops.sliding import WindowGrid
+from medseg.workflows.forecast import Forecast
+from medseg.workflows.inputs import collect_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from medseg.core.plan import Plan
+    from medseg.core.settings import InferSettings
+    from medseg.core.volume import Volume
+
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Of one case, or of several.
+
+    Attributes:
+        windows: Of the run.
+        blank: Of these, about how many hold nothing and need no network.
+        coarse: Windows of the pass that finds the region of interest.
+        network_voxels: On the network grid, of the largest case.
+        source_voxels: Of the largest image.
+    """
+
+    windows: int = 0
+    blank: int = 0
+    coarse: int = 0
+    network_voxels: int = 0
+    source_voxels: int = 0
+
+    def __add__(self, other: _Work) -> _Work:
+        return _Work(
+            self.windows + other.windows,
+            self.blank + other.blank,
+            self.coarse + other.coarse,
+            max(self.network_voxels, other.network_voxels),
+            max(self.source_voxels, other.source_voxels),
+        )
+
+
+def forecast_infer(
+    bundle: Path,
+    settings: InferSettings,
+    *,
+    volumes: Sequence[Path],
+    folder: Path | None,
+    split: str | None,
+    out: Path,
+    progress: Progress = silent,
+) -> Forecast:
+    """Cases, windows, time from one measured window, and memory of the largest case."""
+    model = read_bundle(bundle)
+    plan = model.plan
+    cases = collect_inputs(volumes, folder, num_channels=len(plan.channels), split=split)
+    predictor = Predictor(model, settings)
+    total = _Work()
+    with contained(settings):
+        for case in progress(cases, "reading cases", len(cases)):
+            image = read_volumes(case.images, settings.over(case.reading), channels=len(plan.channels))
+            total += _work(image, plan, settings)
+    run = total.windows - total.blank
+    mib = (
+        total.network_voxels * 4 * (len(plan.channels) + plan.num_outputs + 1)
+        + total.source_voxels * (4 * len(plan.channels) * 3 + 2)
+    ) / _MIB
+    each_s = _window_s(predictor, plan, run)
+    size = "x".join(map(str, plan.patch_size))
+    rows = [
+        ("model", model.manifest.name),
+        ("device", str(predictor.device)),
+        ("cases", str(len(cases))),
+        ("windows", f"{total.windows} of {size} voxels"),
+    ]
+    if plan.skip_constant_windows:
+        rows.append(("of these left out", f"about {total.blank}, which hold nothing"))
+    if total.coarse:
+        rows.append(("first pass", f"{total.coarse} windows; it spares those that do not touch what it finds"))
+        time_s = f"{total.coarse * each_s:,.0f} to {(total.coarse + run) * each_s:,.0f} s"
+    else:
+        time_s = f"about {run * each_s:,.0f} s"
+    rows += [
+        ("time in the network", time_s),
+        ("memory for the largest case", f"about {mib + 700:,.0f} MiB"),
+        ("out", str(out)),
+    ]
+    return Forecast(rows=tuple(rows))
+
+
+def _work(volume: Volume, plan: Plan, settings: InferSettings) -> _Work:
+    """Counted on the image as it is, without bringing it onto the network grid."""
+    image, grid = _as_the_plan_turns_it(volume, plan)
+    shape = network_shape(grid, plan.spacing_mm)
+    voxels = int(np.prod(shape)), int(np.prod(volume.geometry.shape))
+    if not plan.labels:
+        return _Work(1, 0, 0, *voxels)
+    full = WindowGrid.over(shape, plan.patch_size, settings.overlap)
+    blank = blank_windows(image, full, plan.normalisation) if plan.skip_constant_windows else 0
+    coarse = WindowGrid.over(shape, plan.patch_size, 0.0).count if settings.roi else 0
+    return _Work(full.count, blank, coarse if coarse < full.count else 0, *voxels)
+
+
+def _as_the_plan_turns_it(volume: Volume, plan: Plan) -> tuple[NDArray[np.generic], Geometry]:
+    """The voxels with their axes in the plan's orientation, cropped as the plan crops, and their grid."""
+    image, grid = volume.array, volume.geometry
+    if plan.orientation != "stored":
+        order, flips = grid.canonical_axes()
+        image = np.flip(image.transpose(0, *(axis + 1 for axis in order)), tuple(axis + 1 for axis in flips))
+        grid = grid.canonical()
+    if plan.crop == "nonzero" and image.any():
+        plane = (image != 0).any(axis=0)
+        lines = [np.flatnonzero(plane.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+        start, stop = [int(line[0]) for line in lines], [int(line[-1]) + 1 for line in lines]
+        image = image[(slice(None), *(slice(*ends) for ends in zip(start, stop, strict=True)))]
+        grid = grid.cropped(start, stop)
+    return image, grid
+
+
+def _window_s(predictor: Predictor, plan: Plan, num_windows: int) -> float:
+    """Seconds of one window; the second, without what only the first one does."""
+    window = torch.randn(1, len(plan.channels), *plan.patch_size, generator=torch.Generator().manual_seed(0))
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        predictor.forward(window, num_windows=num_windows)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from medseg.nn.diagnosis import Standardise, _pool, measure_shape
+
+
+def test_features_are_standardised_over_all_cases_seen():
+    standardise = Standardise(2)
+    seen = torch.randn(400, 2) * torch.tensor([3.0, 0.1]) + torch.tensor([10.0, -1.0])
+    for pair in seen.split(2):
+        standardise(pair)
+    standardise.eval()
+    result = standardise(seen)
+    assert result.mean(0).abs().max() < 0.25
+    assert (result.std(0) - 1).abs().max() < 0.25
+    assert standardise(torch.full((1, 2), 1e6)).max() == 5
+
+
+def test_pooling_by_hand():
+    features = torch.zeros(1, 1, 4, 1, 1)
+    features[0, 0, :, 0, 0] = torch.tensor([5.0, 1.0, 2.0, 100.0])
+    regions = torch.zeros(1, 2, 8, 1, 1)
+    regions[0, 0, :2] = 1  # the first voxel of the features; dilated, the first two
+    mean_1, mean_2, max_1, max_2 = _pool(features, regions)[0].tolist()
+    assert mean_1 == pytest.approx(6 / 2.001)
+    assert max_1 == 5
+    assert (mean_2, max_2) == (0, 0)
+    assert _pool(features, None)[0].tolist() == [27, 100]
+
+
+def test_what_lies_outside_the_regions_does_not_change_the_diagnosis():
+    features, regions = torch.randn(1, 4, 8, 8, 8), torch.zeros(1, 1, 16, 16, 16)
+    regions[..., 4:8, 4:8, 4:8] = 1
+    changed = features.clone()
+    changed[..., 6:, :, :] += 50
+    torch.testing.assert_close(_pool(features, regions), _pool(changed, regions))
+    changed[..., 3, 3, 3] += 50
+    assert not torch.allclose(_pool(features, regions), _pool(changed, regions))
+
+
+def test_the_shape_of_one_voxel_by_hand():
+    region = torch.zeros(1, 1, 9, 9, 9)
+    region[..., 4, 4, 4] = 1
+    size, *rims = measure_shape(region)[0].tolist()
+    assert size == pytest.approx(math.log(2) / 10)
+    expected = [(1 - 1 / width**3) / divisor for width in (3, 5, 7) for divisor in (2, 2 ** (2 / 3))]
+    assert rims == pytest.approx(expected)
+
+
+def test_a_cross_is_more_ragged_than_a_block_of_its_size():
+    block, cross = torch.zeros(2, 1, 1, 21, 21, 21)
+    block[..., 8:13, 8:13, 8:13] = 1
+    cross[..., 8:13, 10, 10] = cross[..., 9:12, 9:12, 9:12] = 1
+    cross[..., 10, :, 9:12] = cross[..., 10, 9:12, :] = 1
+    block, cross = measure_shape(block)[0], measure_shape(cross)[0]
+    assert (cross[1:] > block[1:]).all()
+
+
+def test_regions_are_measured_one_by_one():
+    regions = torch.rand(2, 3, 8, 8, 8)
+    together = measure_shape(regions).reshape(2, 7, 3)
+    for number in range(3):
+        torch.testing.assert_close(together[:, :, number], measure_shape(regions[:, number : number + 1]))

@@ -1,0 +1,73 @@
+"""`infer --dry-run`: what it counts is what the run does."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medseg.core.settings import InferSettings
+from medseg.engine.predict import Predictor
+from medseg.io.bundle import Bundle, read_bundle, write_bundle
+from medseg.io.volumes import read_volume
+from medseg.workflows.forecast_infer import forecast_infer
+
+PATCH = (8, 8, 8)
+# Axes permuted and flipped against RAS, as the network grid has them.
+AFFINE = np.array([[0, 0, -5.0, 40], [4, 0, 0, -30], [0, -3.0, 0, 12], [0, 0, 0, 1]])
+
+
+@pytest.fixture(scope="module")
+def bundle(workspace, tmp_path_factory) -> Bundle:
+    """With small windows, and those of air left out."""
+    made = read_bundle(workspace.newest_bundle())
+    plan = made.plan.model_copy(update={"patch_size": PATCH, "skip_constant_windows": True})
+    folder = tmp_path_factory.mktemp("models") / "model"
+    write_bundle(folder, made.manifest, plan, weights=list(made.weights), metrics="{}", card="")
+    return read_bundle(folder)
+
+
+@pytest.fixture
+def image(tmp_path):
+    """A block off the centre of much air; along each axis at another place."""
+    array = np.full((60, 70, 50), -1000, np.int16)
+    array[40:52, 10:25, 30:45] = 100
+    path = tmp_path / "case.nii.gz"
+    nib.save(nib.Nifti1Image(array, AFFINE), path)
+    return path
+
+
+def _rows(bundle, image, **settings):
+    chosen = InferSettings(backend="torch", **settings)
+    made = forecast_infer(bundle.folder, chosen, volumes=[image], folder=None, split=None, out=image.parent / "out")
+    return dict(made.rows), Predictor(bundle, chosen).predict(read_volume(image))
+
+
+def test_blank_windows_are_counted_before_the_run(bundle, image):
+    rows, answer = _rows(bundle, image)
+    assert int(rows["windows"].split()[0]) == answer.windows
+    expected = int(rows["of these left out"].split()[1].strip(","))
+    assert 0.8 * answer.skipped_windows <= expected <= answer.skipped_windows
+    assert answer.skipped_windows > 0.5 * answer.windows
+    assert "first pass" not in rows
+
+
+def test_a_region_of_interest_makes_the_time_a_range(bundle, image):
+    rows, answer = _rows(bundle, image, roi=True)
+    assert answer.region is not None
+    assert int(rows["windows"].split()[0]) == answer.windows + answer.region.left_out_windows
+    assert int(rows["first pass"].split()[0]) == answer.region.coarse_windows
+    assert " to " in rows["time in the network"]
+
+
+def test_where_the_plan_crops_to_what_is_not_zero_and_skips_nothing(bundle, tmp_path):
+    array = np.zeros((60, 70, 50), np.int16)
+    array[40:52, 10:25, 30:45] = 100
+    path = tmp_path / "cropped.nii.gz"
+    nib.save(nib.Nifti1Image(array, AFFINE), path)
+    plan = bundle.plan.model_copy(update={"crop": "nonzero", "skip_constant_windows": False})
+    folder = tmp_path / "model"
+    write_bundle(folder, bundle.manifest, plan, weights=list(bundle.weights), metrics="{}", card="")
+    rows, answer = _rows(read_bundle(folder), path)
+    assert "of these left out" not in rows
+    assert int(rows["windows"].split()[0]) == answer.windows
