@@ -179,3 +179,21 @@ def test_a_budget_is_kept_and_early_models_are_offered(store, cases, tmp_path):
     assert offered
     assert set(offered[0]) >= {"dice", "dice/organ", "dice/lesion"}
     assert fitted.progress.elapsed_s < 12
+
+
+def test_the_board_shows_curves_use_and_pictures_of_patches(store, cases, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(store, cases, tmp_path, settings=SETTINGS.model_copy(update={"epochs": 6}))
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(board.Tags()["scalars"]) >= {
+        "train/segmentation",
+        "train/classification",
+        "train/gradient_norm",
+        "train/learning_rate",
+        "use/patches_per_s",
+        "use/cpu_percent",
+        "validation/dice",
+        "validation/dice/organ",
+    }
+    assert board.Tags()["images"] == ["patches"]

@@ -121,16 +121,13 @@ class TrainingWatch:
 
 def _describe(status: Status) -> str:
     minutes, seconds = divmod(round(status.remaining_s), 60)
-    losses = ", ".join(
-        f"{name} {value:.3f}" for name, value in status.losses.items() if name not in {"gradient_norm", "skipped"}
-    )
+    hidden = {"gradient_norm", "skipped"}
+    losses = ", ".join(f"{name} {value:.3f}" for name, value in status.losses.items() if name not in hidden)
     scores = ", ".join(
         f"{name} {value:.3f}"
         for name, value in status.validation.items()
         if name == "dice" or name.endswith(("/accuracy", "/auroc"))
     )
     left = f"{minutes}:{seconds:02d} left" if status.step >= 5 else "estimating"
-    return (
-        f"step {status.step}, {left}, {status.steps_per_s:.2f} steps/s ({status.samples_per_s:.1f} patches/s), loss: {losses}"
-        + (f"; validation: {scores}" if scores else "")
-    )
+    pace = f"{status.steps_per_s:.2f} steps/s ({status.samples_per_s:.1f} patches/s)"
+    return f"step {status.step}, {left}, {pace}, loss: {losses}" + (f"; validation: {scores}" if scores else "")

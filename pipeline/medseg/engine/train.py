@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from medseg.core.plan import Plan
     from medseg.core.settings import TrainSettings
     from medseg.data.store import LoadedCase
@@ -61,7 +58,6 @@ class Fitted:
 
     weights: dict[str, Tensor]
     validation: dict[str, float]
-    history: tuple[dict[str, float], ...]
     progress: TrainingProgress
     finished: bool
 
@@ -96,8 +92,8 @@ def fit(
     watched = _some_of(held_back, seed=settings.seed)
     clock = _clock(plan, settings, progress, num_cases=len(cases), num_held_back=len(held_back))
     usage = Usage(machine.device)
-    history: list[dict[str, float]] = []
     running: dict[str, float] = {}
+    scores: dict[str, float] = {}
     with Journal(run.folder, step=clock.step) as journal, stop_requests(run.folder) as stop_asked:
 
         def judged(chosen: Sequence[LoadedCase]) -> dict[str, float]:
@@ -110,22 +106,17 @@ def fit(
                     raise Stopped  # noqa: TRY301 - the same way out as from the middle of a validation
                 if clock.validation_due() and held_back:
                     scores = clock.timed_validation(lambda: judged(watched))
-                    history.append({"step": float(clock.step), "seconds": clock.elapsed(), **scores})
-                    journal.record("validation", clock.step, scores)
+                    journal.record("validation", clock.step, {"seconds": clock.elapsed(), **scores})
+                    _show_patches(journal, machine, sampler, clock.step, settings)
                     run.on_validation(machine.model(), scores)
-                    if plan.num_outputs:
-                        journal.picture("patches", clock.step, _patches(machine, sampler, clock.step, settings))
                 losses = guarded_step(machine, sampler.batch(clock.step), clock, settings, folder=run.folder)
                 clock.advance()
                 running = {name: 0.9 * running.get(name, value) + 0.1 * value for name, value in losses.items()}
                 if clock.step % 10 == 0:
-                    status = clock.status(running, {})
-                    pace = {"learning_rate": machine.learning_rate(), "samples_per_s": status.samples_per_s}
-                    journal.record("train", clock.step, {**losses, **pace})
-                    journal.record("use", clock.step, usage.read())
+                    _tell(journal, machine, clock, losses, usage)
                 if clock.checkpoint_due():
                     save_checkpoint(path, clock.progress(), state)
-                run.on_step(clock.status(running, history[-1] if history else {}))
+                run.on_step(clock.status(running, scores))
             # Before the heads are fitted once more: a training that is extended goes on with those it trained.
             save_checkpoint(path, clock.progress(), state)
             refit_heads(
@@ -138,20 +129,28 @@ def fit(
                 dtype=machine.dtype,
             )
             scores, finished = judged(held_back), True
-            journal.record("validation", clock.step, scores)
+            journal.record("validation", clock.step, {"seconds": clock.elapsed(), **scores})
         except Stopped:
             scores, finished = {}, False
             if not clock.over():
                 save_checkpoint(path, clock.progress(), state)
-    return Fitted(machine.model(), scores, tuple(history), clock.progress(), finished)
+    return Fitted(machine.model(), scores, clock.progress(), finished)
 
 
-def _patches(machine: Machine, sampler: PatchSampler, step: int, settings: TrainSettings) -> NDArray[np.uint8]:
-    """Picture of what the next step will see, with the reference and the averaged network's answer."""
+def _tell(journal: Journal, machine: Machine, clock: Clock, losses: dict[str, float], usage: Usage) -> None:
+    journal.record("train", clock.step, {**losses, "learning_rate": machine.learning_rate()})
+    journal.record("use", clock.step, {"patches_per_s": clock.samples_per_s(), **usage.read()})
+
+
+def _show_patches(
+    journal: Journal, machine: Machine, sampler: PatchSampler, step: int, settings: TrainSettings
+) -> None:
+    """Draw what the next step will see, with the reference and the averaged network's answer."""
     batch = sampler.batch(step).to(machine.device)
     seen, _ = as_seen(batch, machine.how, seed=(settings.seed, step), augmented=settings.augment)
-    logits = torch_segment(machine.averaged, machine.dtype)(seen.image)
-    return mosaic(seen.image, seen.labels, logits.argmax(1))
+    if seen.known.any():
+        answer = torch_segment(machine.averaged, machine.dtype)(seen.image).argmax(1)
+        journal.picture("patches", step, mosaic(seen.image, seen.labels, answer))
 
 
 def has_ended(run: Path, identity: dict[str, str], plan: Plan, settings: TrainSettings, **sizes: int) -> int | None:
