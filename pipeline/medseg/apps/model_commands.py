@@ -24,6 +24,16 @@ def train(
         str | None, typer.Option(help="Dealt evenly into folds: class, none, or an attribute such as site.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Patches of a step instead of the plan's number.")] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(help="Parts in which a step's batch goes through the network: less memory.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="adamw, or sgd as nnU-Net trains.")] = None,
+    compile_: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="torch.compile; default: on CUDA.")
+    ] = None,
+    deterministic: Annotated[
+        bool | None, typer.Option("--deterministic", help="The same result every time on the same machine.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the run; another name trains beside earlier runs.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier training of this name.")] = False,
@@ -62,6 +72,10 @@ def train(
         num_folds=folds,
         stratify_by=stratify_by,
         batch_size=batch_size,
+        accumulate=accumulate,
+        recipe=recipe,
+        compile=compile_,
+        deterministic=deterministic,
         seed=seed,
         device=device,
         amp=amp,

@@ -64,6 +64,18 @@ class Batch:
         views = self.views()
         return {head: values[views] for head, values in self.classes.items()}
 
+    def part(self, rows: Tensor) -> Batch:
+        """Some of the samples, on the device where they lie."""
+        chosen = rows.tolist()
+        return Batch(
+            self.image[rows],
+            self.labels[rows],
+            self.known[rows],
+            {head: values[rows] for head, values in self.classes.items()},
+            tuple(self.cases[row] for row in chosen),
+            tuple(self.slots[row] for row in chosen),
+        )
+
     def to(self, device: torch.device) -> Batch:
         return Batch(
             self.image.to(device, non_blocking=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,17 @@ def pick_device(name: str) -> torch.device:
     if missing or device.type not in {"cpu", "cuda", "mps"}:
         raise UsageError(f"device {name!r} is not on this machine", code="E-DEVICE", remedy="Use --device auto or cpu.")
     return device
+
+
+def make_deterministic() -> None:
+    """The same result every time on the same machine, of every kind; what cannot promise it raises an error.
+
+    cuBLAS reads its workspace from the environment, when it is first used.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(mode=True)
 
 
 def amp_dtype(device: torch.device, *, enabled: bool) -> torch.dtype | None:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from medseg.engine.devices import amp_dtype, pick_device, place
+from medseg.engine.compiling import compile_network
+from medseg.engine.devices import amp_dtype, make_deterministic, pick_device, place
+from medseg.engine.recipes import Recipe, recipe_of
 from medseg.nn.build import build_network
 from medseg.ops.augment import Augmentation
 
@@ -25,6 +27,7 @@ class Machine:
 
     network: Network
     averaged: Network
+    recipe: Recipe
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     device: torch.device
@@ -55,15 +58,17 @@ def build_machine(plan: Plan, settings: TrainSettings) -> Machine:
     """
     device = pick_device(settings.device)
     if settings.deterministic:
-        torch.use_deterministic_algorithms(mode=True)
+        make_deterministic()
     network = place(build_network(plan, seed=settings.seed), device)
-    dtype = amp_dtype(device, enabled=settings.amp)
+    dtype, recipe = amp_dtype(device, enabled=settings.amp), recipe_of(settings)
+    averaged = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
+    if device.type == "cuda" if settings.compile is None else settings.compile:
+        compile_network(network, plan, batch_size=-(-plan.batch_size // settings.accumulate), dtype=dtype)
     return Machine(
         network=network,
-        averaged=copy.deepcopy(network).eval().requires_grad_(requires_grad=False),
-        optimizer=torch.optim.AdamW(
-            network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.99)
-        ),
+        averaged=averaged,
+        recipe=recipe,
+        optimizer=recipe.optimizer(network.parameters()),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         device=device,
         dtype=dtype,

@@ -58,9 +58,8 @@ def guarded_step(
         ResourceError: E-MEMORY, with what to do.
     """
     share = clock.share()
-    warm = min(1.0, (clock.step + 1) / (settings.warmup_steps + 1))
     for group in machine.optimizer.param_groups:
-        group["lr"] = settings.learning_rate * warm * max(1 - share, 1e-3) ** 0.9
+        group["lr"] = machine.recipe.rate(clock.step, share, warmup_steps=settings.warmup_steps)
     ramp = min(max((share - _RAMP[0]) / (_RAMP[1] - _RAMP[0]), 0.0), 1.0)
     pace = Pace(class_weight=settings.class_weight * ramp, reference_share=1 - share)
     seed = (settings.seed, clock.step)
@@ -124,6 +123,41 @@ def train_step(
     batch, draws = as_seen(batch.to(machine.device), machine.how, seed=seed, augmented=settings.augment)
     shown = draws < pace.reference_share
     machine.network.train()
+    machine.optimizer.zero_grad(set_to_none=True)
+    told: dict[str, float] = {}
+    for rows in torch.arange(len(shown), device=machine.device).chunk(settings.accumulate):
+        part = batch.part(rows) if settings.accumulate > 1 else batch
+        losses = _losses(machine, part, shown[rows], pace)
+        shares = {
+            "segmentation": len(rows) / len(shown),
+            "classification": len(part.views()) / max(len(batch.views()), 1),
+        }
+        weighted = {name: value * shares[name] for name, value in losses.items()}
+        if weighted:
+            machine.scaler.scale(torch.stack(list(weighted.values())).sum()).backward()  # type: ignore[no-untyped-call]
+        for name, value in weighted.items():
+            told[name] = told.get(name, 0.0) + float(value.detach())
+    if not told:
+        return {}
+    machine.scaler.unscale_(machine.optimizer)
+    norm = nn.utils.clip_grad_norm_(machine.network.parameters(), machine.recipe.gradient_clip)
+    is_finite = bool(torch.isfinite(norm))
+    machine.num_skipped = 0 if is_finite else machine.num_skipped + 1
+    if machine.num_skipped > (_MOST_SKIPPED if machine.scaler.is_enabled() else 0):
+        raise not_finite("the gradient is not finite", batch.cases)
+    machine.scaler.step(machine.optimizer)
+    machine.scaler.update()
+    machine.average(min(settings.ema_decay, (1 + seed[1]) / (10 + seed[1])))
+    # A scaler answers a gradient that is not finite with a smaller scale, and makes no step.
+    return {**told, "gradient_norm": float(norm)} if is_finite else {**told, "skipped": 1.0}
+
+
+def _losses(machine: Machine, batch: Batch, shown: Tensor, pace: Pace) -> dict[str, Tensor]:
+    """Forward pass and losses by name; empty when there is nothing to learn from.
+
+    Raises:
+        MedsegError: E-NUMERIC.
+    """
     with autocast(machine.device, machine.dtype):
         output = machine.network(
             batch.image.contiguous(memory_format=torch.channels_last_3d),
@@ -135,22 +169,6 @@ def train_step(
         losses["segmentation"] = segmentation_loss(output.logits, batch.labels, batch.known)
     if output.classes and (classified := class_loss(output.classes, batch.classes_of_views())) is not None:
         losses["classification"] = classified * (pace.class_weight if output.logits else 1.0)
-    if not losses:
-        return {}
-    total = torch.stack(list(losses.values())).sum()
-    if not bool(torch.isfinite(total)):
+    if losses and not bool(torch.isfinite(total := torch.stack(list(losses.values())).sum())):
         raise not_finite(f"the loss is not finite ({float(total.detach())})", suspects(batch, output))
-    machine.optimizer.zero_grad(set_to_none=True)
-    machine.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-    machine.scaler.unscale_(machine.optimizer)
-    norm = nn.utils.clip_grad_norm_(machine.network.parameters(), settings.gradient_clip)
-    is_finite = bool(torch.isfinite(norm))
-    machine.num_skipped = 0 if is_finite else machine.num_skipped + 1
-    if machine.num_skipped > (_MOST_SKIPPED if machine.scaler.is_enabled() else 0):
-        raise not_finite("the gradient is not finite", batch.cases)
-    machine.scaler.step(machine.optimizer)
-    machine.scaler.update()
-    machine.average(min(settings.ema_decay, (1 + seed[1]) / (10 + seed[1])))
-    told = {name: float(value.detach()) for name, value in losses.items()}
-    # A scaler answers a gradient that is not finite with a smaller scale, and makes no step.
-    return {**told, "gradient_norm": float(norm)} if is_finite else {**told, "skipped": 1.0}
+    return losses

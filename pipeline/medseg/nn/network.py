@@ -46,6 +46,22 @@ class Convolution(Normalised):
         return functional.leaky_relu(super().forward(x), 0.01, inplace=True)
 
 
+class MeanPool(nn.AvgPool3d):
+    """Means over blocks; of torch's own the gradient is refused on a GPU where every run must give the same result."""
+
+    def __init__(self, stride: Shape) -> None:
+        super().__init__(stride, stride, ceil_mode=True)
+        self._stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        i, j, k = self._stride
+        divides = all(size % step == 0 for size, step in zip(x.shape[2:], self._stride, strict=True))
+        if not (divides and torch.are_deterministic_algorithms_enabled()):
+            return super().forward(x)
+        blocks = (*x.shape[:2], x.shape[2] // i, i, x.shape[3] // j, j, x.shape[4] // k, k)
+        return x.reshape(blocks).mean((3, 5, 7))
+
+
 class ResidualBlock(nn.Module):
     """Two convolutions around a shortcut; the shortcut pools and projects where the shape changes."""
 
@@ -53,7 +69,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.first = Convolution(in_features, out_features, kernel=kernel, stride=stride)
         self.second = Normalised(out_features, out_features, kernel=kernel)
-        self.pool = nn.AvgPool3d(stride, stride, ceil_mode=True) if max(stride) > 1 else nn.Identity()
+        self.pool = MeanPool(stride) if max(stride) > 1 else nn.Identity()
         changes = in_features != out_features
         self.project = Normalised(in_features, out_features, kernel=(1, 1, 1)) if changes else nn.Identity()
 

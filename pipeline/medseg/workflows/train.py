@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from medseg.workflows.workspace import Workspace
 
 _FREE = {"budget", "epochs", "batch_size", "device", "amp", "learning_rate", "gradient_clip", "deterministic"}
+_FREE |= {"accumulate", "compile"}
 
 
 @dataclass(frozen=True)
