@@ -125,7 +125,9 @@ def test_another_file_is_no_evidence(tmp_path):
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate"), MemoryError()]
 )
-@pytest.mark.parametrize(("size", "advice"), [(3, "--batch-size 1: it goes on"), (1, "smaller patch_size")])
+@pytest.mark.parametrize(
+    ("size", "advice"), [(3, r"--batch-size 1, .*accumulate=2\): it goes on"), (1, "smaller patch_size")]
+)
 def test_out_of_memory_names_the_smaller_batch(machine, sampler, clock, tmp_path, monkeypatch, error, size, advice):
     def fails(*_, **__):
         raise error

@@ -78,7 +78,8 @@ def guarded_step(
         raise ResourceError(
             f"a step of {size} patches does not fit into the memory of {machine.device}",
             code="E-MEMORY",
-            remedy=f"Run the command again with --batch-size {size // 2}: it goes on from the last checkpoint."
+            remedy=f"Run the command again with --batch-size {size // 2}, or with the whole batch in parts "
+            f"(--set train.accumulate={2 * settings.accumulate}): it goes on from the last checkpoint."
             if size > 1
             else "Set a smaller patch_size in the store's plan.json and train with --restart.",
         ) from error
