@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from medseg.engine.backends import torch_segment
 from medseg.engine.checkpoint import TrainingProgress, TrainingState, load_checkpoint, load_progress, save_checkpoint
 from medseg.engine.clock import Clock
 from medseg.engine.diagnosis import refit_cost, refit_heads
+from medseg.engine.distributed import ALONE, Ranks
 from medseg.engine.journal import Journal
 from medseg.engine.machine import build_machine
 from medseg.engine.mosaic import mosaic
@@ -44,12 +46,14 @@ class Run:
         identity: What must be equal for a checkpoint to be resumed.
         on_step: Called after every step.
         on_validation: Called with the averaged weights and their scores, so that a usable model exists early.
+        ranks: This process among those of the training; only one writes.
     """
 
     folder: Path
     identity: dict[str, str]
     on_step: Callable[[Status], None]
     on_validation: Callable[[dict[str, Tensor], dict[str, float]], None]
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,48 +87,50 @@ def fit(
         MedsegError: E-NUMERIC when the loss is not finite; no weight has then been touched.
         ResourceError: E-MEMORY when the device's memory does not hold a step.
     """
+    ranks, slots = run.ranks, run.ranks.slots(plan.batch_size)
     machine = build_machine(plan, settings)
-    progress, path = TrainingProgress(identity=run.identity), run.folder / CHECKPOINT
     state = TrainingState(machine.network, machine.averaged, machine.optimizer, machine.scaler)
-    if path.exists():
-        progress = load_checkpoint(path, run.identity, state)
+    progress = _resumed(run, state)
     sampler = PatchSampler(cases, plan, seed=settings.seed)
     watched = _some_of(held_back, seed=settings.seed)
-    clock = _clock(plan, settings, progress, num_cases=len(cases), num_held_back=len(held_back))
+    clock = _clock(plan, settings, progress, ranks.now, num_cases=len(cases), num_held_back=len(held_back))
     usage = Usage(machine.device)
     running: dict[str, float] = {}
     scores: dict[str, float] = {}
-    with Journal(run.folder, step=clock.step) as journal, stop_requests(run.folder) as stop_asked:
+    with (
+        Journal(run.folder if ranks.is_writer else None, step=clock.step) as journal,
+        stop_requests(run.folder) as stop_asked,
+    ):
 
         def judged(chosen: Sequence[LoadedCase]) -> dict[str, float]:
-            network, device, dtype = machine.averaged, machine.device, machine.dtype
-            return validate(network, chosen, plan, device=device, dtype=dtype, stop_asked=stop_asked)
+            where: Any = {"device": machine.device, "dtype": machine.dtype, "ranks": ranks}
+            return validate(machine.averaged, chosen, plan, **where, stop_asked=stop_asked)
 
         try:
             while not clock.over():
-                if stop_asked():
+                if ranks.any(stop_asked()):
                     raise Stopped  # noqa: TRY301 - the same way out as from the middle of a validation
                 if clock.validation_due() and held_back:
                     scores = clock.timed_validation(lambda: judged(watched))
                     journal.record("validation", clock.step, {"seconds": clock.elapsed(), **scores})
                     _show_patches(journal, machine, sampler, clock.step, settings)
                     run.on_validation(machine.model(), scores)
-                losses = guarded_step(machine, sampler.batch(clock.step), clock, settings, folder=run.folder)
+                losses = guarded_step(machine, sampler.batch(clock.step, slots), clock, settings, folder=run.folder)
                 clock.advance()
                 running = {name: 0.9 * running.get(name, value) + 0.1 * value for name, value in losses.items()}
                 if clock.step % 10 == 0:
                     _tell(journal, machine, clock, losses, usage)
                 if clock.checkpoint_due():
-                    save_checkpoint(path, clock.progress(), state)
+                    _save(run, clock, state)
                 run.on_step(clock.status(running, scores))
             # Before the heads are fitted once more: a training that is extended goes on with those it trained.
-            save_checkpoint(path, clock.progress(), state)
+            _save(run, clock, state)
             refit_heads(
                 machine.averaged,
                 cases,
                 plan,
                 seed=settings.seed,
-                stop_asked=stop_asked,
+                stop_asked=lambda: ranks.any(stop_asked()),
                 device=machine.device,
                 dtype=machine.dtype,
             )
@@ -133,7 +139,7 @@ def fit(
         except Stopped:
             scores, finished = {}, False
             if not clock.over():
-                save_checkpoint(path, clock.progress(), state)
+                _save(run, clock, state)
     return Fitted(machine.model(), scores, clock.progress(), finished)
 
 
@@ -153,6 +159,20 @@ def _show_patches(
         journal.picture("patches", step, mosaic(seen.image, seen.labels, answer))
 
 
+def _resumed(run: Run, state: TrainingState) -> TrainingProgress:
+    """Where the folder's checkpoint left off, or the start; the same in every process."""
+    progress, path = TrainingProgress(identity=run.identity), run.folder / CHECKPOINT
+    if path.exists():
+        progress = load_checkpoint(path, run.identity, state)
+    run.ranks.require_equal("state of the training", (run.identity, progress.step))
+    return progress
+
+
+def _save(run: Run, clock: Clock, state: TrainingState) -> None:
+    if run.ranks.is_writer:
+        save_checkpoint(run.folder / CHECKPOINT, clock.progress(), state)
+
+
 def has_ended(run: Path, identity: dict[str, str], plan: Plan, settings: TrainSettings, **sizes: int) -> int | None:
     """The step at which the training in a folder came to the end that these settings ask for; None when it has not.
 
@@ -167,17 +187,24 @@ def has_ended(run: Path, identity: dict[str, str], plan: Plan, settings: TrainSe
         UsageError: E-RESUME when it was another training.
     """
     progress = load_progress(run / CHECKPOINT, identity)
-    return progress.step if _clock(plan, settings, progress, **sizes).over() else None
+    return progress.step if _clock(plan, settings, progress, time.monotonic, **sizes).over() else None
 
 
 def _clock(
-    plan: Plan, settings: TrainSettings, progress: TrainingProgress, *, num_cases: int, num_held_back: int
+    plan: Plan,
+    settings: TrainSettings,
+    progress: TrainingProgress,
+    now: Callable[[], float],
+    *,
+    num_cases: int,
+    num_held_back: int,
 ) -> Clock:
     return Clock(
         settings,
         progress,
         num_cases=num_cases,
         batch_size=plan.batch_size,
+        now=now,
         final_factor=(num_held_back + refit_cost(plan, num_cases)) / max(min(num_held_back, _WATCHED), 1),
     )
 
