@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from medseg.workflows.train_warnings import collapse_warnings
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
@@ -135,4 +137,6 @@ def _describe(status: Status) -> str:
     )
     left = f"{minutes}:{seconds:02d} left" if status.step >= 5 else "estimating"
     pace = f"{status.steps_per_s:.2f} steps/s ({status.samples_per_s:.1f} patches/s)"
-    return f"step {status.step}, {left}, {pace}, loss: {losses}" + (f"; validation: {scores}" if scores else "")
+    alarm = "; ".join(collapse_warnings(status.validation) if status.share > 0.5 else ())
+    parts = (f"loss: {losses}", scores and f"validation: {scores}", alarm)
+    return f"step {status.step}, {left}, {pace}, " + "; ".join(filter(None, parts))

@@ -23,6 +23,7 @@ from medseg.io.files import write_text
 from medseg.workflows.claim import claimed_run
 from medseg.workflows.model_card import model_card
 from medseg.workflows.provenance import make_provenance
+from medseg.workflows.train_warnings import class_warnings, collapse_warnings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,12 +46,14 @@ class Trained:
         validation: Scores on the cases held back.
         finished: False when somebody asked to stop; the same command goes on.
         was_done: The run had already come to this end before; nothing was trained.
+        warnings: W- codes and words, as in the bundle.
     """
 
     bundle: Path
     validation: dict[str, float]
     finished: bool
     was_done: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 def train(
@@ -113,7 +116,7 @@ def _train(
         end = has_ended(folder, identity, plan, settings, **sizes)
     # Without a checkpoint nothing can go on from a finished model; with one, the model may be of a shorter training.
     if finished and (not has_checkpoint or end == finished.num_steps):
-        return Trained(folder / "bundle", finished.validation, finished=True, was_done=True)
+        return Trained(folder / "bundle", finished.validation, finished=True, was_done=True, warnings=finished.warnings)
     try:
         cases = _load(store, split.train, folder, progress, "loading training cases")
         held_back = _load(store, split.val, folder, progress, "loading validation cases")
@@ -131,7 +134,8 @@ def _train(
     fitted = fit(plan, cases, held_back, settings=here, run=run)
     if fitted.finished and ranks.is_writer:
         writer.write(fitted.weights, fitted.validation, num_steps=fitted.progress.step)
-    return Trained(folder / "bundle", fitted.validation, fitted.finished)
+    warnings = (*class_warnings(store.dataset, split), *collapse_warnings(fitted.validation))
+    return Trained(folder / "bundle", fitted.validation, fitted.finished, warnings=warnings)
 
 
 def _load(store: Store, chosen: Sequence[str], folder: Path, progress: Progress, what: str) -> list[LoadedCase]:
@@ -220,6 +224,7 @@ class _BundleWriter:
             num_validation_cases=len(self.split.val),
             training_cases=self.split.train,
             validation=validation,
+            warnings=(*class_warnings(dataset, self.split), *collapse_warnings(validation)),
             finished=num_steps is not None,
             num_steps=num_steps or 0,
             sha256={},
