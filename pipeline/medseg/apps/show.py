@@ -127,10 +127,13 @@ def trained(terminal: Terminal, made: Trained, *, as_json: bool) -> None:
         values = {"bundle": str(made.bundle), "finished": made.finished, "validation": made.validation}
         if made.transfer is not None:
             values["transfer"] = made.transfer.model_dump(mode="json")
+        values["warnings"] = made.warnings
         terminal.json(json.dumps(values, indent=2))
         return
     if made.transfer is not None:
         _transfer(terminal, made.transfer)
+    for warning in made.warnings:
+        terminal.say(warning)
     if not made.finished:
         terminal.result("stopped; the same command goes on from here")
         return

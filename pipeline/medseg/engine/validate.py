@@ -57,7 +57,8 @@ def validate(
 
     Returns:
         `dice` (mean over labels of the mean over cases in which the label was annotated), `dice/<label>`, and for each
-        head `<head>/accuracy`, `<head>/balanced_accuracy`, `<head>/auroc`. Empty without cases. A label missing in
+        head `<head>/accuracy`, `<head>/balanced_accuracy`, `<head>/auroc` and, when nearly all answers are one class
+        although the cases are not, `<head>/collapsed`. Empty without cases. A label missing in
         reference and prediction scores 1, in one of them 0.
     """
     network.eval()
@@ -138,4 +139,6 @@ def _class_scores(head: str, rows: list[tuple[list[float], int]], plan: Plan) ->
         head, names, np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
     )
     scores = {f"{head}/accuracy": summary.accuracy, f"{head}/balanced_accuracy": summary.balanced_accuracy}
-    return scores if summary.auroc is None else {**scores, f"{head}/auroc": summary.auroc}
+    if summary.auroc is not None:
+        scores[f"{head}/auroc"] = summary.auroc
+    return {**scores, f"{head}/collapsed": 1.0} if summary.collapsed else scores

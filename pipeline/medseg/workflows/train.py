@@ -24,6 +24,7 @@ from medseg.workflows.claim import claimed_run
 from medseg.workflows.fine_tune import REPORT, start_from
 from medseg.workflows.model_card import model_card
 from medseg.workflows.provenance import make_provenance
+from medseg.workflows.train_warnings import class_warnings, collapse_warnings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +49,7 @@ class Trained:
         finished: False when somebody asked to stop; the same command goes on.
         was_done: The run had already come to this end before; nothing was trained.
         transfer: What it took over from another model.
+        warnings: W- codes and words, as in the bundle.
     """
 
     bundle: Path
@@ -55,6 +57,7 @@ class Trained:
     finished: bool
     was_done: bool = False
     transfer: Transfer | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def train(
@@ -86,7 +89,7 @@ def train(
     """
     with joined(settings.device, timeout_s=settings.rank_timeout_s) as ranks:
         store = open_store(workspace.store)
-        split = _usable_split(store, settings)
+        split = usable_split(store, settings)
         folder = workspace.run(name, settings.fold)
         with claimed_run(folder, emptied=restart) if ranks.is_writer else nullcontext():
             ranks.any(False)  # nobody looks into the folder before it was emptied
@@ -121,7 +124,14 @@ def _train(
         end = has_ended(folder, identity, plan, settings, **sizes)
     # Without a checkpoint nothing can go on from a finished model; with one, the model may be of a shorter training.
     if finished and (not has_checkpoint or end == finished.num_steps):
-        return Trained(folder / "bundle", finished.validation, finished=True, was_done=True, transfer=transfer)
+        return Trained(
+            folder / "bundle",
+            finished.validation,
+            finished=True,
+            was_done=True,
+            transfer=transfer,
+            warnings=finished.warnings,
+        )
     try:
         cases = _load(store, split.train, folder, progress, "loading training cases")
         held_back = _load(store, split.val, folder, progress, "loading validation cases")
@@ -141,7 +151,8 @@ def _train(
     fitted = fit(plan, cases, held_back, settings=here, run=run)
     if fitted.finished and ranks.is_writer:
         writer.write(fitted.weights, fitted.validation, num_steps=fitted.progress.step)
-    return Trained(folder / "bundle", fitted.validation, fitted.finished, transfer=transfer)
+    warnings = (*class_warnings(store.dataset, split), *collapse_warnings(fitted.validation))
+    return Trained(folder / "bundle", fitted.validation, fitted.finished, transfer=transfer, warnings=warnings)
 
 
 def _load(store: Store, chosen: Sequence[str], folder: Path, progress: Progress, what: str) -> list[LoadedCase]:
@@ -159,7 +170,7 @@ def _load(store: Store, chosen: Sequence[str], folder: Path, progress: Progress,
     return cases
 
 
-def _usable_split(store: Store, settings: TrainSettings) -> Split:
+def usable_split(store: Store, settings: TrainSettings) -> Split:
     """The split without the cases that could not be preprocessed."""
     usable = {case.id for case in store.index.cases}
     split = split_cases(
@@ -231,6 +242,7 @@ class _BundleWriter:
             num_validation_cases=len(self.split.val),
             training_cases=self.split.train,
             validation=validation,
+            warnings=(*class_warnings(dataset, self.split), *collapse_warnings(validation)),
             finished=num_steps is not None,
             num_steps=num_steps or 0,
             sha256={},
