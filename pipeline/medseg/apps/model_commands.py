@@ -36,9 +36,21 @@ def train(
     deterministic: Annotated[
         bool | None, typer.Option("--deterministic", help="The same result every time on the same machine.")
     ] = None,
+    init_from: Annotated[
+        Path | None, typer.Option(help="Fine-tune: start with the weights of this model folder, where they fit.")
+    ] = None,
+    freeze_encoder: Annotated[
+        float | None, typer.Option(help="With --init-from: hold the encoder for this share of the training; 1: all.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the run; another name trains beside earlier runs.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier training of this name.")] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Write a page of augmented patches instead of training.")
+    ] = False,
+    batch: Annotated[
+        Path | None, typer.Option(help="With --preview: the failed-step-N.safetensors of a run to look at.")
+    ] = None,
     device: o.Device = None,
     amp: o.Amp = None,
     config: o.Config = None,
@@ -69,6 +81,8 @@ def train(
         num_folds=folds,
         stratify_by=stratify_by,
         batch_size=batch_size,
+        init_from=init_from,
+        freeze_encoder=freeze_encoder,
         accumulate=accumulate,
         recipe=recipe,
         compile=compile_,
@@ -85,6 +99,11 @@ def train(
 
         made = forecast_train(place, settings) if folds is None else forecast_folds(place, settings, name=name)
         show.forecast(TERMINAL, made, as_json=json)
+        return
+    if preview or batch is not None:
+        from medseg.apps.preview_command import preview_training
+
+        preview_training(place, settings, batch, as_json=json)
         return
     if folds is not None:
         from medseg.apps.folds_command import train_folds
