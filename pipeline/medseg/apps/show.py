@@ -124,8 +124,11 @@ def stored(terminal: Terminal, store: Store, *, as_json: bool) -> None:
 def trained(terminal: Terminal, made: Trained, *, as_json: bool) -> None:
     if as_json:
         values = {"bundle": str(made.bundle), "finished": made.finished, "validation": made.validation}
+        values["warnings"] = made.warnings
         terminal.json(json.dumps(values, indent=2))
         return
+    for warning in made.warnings:
+        terminal.say(warning)
     if not made.finished:
         terminal.result("stopped; the same command goes on from here")
         return
