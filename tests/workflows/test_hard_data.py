@@ -21,8 +21,7 @@ from medseg.workflows.train import train
 from medseg.workflows.workspace import Workspace
 
 AFFINE = np.array([[0.9, 0.1, 0, -30], [-0.1, 0.9, 0, 12], [0, 0, 1.2, 5], [0, 0, 0, 1.0]])
-SHAPES = {"tiny": (7, 6, 5), "huge": (50, 46, 44), "a": (20, 18, 16), "b": (20, 18, 16), "c": (22, 20, 18)}
-SHAPES["d"] = (20, 20, 20)
+SHAPES = {
     "tiny": (7, 6, 5),
     "huge": (50, 46, 44),
     "a": (20, 18, 16),
