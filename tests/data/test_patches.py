@@ -246,9 +246,7 @@ def test_one_huge_case_among_small_ones_is_drawn_no_more_often_than_they_are():
 
 def test_masks_that_are_all_empty_are_refused_before_training():
     empty, mute = [_case("a"), _case("b")], _case("c", labelled=False)
-    with pytest.raises(
-        UsageError, match=r"masks of all 2 .* empty: no voxel of liver, tumour"
-    ) as caught:
+    with pytest.raises(UsageError, match=r"masks of all 2 .* empty: no voxel of liver, tumour") as caught:
         require_foreground([*empty, LoadedCase(mute.entry, mute.image, torch.zeros(0, 0, 0), mute.foreground)], _plan())
     assert caught.value.code == "E-NOTHING-TO-LEARN"
     require_foreground([*empty, _case("d", boxes=[(2, (3, 3, 3))])], _plan())
