@@ -151,6 +151,7 @@ class ClassificationPlan(Document):
     """
 
     heads: dict[str, tuple[str, ...]]
+    ordered: tuple[str, ...] = Field(default=(), description="heads whose classes are steps of one scale, lowest first")
     view: Literal["foreground", "whole"]
     pool_labels: tuple[str, ...] = Field(description="labels under whose predicted probability features are pooled")
     shape_channels: tuple[int, ...] = Field(

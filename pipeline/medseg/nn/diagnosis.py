@@ -7,6 +7,7 @@ Pooling under the predicted foreground follows the joint segmentation-classifica
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from medseg.core.plan import ClassificationPlan
 
+_LEAST_PROBABILITY = 1e-6
 _WIDTHS = (3, 5, 7)  # voxels
 _MEASURES = 1 + 2 * len(_WIDTHS)
 
@@ -49,6 +51,34 @@ class Standardise(nn.Module):
         return ((x - self.mean) / (self.variance + 1e-6).sqrt()).clamp(-5, 5)
 
 
+class OrdinalLayer(nn.Module):
+    """One score, cut into steps: the cumulative-link model (McCullagh, Journal of the Royal Statistical Society B 1980).
+
+    The probability of lying above step n is sigmoid(weight x + bias_n). The biases are used in falling order, so that no
+    class's probability is negative whatever they were trained to.
+    """
+
+    def __init__(self, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(1, in_features))
+        self.bias = nn.Parameter(torch.empty(num_classes - 1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Small weights, and classes of about the same probability."""
+        above = 1 - torch.arange(1, len(self.bias) + 1) / (len(self.bias) + 1)
+        with torch.no_grad():
+            nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # as a linear layer's
+            self.bias.copy_(torch.logit(above))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to log-probabilities (..., classes), which are logits as any."""
+        score = functional.linear(x, self.weight)
+        above = torch.sigmoid(score + self.bias.sort(descending=True).values)
+        edges = functional.pad(functional.pad(above, (1, 0), value=1.0), (0, 1), value=0.0)
+        return torch.log((edges[..., :-1] - edges[..., 1:]).clamp(min=_LEAST_PROBABILITY))
+
+
 class ClassificationHead(nn.Module):
     """Encoder features pooled under regions, to class logits of each head.
 
@@ -72,12 +102,15 @@ class ClassificationHead(nn.Module):
         self.standardise = Standardise(sum(self.blocks))
         self.dropout = nn.Dropout(plan.dropout)
         self.heads = nn.ModuleDict(
-            {name: nn.Linear(sum(self.blocks), len(classes)) for name, classes in plan.heads.items()}
+            {
+                name: (OrdinalLayer if name in plan.ordered else nn.Linear)(sum(self.blocks), len(classes))
+                for name, classes in plan.heads.items()
+            }
         )
 
-    def layers(self) -> dict[str, nn.Linear]:
+    def layers(self) -> dict[str, Layer]:
         """The layer of each head."""
-        return {name: layer for name, layer in self.heads.items() if isinstance(layer, nn.Linear)}
+        return {name: layer for name, layer in self.heads.items() if isinstance(layer, (nn.Linear, OrdinalLayer))}
 
     def pool(self, features: Sequence[Tensor], regions: Tensor | None, outlines: Tensor | None = None) -> Tensor:
         """Features (B, F, ...) per scale; regions and outlines (B, R, I, J, K) in [0, 1]. Returns (B, width)."""
@@ -89,6 +122,9 @@ class ClassificationHead(nn.Module):
         """(B, width) to (B, classes) by head."""
         standard = self.dropout(self.standardise(pooled))
         return {name: head(standard) for name, head in self.heads.items()}
+
+
+Layer = nn.Linear | OrdinalLayer
 
 
 def _pool(features: Tensor, regions: Tensor | None) -> Tensor:

@@ -186,11 +186,13 @@ def _classification(
     if whole:
         shapes = tuple(index for index, channel in enumerate(fingerprint.channels) if channel.two_valued)
         notes.add("diagnosis", "from the whole case", "there are no labels to look under")
-        return ClassificationPlan(heads=dataset.heads, view="whole", pool_labels=(), shape_channels=shapes)
+        return ClassificationPlan(
+            heads=dataset.heads, ordered=dataset.ordered, view="whole", pool_labels=(), shape_channels=shapes
+        )
     lesions = tuple(name for name in dataset.label_names if _LESION.search(name))
     pooled = lesions or dataset.label_names
     reason = "in a patch centred on the foreground: patches without it do not show the class"
     if lesions:
         reason += "; these labels are lesions by name, and a class is told by the lesion, not by the organ around it"
     notes.add("diagnosis", f"features pooled under {', '.join(pooled)}", reason)
-    return ClassificationPlan(heads=dataset.heads, view="foreground", pool_labels=pooled)
+    return ClassificationPlan(heads=dataset.heads, ordered=dataset.ordered, view="foreground", pool_labels=pooled)
