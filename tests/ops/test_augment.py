@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from medseg.core.plan import IGNORE_INDEX, Plan
+from medseg.core.plan import IGNORE_INDEX, Normalisation, Plan
 from medseg.ops import augment as module
 from medseg.ops.augment import Augmentation, augment, swap_table
 
@@ -28,7 +28,7 @@ def _blob(batch=4, shape=(20, 24, 16)):
 @pytest.fixture
 def plain(monkeypatch):
     """Without intensity transforms."""
-    monkeypatch.setattr(module, "_INTENSITY", ())
+    monkeypatch.setattr(module, "CHANGES", ())
 
 
 def test_the_same_seed_gives_the_same_batch_and_leaves_the_input():
@@ -155,38 +155,6 @@ def test_swap_table():
     assert torch.equal(table[table.long()], torch.arange(256, dtype=torch.uint8))
 
 
-@pytest.mark.parametrize("shape", [(9, 8, 7), (16, 16, 1), (1, 1, 1)])
-@pytest.mark.parametrize(("_probability", "transform"), module._INTENSITY)
-def test_intensity_transforms_keep_shape_stay_finite_and_change_something(_probability, transform, shape):
-    for image in (torch.randn(3, 2, *shape), torch.zeros(3, 2, *shape)):
-        draw = module._Draw(_seeded(0, 3), image.device)
-        result = transform(image.clone(), draw)
-        assert result.shape == image.shape
-        assert bool(torch.isfinite(result).all())
-    image = torch.randn(3, 2, 9, 8, 7)
-    assert not torch.equal(transform(image.clone(), module._Draw(_seeded(0, 3), image.device)), image)
-
-
-def test_contrast_and_gamma_keep_the_range_and_blur_the_mean_of_a_constant():
-    image = torch.randn(4, 1, 8, 8, 8)
-    for transform in (module._contrast, module._gamma):
-        result = transform(image, module._Draw(_seeded(1, 4), image.device))
-        assert (result.amax((1, 2, 3, 4)) <= image.amax((1, 2, 3, 4)) + 1e-5).all()
-        assert (result.amin((1, 2, 3, 4)) >= image.amin((1, 2, 3, 4)) - 1e-5).all()
-    flat = torch.full((2, 3, 6, 6, 6), 4.0)
-    torch.testing.assert_close(module._blur(flat, module._Draw(_seeded(1, 2), flat.device)), flat)
-
-
-def test_blur_smooths_each_sample_by_its_own_width():
-    image = torch.zeros(2, 2, 9, 9, 9)
-    image[:, :, 4, 4, 4] = 1
-    result = module._blur(image, module._Draw(_seeded(3, 2), image.device))
-    torch.testing.assert_close(result.sum((2, 3, 4)), torch.ones(2, 2))
-    assert torch.equal(result[:, 0], result[:, 1])
-    assert not torch.allclose(result[0], result[1])
-    torch.testing.assert_close(result, result.transpose(2, 4))
-
-
 def test_from_plan():
     plan = Plan.parse(
         {
@@ -212,3 +180,83 @@ def test_from_plan():
     how = Augmentation.from_plan(plan)
     assert (how.mirror_axes, how.swaps, how.rotation_axes) == ((0,), ((3, 2),), (2,))
     assert Augmentation.from_plan(plan.model_copy(update={"coarse_axis": None})).rotation_axes == (0, 1, 2)
+    assert (how.spacing_mm, how.p_elastic, how.bias_channels) == ((1, 1, 5), 0, ())
+    assert Augmentation.from_plan(plan, elastic=True).p_elastic > 0
+    rules = [*plan.normalisation * 3, Normalisation(scheme="fixed")]
+    several = plan.model_copy(update={"channels": ("MRI", "CT", "FLAIR", "MRI"), "normalisation": tuple(rules)})
+    assert Augmentation.from_plan(several).bias_channels == (0, 2)
+
+
+def _ball(shape, spacing, radius_mm=9.0):
+    """A ball in mm, off the centre, on an anisotropic grid."""
+    axes = [(torch.arange(size) - (size - 1) / 2) * step for size, step in zip(shape, spacing, strict=True)]
+    i, j, k = torch.meshgrid(*axes, indexing="ij")
+    return ((i - 6) ** 2 + j**2 + k**2).sqrt() < radius_mm
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_turn_on_an_anisotropic_grid_keeps_shapes_in_mm():
+    """A ball stays a ball: its second moments in mm are those of one, which a turn in voxels would shear."""
+    shape, spacing = (40, 40, 16), (1.0, 1.0, 2.5)
+    labels = _ball(shape, spacing).to(torch.uint8).expand(6, *shape).clone()
+    how = dataclasses.replace(TURNED, rotation_deg=40.0, scaling=(1.0, 1.0), spacing_mm=spacing)
+
+    def worst(how):
+        moved = augment(labels[:, None].float(), labels, torch.ones(6, 3).bool(), how=how, generators=_seeded(3, 6))[1]
+        assert not torch.equal(moved, labels)
+        values = []
+        for sample in moved:
+            points = (sample == 1).nonzero().double() * torch.tensor(spacing, dtype=torch.float64)
+            moments = torch.linalg.eigvalsh(torch.cov(points.T))
+            values.append((moments.max() / moments.min()).item())
+        return max(values)
+
+    assert worst(how) < 1.2
+    assert worst(dataclasses.replace(how, spacing_mm=(1.0, 1.0, 1.0))) > 1.4
+
+
+@pytest.mark.usefixtures("plain")
+def test_an_elastic_deformation_bends_image_and_labels_alike_without_folding():
+    image, labels, known = _blob(8, (24, 24, 24))
+    how = dataclasses.replace(STILL, p_elastic=1.0)
+    moved, bent, _ = augment(image, labels, known, how=how, generators=_seeded(1, 8))
+    truth, seen = bent == 1, moved[:, 0] > 0.5
+    dice = 2 * (truth & seen).sum((1, 2, 3)) / (truth.sum((1, 2, 3)) + seen.sum((1, 2, 3)))
+    assert dice.min() > 0.95
+    assert sum(not torch.equal(one, two) for one, two in zip(bent, labels, strict=True)) >= 4
+    assert not any(torch.equal(one, two) for one, two in zip(moved, image, strict=True))
+    shifts = module._displacement((24, 24, 24), how, module.Draw(_seeded(2, 8), image.device))
+    for axis in range(3):
+        # how fast the sampled place moves, relative to the voxel: positive, so that order is kept
+        steps = 1 + shifts[..., 2 - axis].diff(dim=axis + 1) / (2 / 24)
+        assert steps.min() > 0
+    coarse = dataclasses.replace(how, rotation_axes=(2,))
+    assert not module._displacement((24, 24, 24), coarse, module.Draw(_seeded(2, 8), image.device))[..., 0].any()
+
+
+def test_spline_weights_add_up_to_one_and_are_local():
+    weights = module._bspline(32, device=torch.device("cpu"))
+    torch.testing.assert_close(weights.sum(1), torch.ones(32))
+    assert (weights >= 0).all()
+    assert ((weights > 0).sum(1) <= 4).all()
+
+
+@pytest.mark.usefixtures("plain")
+def test_samples_that_drew_nothing_spatial_stay_while_others_bend():
+    image, labels, known = _blob(32)
+    how = dataclasses.replace(STILL, p_spatial=0.3, p_elastic=0.2)
+    moved, bent, _ = augment(image, labels, known, how=how, generators=_seeded(7, 32))
+    still = [torch.equal(one, two) for one, two in zip(moved, image, strict=True)]
+    assert 10 < sum(still) < 26
+    assert [torch.equal(one, two) for one, two in zip(bent, labels, strict=True)] == still
+
+
+@pytest.mark.usefixtures("plain")
+def test_only_mri_channels_are_shaded():
+    image, labels, known = torch.rand(16, 3, 8, 8, 8), torch.zeros(16, 8, 8, 8, dtype=torch.uint8), torch.ones(16, 2)
+    how = dataclasses.replace(STILL, bias_channels=(0, 2))
+    shaded, _, _ = augment(image, labels, known.bool(), how=how, generators=_seeded(1, 16))
+    changed = (shaded != image).flatten(2).any(2)
+    assert 0 < changed[:, 0].sum() < 16
+    assert torch.equal(changed[:, 0], changed[:, 2])
+    assert not changed[:, 1].any()

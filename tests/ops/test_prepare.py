@@ -281,7 +281,7 @@ def test_memory_does_not_grow_with_the_number_of_classes(monkeypatch, sink):
     network = _grid(ORIENTATIONS[0], shape=(16, 16, 16), spacing=(4, 4, 4))
     prepared = Prepared(torch.zeros(1, 16, 16, 16), None, network, network.resized((64, 64, 64)))
     made, most = [], []
-    interpolate = restore._Scores._slab
+    interpolate = restore.sample
 
     def counted(*arguments):
         score = interpolate(*arguments)
@@ -289,7 +289,8 @@ def test_memory_does_not_grow_with_the_number_of_classes(monkeypatch, sink):
         most.append(sum(reference() is not None for reference in made))
         return score
 
-    monkeypatch.setattr(restore._Scores, "_slab", staticmethod(counted))
+    monkeypatch.setattr(restore, "sample", counted)
+    monkeypatch.setattr("medseg.ops.winners.sample", counted)
     peaks = []
     for count in (3, 60):
         logits = torch.zeros(count, 16, 16, 16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from medseg.apps import options as o
 from medseg.apps import show
 from medseg.apps.terminal import TERMINAL, TrainingWatch
+from medseg.core.errors import MedsegError
 
 
 def train(
@@ -46,7 +48,8 @@ def train(
 ) -> None:
     """Train on the workspace's store; ends in a model folder (bundle). Run it again to resume, longer to extend.
 
-    Ctrl-C, SIGTERM or a file named `stop` in the run's folder ends it in good order.
+    Ctrl-C, SIGTERM or a file named `stop` in the run's folder ends it in good order. On several GPUs or machines:
+    `torchrun --nproc-per-node N -m medseg train ...`.
 
     With --folds every case is predicted by the fold that did not see it, the folds are scored together, and become one
     model; with --fold as well, only that one, for one of several machines.
@@ -75,6 +78,8 @@ def train(
         amp=amp,
     )
     settings, place = everything.train, Workspace(workspace)
+    if is_one_of_others := os.environ.get("RANK", "0") != "0":
+        TERMINAL.leave_to_others()
     if dry_run:
         from medseg.workflows.forecast import forecast_folds, forecast_train
 
@@ -87,12 +92,17 @@ def train(
         everything = show.resolve(everything, "infer", device=device, amp=amp)
         train_folds(place, everything, name=name, restart=restart, as_json=json)
         return
-    require_no_run(place.run(name, settings.fold))  # before anything that takes seconds to load
+    if not is_one_of_others:
+        require_no_run(place.run(name, settings.fold))  # before anything that takes seconds to load
     from medseg.workflows.train import train as run
 
     watch = TrainingWatch(TERMINAL)
     try:
         trained = run(place, settings, name=name, restart=restart, progress=TERMINAL.progress, watch=watch)
+    except MedsegError as error:
+        if error.code != "E-RANK-ENDED":
+            raise
+        raise typer.Exit(error.exit_code) from None
     finally:
         watch.close()
     show.trained(TERMINAL, trained, as_json=json)

@@ -31,6 +31,10 @@ class Terminal:
         self.out = Console(highlight=False, soft_wrap=True)
         self.err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+    def leave_to_others(self) -> None:
+        """From now on errors alone: another process of the same command tells the rest."""
+        self.quiet = self.out.quiet = True
+
     def say(self, text: str) -> None:
         """A line on the way; silent with --quiet."""
         if not self.quiet:
@@ -40,7 +44,8 @@ class Terminal:
         self.out.print(escape(text))
 
     def json(self, text: str) -> None:
-        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        if not self.out.quiet:
+            sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
     def error(self, text: str) -> None:
         self.err.print(f"[bold red]error[/] {escape(text)}")

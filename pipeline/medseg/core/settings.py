@@ -83,6 +83,10 @@ class TrainSettings(Document):
     amp: bool = Field(default=True, description="mixed precision where the device gains from it")
     deterministic: bool = Field(default=False, description="same result every time on the same machine")
     augment: bool = True
+    rank_timeout_s: float = Field(
+        default=600.0, gt=0, description="with torchrun: a process that does not answer for this long is lost"
+    )
+    elastic: bool = Field(default=False, description="also deform a fifth of the patches elastically")
 
     @model_validator(mode="before")
     @classmethod

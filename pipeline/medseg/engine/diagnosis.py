@@ -24,6 +24,7 @@ from medseg.core.plan import MISSING_CLASS
 from medseg.data.patches import class_view
 from medseg.engine.devices import autocast
 from medseg.engine.stop import Stopped
+from medseg.nn.diagnosis import OrdinalLayer
 from medseg.ops.augment import Augmentation, augment
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from medseg.core.plan import Plan
     from medseg.data.store import LoadedCase
+    from medseg.nn.diagnosis import Layer
     from medseg.nn.network import Network, Output
 
 logger = logging.getLogger(__name__)
@@ -193,7 +195,10 @@ def fit_path(task: Task, like: Layer, penalties: Sequence[float]) -> list[Layer]
     trust = torch.cat([torch.full((size,), float(size)) for size in task.blocks]).double()
     weights = _balance(task.targets)
     layer = copy.deepcopy(like).double().cpu()
-    layer.reset_parameters()
+    if isinstance(layer, OrdinalLayer):
+        layer.reset_parameters()
+    else:
+        nn.init.zeros_(layer.bias)
     nn.init.zeros_(layer.weight)
 
     def loss(penalty: float) -> Tensor:

@@ -29,11 +29,14 @@ class Journal:
     """Append to `log.jsonl` and `tensorboard/` of a run.
 
     Args:
-        folder: The run's.
+        folder: The run's; None tells nobody.
         step: Where this session starts; what an earlier one told of later steps, before it was killed, is taken back.
     """
 
-    def __init__(self, folder: Path, *, step: int = 0) -> None:
+    def __init__(self, folder: Path | None, *, step: int = 0) -> None:
+        self._is_open = folder is not None
+        if folder is None:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         self._log = log = folder / LOG
         write_text(log, "".join(f"{json.dumps(record)}\n" for record in read_log(log) if record["step"] <= step))
@@ -46,6 +49,8 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._is_open:
+            return
         # What could not be written before cannot be written now: the first error is the one to tell.
         with suppress(OSError) if error is not None else full_disk_named(self._log):
             try:
@@ -55,6 +60,8 @@ class Journal:
 
     def record(self, kind: str, step: int, values: dict[str, float]) -> None:
         """`kind` groups the curves: `train` or `validation`."""
+        if not self._is_open:
+            return
         with full_disk_named(self._log):
             self._lines.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
             self._lines.flush()

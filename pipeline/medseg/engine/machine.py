@@ -72,5 +72,5 @@ def build_machine(plan: Plan, settings: TrainSettings) -> Machine:
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         device=device,
         dtype=dtype,
-        how=Augmentation.from_plan(plan),
+        how=Augmentation.from_plan(plan, elastic=settings.elastic),
     )

@@ -62,12 +62,16 @@ class Predictor:
     Args:
         bundle: Read and verified by `read_bundle`, or its folder.
         settings: Overlap, mirroring, device, precision.
+        describe: Also give what the classification head reads of each case.
     """
 
-    def __init__(self, bundle: Bundle | Path | str, settings: InferSettings | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle | Path | str, settings: InferSettings | None = None, *, describe: bool = False
+    ) -> None:
         bundle = read_bundle(Path(bundle)) if isinstance(bundle, Path | str) else bundle
         settings = settings or InferSettings()
         self._turn = Lock()
+        self._describe = describe
         self.bundle = bundle
         self.settings = settings
         self.device = pick_device(settings.device)
@@ -162,6 +166,7 @@ class Predictor:
             watch.lap("export")
             with autocast(self.device, self._dtype):
                 classes = _calibrated(run.classes(), self.bundle.manifest.answering)
+                features = self._features(run) if self._describe and plan.classification else None
             watch.lap("network")
         return Prediction(
             labels,
@@ -169,10 +174,16 @@ class Predictor:
             kept.array if kept else None,
             watch.seconds,
             self._backends.name,
+            features=features,
             windows=run.windows,
             skipped_windows=run.skipped,
             region=region,
         )
+
+    def _features(self, run: CaseRun) -> NDArray[np.float32]:
+        view, probabilities = run.view()
+        parts = [network.describe(view, probabilities)[0].float().cpu().numpy() for network in self._networks]
+        return np.concatenate(parts)
 
     def forward(self, windows: Tensor, *, num_windows: int) -> None:
         """Segment (B, C, *patch) once, on the backend that so many windows would be given to, to measure it."""

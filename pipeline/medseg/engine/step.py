@@ -12,6 +12,7 @@ from medseg.core.errors import MedsegError, ResourceError
 from medseg.engine.devices import autocast, is_about_memory
 from medseg.engine.evidence import keep_evidence, not_finite, suspects
 from medseg.nn.losses import class_loss, segmentation_loss
+from medseg.nn.ranks import average_gradients, gathered, how_many, least, total
 from medseg.ops.augment import augment
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def guarded_step(
     except (RuntimeError, MemoryError) as error:
         if not is_about_memory(error):
             raise
-        size = len(batch.cases)
+        size = len(batch.cases) * how_many()
         raise ResourceError(
             f"a step of {size} patches does not fit into the memory of {machine.device}",
             code="E-MEMORY",
@@ -124,13 +125,12 @@ def train_step(
     machine.network.train()
     machine.optimizer.zero_grad(set_to_none=True)
     told: dict[str, float] = {}
-    for rows in torch.arange(len(shown), device=machine.device).chunk(settings.accumulate):
-        part = batch.part(rows) if settings.accumulate > 1 else batch
+    num_parts = min(settings.accumulate, least(len(shown)))
+    for rows in torch.tensor_split(torch.arange(len(shown), device=machine.device), num_parts):
+        part = batch.part(rows) if num_parts > 1 else batch
         losses = _losses(machine, part, shown[rows], pace)
-        shares = {
-            "segmentation": len(rows) / len(shown),
-            "classification": len(part.views()) / max(len(batch.views()), 1),
-        }
+        sizes = total(torch.tensor([len(rows), len(shown), len(part.views()), len(batch.views())])).tolist()
+        shares = {"segmentation": sizes[0] / sizes[1], "classification": sizes[2] / max(sizes[3], 1)}
         weighted = {name: value * shares[name] for name, value in losses.items()}
         if weighted:
             machine.scaler.scale(torch.stack(list(weighted.values())).sum()).backward()  # type: ignore[no-untyped-call]
@@ -138,12 +138,13 @@ def train_step(
             told[name] = told.get(name, 0.0) + float(value.detach())
     if not told:
         return {}
+    average_gradients(machine.network.parameters())
     machine.scaler.unscale_(machine.optimizer)
     norm = nn.utils.clip_grad_norm_(machine.network.parameters(), machine.recipe.gradient_clip)
     is_finite = bool(torch.isfinite(norm))
     machine.num_skipped = 0 if is_finite else machine.num_skipped + 1
     if machine.num_skipped > (_MOST_SKIPPED if machine.scaler.is_enabled() else 0):
-        raise not_finite("the gradient is not finite", batch.cases)
+        raise not_finite("the gradient is not finite", batch)
     machine.scaler.step(machine.optimizer)
     machine.scaler.update()
     machine.average(min(settings.ema_decay, (1 + seed[1]) / (10 + seed[1])))
@@ -164,10 +165,11 @@ def _losses(machine: Machine, batch: Batch, shown: Tensor, pace: Pace) -> dict[s
             reference=torch.where(shown[:, None, None, None], batch.labels.short(), -1),
         )
     losses: dict[str, Tensor] = {}
-    if output.logits and bool(batch.known.any()):
+    if output.logits and bool(total(batch.known.any().float()) > 0):
         losses["segmentation"] = segmentation_loss(output.logits, batch.labels, batch.known)
-    if output.classes and (classified := class_loss(output.classes, batch.classes_of_views())) is not None:
+    taught = {head: gathered(values) for head, values in batch.classes_of_views().items()}
+    if output.classes and (classified := class_loss(output.classes, taught)) is not None:
         losses["classification"] = classified * (pace.class_weight if output.logits else 1.0)
-    if losses and not bool(torch.isfinite(total := torch.stack(list(losses.values())).sum())):
-        raise not_finite(f"the loss is not finite ({float(total.detach())})", suspects(batch, output))
+    if losses and not bool(torch.isfinite(loss := torch.stack(list(losses.values())).sum())):
+        raise not_finite(f"the loss is not finite ({float(loss.detach())})", batch, suspects(batch, output))
     return losses

@@ -52,10 +52,10 @@ class Standardise(nn.Module):
 
 
 class OrdinalLayer(nn.Module):
-    """One score, cut into steps: the cumulative-link model (McCullagh, Journal of the Royal Statistical Society B 1980).
+    """One score, cut into steps: the cumulative-link model (McCullagh, J R Stat Soc B 1980).
 
-    The probability of lying above step n is sigmoid(weight x + bias_n). The biases are used in falling order, so that no
-    class's probability is negative whatever they were trained to.
+    The probability of lying above step n is sigmoid(weight x + bias_n). The biases are used in falling order, so that
+    no class's probability is negative whatever they were trained to.
     """
 
     def __init__(self, in_features: int, num_classes: int) -> None:

@@ -7,6 +7,7 @@ Each transform works only on the samples that drew it: the spatial one, most of 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg.core.plan import IGNORE_INDEX
+from medseg.ops.augment_intensity import CHANGES, bias_field
+from medseg.ops.draw import Draw
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from medseg.core.geometry import Vector
     from medseg.core.plan import Plan
+
+_MRI = re.compile(r"MR|T1|T2|FLAIR|PD|DWI|ADC", re.IGNORECASE)
+_P_BIAS = 0.15
+_P_ELASTIC = 0.2
+_KNOTS = 4  # intervals of the elastic deformation along each axis
+_ELASTIC = (0.1, 0.35)  # of an interval; below 0.4 nothing folds (Choi and Lee, Graphical Models 2000)
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,9 @@ class Augmentation:
         scaling: Smallest and largest zoom.
         p_spatial: Share of samples that are turned and zoomed.
         intensity: Whether intensities vary; a shape has none.
+        spacing_mm: Of the patch: what turns keeps its shape in mm.
+        p_elastic: Share of samples that are deformed.
+        bias_channels: MRI, which a coil shades.
     """
 
     mirror_axes: tuple[int, ...]
@@ -43,21 +56,29 @@ class Augmentation:
     scaling: tuple[float, float] = (0.8, 1.25)
     p_spatial: float = 0.3
     intensity: bool = True
+    spacing_mm: Vector = (1.0, 1.0, 1.0)
+    p_elastic: float = 0.0
+    bias_channels: tuple[int, ...] = ()
 
     @classmethod
-    def from_plan(cls, plan: Plan) -> Augmentation:
+    def from_plan(cls, plan: Plan, *, elastic: bool = False) -> Augmentation:
+        channels = enumerate(zip(plan.channels, plan.normalisation, strict=True))
         index = {name: number for number, name in enumerate(plan.label_names, start=1)}
         diagnosis = plan.classification
-        whole = diagnosis is not None and diagnosis.view == "whole"
+        is_whole = diagnosis is not None and diagnosis.view == "whole"
         return cls(
             mirror_axes=plan.mirror_axes,
             swaps=tuple((index[left], index[right]) for left, right in plan.left_right_pairs),
             rotation_axes=(0, 1, 2) if plan.coarse_axis is None else (plan.coarse_axis,),
             # A case seen as a whole is always seen from the same place: only turning it gives another view, and its
             # size may be what tells its class.
-            p_spatial=0.8 if whole else 0.3,
-            scaling=(0.95, 1.05) if whole else (0.8, 1.25),
+            p_spatial=0.8 if is_whole else 0.3,
+            scaling=(0.95, 1.05) if is_whole else (0.8, 1.25),
             intensity=diagnosis is None or len(diagnosis.shape_channels) < len(plan.channels),
+            # Shrunk cases have spacings of their own.
+            spacing_mm=(1.0, 1.0, 1.0) if is_whole else plan.spacing_mm,
+            p_elastic=_P_ELASTIC if elastic else 0.0,
+            bias_channels=tuple(at for at, (name, rule) in channels if _MRI.match(name) and rule.scheme == "per_image"),
         )
 
 
@@ -77,59 +98,34 @@ def augment(
     Returns:
         The three, varied; the inputs are left alone.
     """
-    draw = _Draw(generators, image.device)
+    draw = Draw(generators, image.device)
     image, labels = _spatial(image, labels, how, draw)
     image, labels, known = _mirror(image, labels, known, how, draw)
-    for probability, transform in _INTENSITY if how.intensity else ():
+    for probability, transform in CHANGES if how.intensity else ():
         chosen = draw.chosen(probability)
         if len(chosen):
             image[chosen] = transform(image[chosen], draw.only(chosen))
+    if how.bias_channels:
+        chosen = draw.chosen(_P_BIAS)
+        if len(chosen):
+            where = (chosen[:, None], torch.tensor(how.bias_channels, device=image.device))
+            image[where] = bias_field(image[where], draw.only(chosen))
     return image, labels, known
 
 
-class _Draw:
-    """Random numbers for one batch, drawn on the CPU sample by sample and sent to the device."""
-
-    def __init__(self, generators: Sequence[torch.Generator], device: torch.device) -> None:
-        self.generators, self.size, self.device = generators, len(generators), device
-
-    def only(self, chosen: Tensor) -> _Draw:
-        return _Draw([self.generators[index] for index in chosen.tolist()], self.device)
-
-    def uniform(self, low: float, high: float, *columns: int) -> Tensor:
-        """(B, *columns) in [low, high)."""
-        values = self._each(lambda generator: torch.rand(columns, generator=generator)) * (high - low) + low
-        return values.to(self.device)
-
-    def per_sample(self, low: float, high: float) -> Tensor:
-        """(B, 1, 1, 1, 1)."""
-        return self.uniform(low, high, 1, 1, 1, 1)
-
-    def chosen(self, probability: float) -> Tensor:
-        """Indices of the samples that drew a transform."""
-        drawn = self._each(lambda generator: torch.rand((), generator=generator)) < probability
-        return drawn.nonzero().flatten().to(self.device)
-
-    def normal_like(self, image: Tensor) -> Tensor:
-        """Noise made on the device from seeds drawn on the CPU: fast, repeatable per device."""
-
-        def noise(seed: int) -> Tensor:
-            generator = torch.Generator(image.device).manual_seed(seed)
-            return torch.randn(image.shape[1:], generator=generator, device=image.device)
-
-        seeds = self._each(lambda generator: torch.randint(2**62, (), generator=generator))
-        return torch.stack([noise(int(seed)) for seed in seeds])
-
-    def _each(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
-        return torch.stack([draw(generator) for generator in self.generators])
-
-
-def _spatial(image: Tensor, labels: Tensor, how: Augmentation, draw: _Draw) -> tuple[Tensor, Tensor]:
-    chosen = draw.chosen(how.p_spatial)
+def _spatial(image: Tensor, labels: Tensor, how: Augmentation, draw: Draw) -> tuple[Tensor, Tensor]:
+    turned_too = draw.flags(how.p_spatial)
+    deformed = draw.flags(how.p_elastic) if how.p_elastic else torch.zeros_like(turned_too)
+    chosen = (turned_too | deformed).nonzero().flatten()
     image, labels = image.clone(), labels.clone()
     if not len(chosen):
         return image, labels
-    grid = _affine_grid(tuple(image.shape[2:]), how, draw.only(chosen))
+    only = draw.only(chosen)
+    grid = _affine_grid(tuple(image.shape[2:]), how, only, turned=turned_too[chosen].to(image.device))
+    if how.p_elastic:
+        shifts = _displacement(tuple(image.shape[2:]), how, only)
+        grid = grid + shifts * deformed[chosen].to(image.device)[:, None, None, None, None]
+    chosen = chosen.to(image.device)
     moved = functional.grid_sample(image[chosen], grid, mode="bilinear", padding_mode="border", align_corners=False)
     # Shifted by one so that what comes from outside reads 0 and becomes "ignore".
     shifted = (labels[chosen].unsqueeze(1).float() + 1).remainder(256)
@@ -139,19 +135,45 @@ def _spatial(image: Tensor, labels: Tensor, how: Augmentation, draw: _Draw) -> t
     return image, labels
 
 
-def _affine_grid(shape: Sequence[int], how: Augmentation, draw: _Draw) -> Tensor:
-    """(B, I, J, K, 3) sampling positions in grid_sample's coordinates (-1 to 1, order k, j, i)."""
+def _affine_grid(shape: Sequence[int], how: Augmentation, draw: Draw, *, turned: Tensor) -> Tensor:
+    """(B, I, J, K, 3) sampling positions in grid_sample's coordinates (-1 to 1, order k, j, i); in place if not turned.
+
+    A turn is one in mm: in voxels of unequal edges it would shear.
+    """
     angles = draw.uniform(-math.radians(how.rotation_deg), math.radians(how.rotation_deg), 3)
     turn = torch.eye(3, device=draw.device).expand(draw.size, 3, 3)
     for axis in how.rotation_axes:
         turn = turn @ _rotation(angles[:, axis], axis)
     zoom = torch.exp(draw.uniform(math.log(how.scaling[0]), math.log(how.scaling[1]), 1))
-    matrix = turn / zoom[:, :, None]
-    half = torch.tensor([size / 2 for size in shape], device=draw.device)
+    matrix = torch.where(turned[:, None, None], turn / zoom[:, :, None], torch.eye(3, device=draw.device))
+    half = torch.tensor([size * step / 2 for size, step in zip(shape, how.spacing_mm, strict=True)], device=draw.device)
     matrix = matrix * half[None, None, :] / half[None, :, None]
     theta = torch.zeros(draw.size, 3, 4, device=draw.device)
     theta[:, :, :3] = matrix.flip(1, 2)
     return functional.affine_grid(theta, [draw.size, 1, *shape], align_corners=False)
+
+
+def _displacement(shape: Sequence[int], how: Augmentation, draw: Draw) -> Tensor:
+    """(B, I, J, K, 3) smooth shifts in grid_sample's coordinates: a cubic B-spline of random control points.
+
+    Up to a third of an interval, and along a coarse axis none (Rueckert et al., IEEE Transactions on Medical Imaging
+    1999).
+    """
+    least, most = _ELASTIC
+    size = draw.uniform(least, most, 1, 1, 1, 1) * 2 / _KNOTS
+    points = draw.uniform(-1.0, 1.0, 3, *(_KNOTS + 3,) * 3) * size
+    if len(how.rotation_axes) == 1:
+        points[:, 2 - how.rotation_axes[0]] = 0
+    bases = [_bspline(edge, device=draw.device) for edge in shape]
+    return torch.einsum("bcxyz,ix,jy,kz->bijkc", points, *bases)
+
+
+def _bspline(size: int, *, device: torch.device) -> Tensor:
+    """(size, knots + 3) weight of each control point at each voxel."""
+    place = (torch.arange(size, device=device) + 0.5) / size * _KNOTS
+    away = (place[:, None] + 1 - torch.arange(_KNOTS + 3, device=device)).abs()
+    near = 2 / 3 - away**2 + away**3 / 2
+    return torch.where(away < 1, near, (2 - away).clamp(min=0) ** 3 / 6)
 
 
 def _rotation(angle: Tensor, axis: int) -> Tensor:
@@ -163,7 +185,7 @@ def _rotation(angle: Tensor, axis: int) -> Tensor:
 
 
 def _mirror(
-    image: Tensor, labels: Tensor, known: Tensor, how: Augmentation, draw: _Draw
+    image: Tensor, labels: Tensor, known: Tensor, how: Augmentation, draw: Draw
 ) -> tuple[Tensor, Tensor, Tensor]:
     known = known.clone()
     for axis in how.mirror_axes:
@@ -186,69 +208,3 @@ def swap_table(swaps: Sequence[tuple[int, int]]) -> Tensor:
     for left, right in swaps:
         table[left], table[right] = right, left
     return table
-
-
-def _noise(image: Tensor, draw: _Draw) -> Tensor:
-    return image + draw.normal_like(image) * draw.per_sample(0.0, 0.1).sqrt()
-
-
-def _blur(image: Tensor, draw: _Draw) -> Tensor:
-    sigma = draw.uniform(0.5, 1.0)
-    offsets = torch.arange(-2, 3, device=image.device)
-    kernels = torch.exp(-0.5 * (offsets[None] / sigma[:, None]) ** 2)
-    kernels = kernels / kernels.sum(1, keepdim=True)
-    batch, channels = image.shape[:2]
-    flat = image.reshape(1, batch * channels, *image.shape[2:])
-    weights = kernels.repeat_interleave(channels, 0)
-    for axis in range(3):
-        shape = [batch * channels, 1, 1, 1, 1]
-        shape[axis + 2] = len(offsets)
-        padding = [0, 0, 0, 0, 0, 0]
-        padding[2 * (2 - axis)] = padding[2 * (2 - axis) + 1] = 2
-        flat = functional.conv3d(
-            functional.pad(flat, padding, mode="replicate"), weights.reshape(shape), groups=batch * channels
-        )
-    return flat.reshape(image.shape)
-
-
-def _brightness(image: Tensor, draw: _Draw) -> Tensor:
-    return image * draw.per_sample(0.75, 1.25)
-
-
-def _contrast(image: Tensor, draw: _Draw) -> Tensor:
-    low, high, mean = image.amin((2, 3, 4), True), image.amax((2, 3, 4), True), image.mean((2, 3, 4), True)
-    stretched = (image - mean) * draw.per_sample(0.75, 1.25) + mean
-    return torch.minimum(torch.maximum(stretched, low), high)
-
-
-def _low_resolution(image: Tensor, draw: _Draw) -> Tensor:
-    return torch.cat(
-        [_coarsened(sample[None], float(zoom)) for sample, zoom in zip(image, draw.uniform(0.5, 1.0), strict=True)]
-    )
-
-
-def _coarsened(image: Tensor, zoom: float) -> Tensor:
-    coarse = [max(1, round(size * zoom)) for size in image.shape[2:]]
-    small = functional.interpolate(image, size=coarse, mode="nearest-exact")
-    return functional.interpolate(small, size=image.shape[2:], mode="trilinear", align_corners=False)
-
-
-def _gamma(image: Tensor, draw: _Draw) -> Tensor:
-    low, high = image.amin((2, 3, 4), True), image.amax((2, 3, 4), True)
-    span = (high - low).clamp(min=1e-6)
-    unit = (image - low) / span
-    # A third of the samples are inverted around the power, which acts on the bright end.
-    inverted = draw.per_sample(0.0, 1.0) < 1 / 3
-    power = torch.exp(draw.per_sample(math.log(0.7), math.log(1.5)))
-    unit = torch.where(inverted, 1 - (1 - unit).pow(power), unit.pow(power))
-    return unit * span + low
-
-
-_INTENSITY: tuple[tuple[float, Callable[[Tensor, _Draw], Tensor]], ...] = (
-    (0.10, _noise),
-    (0.10, _blur),
-    (0.15, _brightness),
-    (0.15, _contrast),
-    (0.15, _low_resolution),
-    (0.25, _gamma),
-)

@@ -6,6 +6,7 @@ on any device. Resized grids share their extent (outer voxel faces): output voxe
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -63,21 +64,80 @@ def _share(
     labels: Tensor, value: int, box: tuple[slice, ...], shape: Shape
 ) -> tuple[Tensor, tuple[slice, slice, slice]]:
     """The linearly interpolated mask of a value, and the box of the result outside which it is zero."""
-    low = [max(part.start - 1, 0) for part in box]
-    share = labels[tuple(slice(first, part.stop + 1) for first, part in zip(low, box, strict=True))] == value
-    where = [slice(0, 0)] * 3
-    # The axis that shrinks most goes first: it leaves the least for the others.
-    for axis in sorted(range(3), key=lambda a: shape[a] / labels.shape[a]):
-        old, new = labels.shape[axis], shape[axis]
-        position = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-        first = np.clip(np.floor(position).astype(int), 0, max(old - 2, 0))
-        touched = np.flatnonzero((first + 1 >= box[axis].start) & (first < box[axis].stop))
-        near, far = (torch.from_numpy(np.minimum(first[touched] + step, old - 1) - low[axis]) for step in (0, 1))
-        weight = torch.from_numpy(position - first)[touched].float().reshape([-1, *[1] * (2 - axis)])
-        share = torch.lerp(share.index_select(axis, near).float(), share.index_select(axis, far).float(), weight)
-        where[axis] = slice(int(touched[0]), int(touched[-1]) + 1) if len(touched) else slice(0, 0)
+    lines, where = [], []
+    for part, old, new in zip(box, labels.shape, shape, strict=True):
+        line = Line.through((np.arange(new) + 0.5) * old / new - 0.5, old, LINEAR)
+        where.append(line.touching(part.start, part.stop - 1))
+        lines.append(line.part(where[-1]))
     i, j, k = where
+    if min(len(line.near) for line in lines) == 0:
+        return torch.zeros([len(line.near) for line in lines]), (i, j, k)
+    # Only the box is turned into numbers; beside it there is nothing of this value.
+    share = sample((labels[tuple(line.support for line in lines)] == value).float(), [line.based() for line in lines])
     return share, (i, j, k)
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """How an axis is read between its samples: each position from two neighbours.
+
+    Attributes:
+        near: (N,) index of the sample before each position.
+        far: (N,) of the one after.
+        weight: (N,) float32, of the one after.
+    """
+
+    near: NDArray[np.int64]
+    far: NDArray[np.int64]
+    weight: NDArray[np.float32]
+
+    @classmethod
+    def through(cls, positions: NDArray[np.float64], size: int, order: int) -> Line:
+        """Fractional positions on an axis of `size` samples; those beyond an end take the end; 0 nearest, 1 linear."""
+        clamped = np.clip(positions, 0, size - 1)
+        if order == NEAREST:
+            near = np.floor(clamped + 0.5).astype(np.int64)
+            return cls(near, near, np.zeros(len(near), np.float32))
+        near = np.clip(np.floor(clamped).astype(np.int64), 0, max(size - 2, 0))
+        return cls(near, np.minimum(near + 1, size - 1), (clamped - near).astype(np.float32))
+
+    @property
+    def support(self) -> slice:
+        """The samples that are read."""
+        return slice(int(self.near.min()), int(self.far.max()) + 1)
+
+    def part(self, rows: slice) -> Line:
+        """Some of the positions."""
+        return Line(self.near[rows], self.far[rows], self.weight[rows])
+
+    def based(self) -> Line:
+        """The same positions on the samples of the support alone."""
+        start = self.support.start
+        return Line(self.near - start, self.far - start, self.weight)
+
+    def touching(self, first: int, last: int) -> slice:
+        """The positions that read any sample from `first` to `last`."""
+        rows = np.flatnonzero((self.far >= first) & (self.near <= last))
+        return slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0)
+
+
+def sample(array: Tensor, lines: Sequence[Line]) -> Tensor:
+    """(I, J, K) float32 interpolated along each axis; a view of it where nothing lies between the samples."""
+    result = array[tuple(line.support for line in lines)]
+    # The last axis, whose samples are the dearest to gather, while there are few; the middle one in whole lines.
+    for axis in (0, 2, 1):
+        result = _along_line(result, lines[axis].based(), axis)
+    return result
+
+
+def _along_line(array: Tensor, line: Line, axis: int) -> Tensor:
+    near, far, weight = (torch.from_numpy(part).to(array.device) for part in (line.near, line.far, line.weight))
+    if not line.weight.any():
+        is_copy = len(line.near) == array.shape[axis] and np.array_equal(line.near, np.arange(len(line.near)))
+        return array if is_copy else array.index_select(axis, near)
+    return torch.lerp(
+        array.index_select(axis, near), array.index_select(axis, far), weight.reshape([-1, *[1] * (2 - axis)])
+    )
 
 
 def along_axis(array: Tensor, matrix: Tensor, axis: int) -> Tensor:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from medseg.core.errors import GeometryError
 from medseg.ops.prepare import slice_axis
-from medseg.ops.resample import LINEAR, NEAREST, along_axis, interpolation_matrix
+from medseg.ops.resample import LINEAR, NEAREST, Line, sample
+from medseg.ops.winners import winners
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -60,18 +61,19 @@ def to_source(
     mapping = _GridMapping(prepared, everywhere=probabilities is not None)
     result = np.zeros(mapping.shape, dtype=np.uint8)
     if probabilities is not None:
+        inside = mapping.inside()
         probabilities.begin(mapping.source_triple((mapping.rows_per_slab, *mapping.shape[1:])))
-    for rows, scores in mapping.slabs(logits):
-        winners = _painted(iter(scores), paint_order) if paint_order else _winner(iter(scores))
-        result[(rows, *mapping.columns)] = winners.numpy()
+    for rows, part, lines in mapping.slabs(logits):
+        result[(rows, *mapping.columns)] = winners(part, lines, paint_order=paint_order).cpu().numpy()
         if probabilities is not None:
+            scores = _Scores(part, lines)
             start = mapping.source_triple((rows.start, 0, 0))
             for channel, share in enumerate(_sigmoids(scores) if paint_order else _softmax(scores)):
                 block = share.half().numpy()
-                block[~mapping.inside[rows]] = channel == 0 and not paint_order
+                block[~inside[rows]] = channel == 0 and not paint_order
                 probabilities.write(channel, start, mapping.to_source_axes(block))
     if probabilities is not None:
-        result[~mapping.inside] = 0
+        result[~inside] = 0
     return mapping.to_source_axes(result)
 
 
@@ -88,39 +90,19 @@ def _sigmoids(scores: _Scores) -> Iterator[Tensor]:
     yield from (torch.sigmoid(score.float()) for score in scores)
 
 
-def _winner(scores: Iterator[Tensor]) -> Tensor:
-    best = next(scores)
-    winner = torch.zeros(best.shape, dtype=torch.uint8)
-    for index, score in enumerate(scores, start=1):
-        wins = score > best
-        winner[wins] = index
-        best = torch.maximum(best, score)
-    return winner
-
-
-def _painted(scores: Iterator[Tensor], paint_order: Sequence[int]) -> Tensor:
-    painted = torch.zeros((), dtype=torch.uint8)
-    for index, score in zip(paint_order, scores, strict=True):
-        painted = torch.where(score > 0, torch.tensor(index, dtype=torch.uint8), painted)
-    return painted
-
-
 class _Scores:
     """One slab of one class after the other, (rows, J, K), interpolated anew at each pass."""
 
-    def __init__(self, logits: Tensor, matrices: Sequence[Tensor]) -> None:
-        self._logits, self._matrices = logits, matrices
+    def __init__(self, logits: Tensor, lines: Sequence[Line]) -> None:
+        self._logits, self._lines = logits, lines
 
     def __iter__(self) -> Iterator[Tensor]:
         for channel in self._logits:
-            yield self._slab(channel, self._matrices)
+            yield self._slab(channel, self._lines)
 
     @staticmethod
-    def _slab(channel: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-        slab = channel.float()
-        for axis, matrix in enumerate(matrices):
-            slab = along_axis(slab, matrix, axis)
-        return slab.cpu()
+    def _slab(channel: Tensor, lines: Sequence[Line]) -> Tensor:
+        return sample(channel.float(), lines).cpu()
 
 
 def _extent(line: NDArray[np.bool_]) -> slice:
@@ -156,33 +138,36 @@ class _GridMapping:
         i, j, k = (source.spacing_mm[axis] for axis in self.order)
         nearest = slice_axis(prepared.slices_mm, (i, j, k)) if prepared.slices_mm else None
         # Half a voxel beyond the last centre is still inside the network grid.
-        covered = [
+        self.covered = [
             (line > -0.5 - 1e-3) & (line < size - 0.5 + 1e-3)
             for line, size in zip(positions, network.shape, strict=True)
         ]
-        self.inside = covered[0][:, None, None] & covered[1][None, :, None] & covered[2][None, None, :]
-        self.rows, *self.columns = (slice(0, len(line)) if everywhere else _extent(line) for line in covered)
-        self.matrices = [
-            torch.from_numpy(interpolation_matrix(line[part], size, NEAREST if axis == nearest else LINEAR))
+        self.rows, *self.columns = (slice(0, len(line)) if everywhere else _extent(line) for line in self.covered)
+        self.lines = [
+            Line.through(line[part], size, NEAREST if axis == nearest else LINEAR)
             for axis, (line, part, size) in enumerate(
                 zip(positions, (self.rows, *self.columns), network.shape, strict=True)
             )
         ]
 
-    def slabs(self, parts: Iterable[Tensor]) -> Iterator[tuple[slice, _Scores]]:
-        """Yield (rows of the first axis, their scores) as soon as they can be made."""
+    def inside(self) -> NDArray[np.bool_]:
+        """Which voxels of the source the network grid covers."""
+        i, j, k = self.covered
+        return np.asarray(i[:, None, None] & j[None, :, None] & k[None, None, :])
+
+    def slabs(self, parts: Iterable[Tensor]) -> Iterator[tuple[slice, Tensor, list[Line]]]:
+        """Yield (rows of the first axis, the logits that they need, how these are interpolated) as they can be made."""
         arriving = iter(parts)
         held = next(arriving)
         first = 0
-        matrices = [matrix.to(held.device) for matrix in self.matrices]
         for rows, support in self._slabs_by_support():
             while first + held.shape[1] < support.stop:
                 keep = max(support.start - first, 0)
                 held = torch.cat([held[:, keep:], next(arriving)], dim=1)
                 first += keep
-            needed = slice(support.start - first, support.stop - first)
             within = slice(rows.start - self.rows.start, rows.stop - self.rows.start)
-            yield rows, _Scores(held[:, needed], [matrices[0][within, support], *matrices[1:]])
+            lines = [self.lines[0].part(within).based(), *self.lines[1:]]
+            yield rows, held[:, support.start - first : support.stop - first], lines
         for _ in arriving:  # whoever makes them may count on being asked for all
             pass
 
@@ -192,8 +177,7 @@ class _GridMapping:
         for start in range(self.rows.start, self.rows.stop, self.rows_per_slab):
             rows = slice(start, min(start + self.rows_per_slab, self.rows.stop))
             within = slice(rows.start - self.rows.start, rows.stop - self.rows.start)
-            used = self.matrices[0][within].any(dim=0).nonzero().flatten()
-            found.append((rows, slice(int(used[0]), int(used[-1]) + 1)))
+            found.append((rows, self.lines[0].part(within).support))
         return sorted(found, key=lambda pair: pair[1].stop)
 
     def source_triple(self, numbers: Sequence[int]) -> Shape:

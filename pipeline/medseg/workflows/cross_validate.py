@@ -13,6 +13,7 @@ from medseg.core.progress import Progress, silent
 from medseg.data.manifest import write_manifest
 from medseg.data.splits import Split, remarks_on_folds, split_folds
 from medseg.data.store import Store, open_store
+from medseg.engine.distributed import require_alone
 from medseg.io.bundle import MANIFEST, BundleManifest
 from medseg.io.documents import read_document
 from medseg.io.files import write_text
@@ -81,8 +82,14 @@ def cross_validate(
 
     Raises:
         ModelError: E-NO-STORE without preprocessed data.
-        UsageError: E-SPLIT, before anything is trained; E-RESUME when a finished fold has other cases.
+        UsageError: E-RANKS under torchrun; E-SPLIT, before anything is trained; E-RESUME when a finished fold has
+            other cases.
     """
+    require_alone(
+        "cross-validation",
+        f"Train each fold with torchrun and `--fold K --set train.num_folds={settings.train.num_folds} "
+        f"--name {name}/foldK`; then run --folds without it: it takes them over.",
+    )
     store, chosen = open_store(workspace.store), settings.train
     folder = workspace.runs / name
     folds = _folds(store, chosen)

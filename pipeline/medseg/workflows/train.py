@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from medseg.core.progress import Progress, silent
 from medseg.data.splits import Split, split_cases
 from medseg.data.store import LoadedCase, Store, open_store
 from medseg.engine.clock import Status
+from medseg.engine.distributed import Ranks, joined
 from medseg.engine.journal import LOG, read_log
 from medseg.engine.stop import Stopped, stop_requests
 from medseg.engine.train import CHECKPOINT, Run, fit, has_ended
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from medseg.core.settings import TrainSettings
     from medseg.workflows.workspace import Workspace
 
-_FREE = {"budget", "epochs", "batch_size", "device", "amp", "learning_rate", "gradient_clip", "deterministic"}
-_FREE |= {"accumulate", "compile"}
+_FREE = {"budget", "epochs", "batch_size", "device", "rank_timeout_s"}
+_FREE |= {"amp", "learning_rate", "gradient_clip", "deterministic", "accumulate", "compile"}
 
 
 @dataclass(frozen=True)
@@ -73,24 +75,36 @@ def train(
         progress: Wraps the loading of cases.
         watch: Told after every step.
 
+    Under torchrun every process calls it; process 0 writes and watches.
+
     Raises:
         ModelError: E-NO-STORE without preprocessed data.
-        UsageError: E-SPLIT, E-RESUME, E-DEVICE.
+        UsageError: E-SPLIT, E-RESUME, E-DEVICE, E-RANKS, E-RANKS-DIFFER.
         BatchError: E-LOCKED while another training runs in the folder.
+        ResourceError: E-RANK-LOST.
     """
-    store = open_store(workspace.store)
-    split = _usable_split(store, settings)
-    folder = workspace.run(name, settings.fold)
-    with claimed_run(folder, emptied=restart):
-        return _train(store, split, settings, folder, progress=progress, watch=watch)
+    with joined(settings.device, timeout_s=settings.rank_timeout_s) as ranks:
+        store = open_store(workspace.store)
+        split = _usable_split(store, settings)
+        folder = workspace.run(name, settings.fold)
+        with claimed_run(folder, emptied=restart) if ranks.is_writer else nullcontext():
+            ranks.any(False)  # nobody looks into the folder before it was emptied
+            if not ranks.is_writer:
+                progress, watch = silent, _nobody
+            return _train(store, split, settings, ranks, folder=folder, progress=progress, watch=watch)
+
+
+def _nobody(*_: object) -> None:
+    """Hears of a training, and leaves telling to another process."""
 
 
 def _train(
     store: Store,
     split: Split,
     settings: TrainSettings,
-    folder: Path,
+    ranks: Ranks,
     *,
+    folder: Path,
     progress: Progress,
     watch: Callable[[Status], None],
 ) -> Trained:
@@ -106,14 +120,19 @@ def _train(
     try:
         cases = _load(store, split.train, folder, progress, "loading training cases")
         held_back = _load(store, split.val, folder, progress, "loading validation cases")
+        stopped = False
     except Stopped:
+        stopped = True
+    if ranks.any(stopped):
         return Trained(folder / "bundle", {}, finished=False)
-    write_text(folder / "settings.json", settings.to_json())
+    if ranks.is_writer:
+        write_text(folder / "settings.json", settings.to_json())
     writer = _BundleWriter(folder, store, split, settings)
     # While a finished training is made longer its model stays until the better one is there.
-    run = Run(folder, identity, watch, writer.early if finished is None else lambda *_: None)
-    fitted = fit(plan, cases, held_back, settings=settings, run=run)
-    if fitted.finished:
+    run = Run(folder, identity, watch, writer.early if finished is None and ranks.is_writer else _nobody, ranks)
+    here = settings.model_copy(update={"device": ranks.device(settings.device)})
+    fitted = fit(plan, cases, held_back, settings=here, run=run)
+    if fitted.finished and ranks.is_writer:
         writer.write(fitted.weights, fitted.validation, num_steps=fitted.progress.step)
     warnings = (*class_warnings(store.dataset, split), *collapse_warnings(fitted.validation))
     return Trained(folder / "bundle", fitted.validation, fitted.finished, warnings=warnings)
