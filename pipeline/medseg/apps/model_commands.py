@@ -39,6 +39,12 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the run; another name trains beside earlier runs.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier training of this name.")] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Write a page of augmented patches instead of training.")
+    ] = False,
+    batch: Annotated[
+        Path | None, typer.Option(help="With --preview: the failed-step-N.safetensors of a run to look at.")
+    ] = None,
     device: o.Device = None,
     amp: o.Amp = None,
     config: o.Config = None,
@@ -85,6 +91,11 @@ def train(
 
         made = forecast_train(place, settings) if folds is None else forecast_folds(place, settings, name=name)
         show.forecast(TERMINAL, made, as_json=json)
+        return
+    if preview or batch is not None:
+        from medseg.apps.preview_command import preview_training
+
+        preview_training(place, settings, batch, as_json=json)
         return
     if folds is not None:
         from medseg.apps.folds_command import train_folds

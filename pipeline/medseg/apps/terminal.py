@@ -128,13 +128,15 @@ class TrainingWatch:
 
 def _describe(status: Status) -> str:
     minutes, seconds = divmod(round(status.remaining_s), 60)
-    losses = ", ".join(f"{name} {value:.3f}" for name, value in status.losses.items() if name != "gradient_norm")
+    hidden = {"gradient_norm", "skipped"}
+    losses = ", ".join(f"{name} {value:.3f}" for name, value in status.losses.items() if name not in hidden)
     scores = ", ".join(
         f"{name} {value:.3f}"
         for name, value in status.validation.items()
         if name == "dice" or name.endswith(("/accuracy", "/auroc"))
     )
     left = f"{minutes}:{seconds:02d} left" if status.step >= 5 else "estimating"
+    pace = f"{status.steps_per_s:.2f} steps/s ({status.samples_per_s:.1f} patches/s)"
     alarm = "; ".join(collapse_warnings(status.validation) if status.share > 0.5 else ())
     parts = (f"loss: {losses}", scores and f"validation: {scores}", alarm)
-    return f"step {status.step}, {left}, {status.steps_per_s:.2f} steps/s, " + "; ".join(filter(None, parts))
+    return f"step {status.step}, {left}, {pace}, " + "; ".join(filter(None, parts))

@@ -134,15 +134,21 @@ class Clock:
             identity=self._before.identity,
         )
 
+    def samples_per_s(self) -> float:
+        """Throughput of this session in patches, validations included."""
+        return (self._samples - self._before.samples) / self._here()
+
+    def _here(self) -> float:
+        return max(self._time - self._start, 1e-6)
+
     def status(self, losses: dict[str, float], validation: dict[str, float]) -> Status:
         share, elapsed = self.share(), self.elapsed()
-        here = max(self._time - self._start, 1e-6)
         return Status(
             step=self.step,
             share=share,
             losses=losses,
             validation=validation,
             remaining_s=elapsed * (1 - share) / max(share, 1e-6),
-            steps_per_s=(self.step - self._before.step) / here,
-            samples_per_s=(self._samples - self._before.samples) / here,
+            steps_per_s=(self.step - self._before.step) / self._here(),
+            samples_per_s=self.samples_per_s(),
         )

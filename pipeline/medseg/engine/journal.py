@@ -14,6 +14,9 @@ from medseg.io.files import full_disk_named, write_text
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
 LOG = "log.jsonl"
 
 
@@ -39,7 +42,9 @@ class Journal:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._log = log = folder / LOG
-        write_text(log, "".join(f"{json.dumps(record)}\n" for record in read_log(log) if record["step"] <= step))
+        # What is told at the very step of a checkpoint comes before it, but for its validation.
+        kept = (record for record in read_log(log) if record["step"] < step + (record["kind"] != "validation"))
+        write_text(log, "".join(f"{json.dumps(record)}\n" for record in kept))
         self._lines = log.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
@@ -58,8 +63,15 @@ class Journal:
             finally:
                 self._board.close()
 
+    def picture(self, name: str, step: int, picture: NDArray[np.uint8]) -> None:
+        """Show (rows, columns, 3) on the board."""
+        if not self._is_open:
+            return
+        with full_disk_named(self._log):
+            self._board.add_image(name, picture, step, dataformats="HWC")
+
     def record(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """`kind` groups the curves: `train` or `validation`."""
+        """`kind` groups the curves: `train`, `validation` or `use`."""
         if not self._is_open:
             return
         with full_disk_named(self._log):

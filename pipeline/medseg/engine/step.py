@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from medseg.data.patches import Batch
     from medseg.engine.clock import Clock
     from medseg.engine.machine import Machine
+    from medseg.ops.augment import Augmentation
 
 _RAMP = (0.02, 0.1)
 # From 2^16 the scale has then been halved to nothing.
@@ -68,7 +69,8 @@ def guarded_step(
     except MedsegError as error:
         if error.code != "E-NUMERIC":
             raise
-        keep_evidence(error, folder, batch, as_seen(machine, batch, seed=seed, augmented=settings.augment)[0], seed)
+        seen, _ = as_seen(batch.to(machine.device), machine.how, seed=seed, augmented=settings.augment)
+        keep_evidence(error, folder, batch, seen, seed)
         raise
     except (RuntimeError, MemoryError) as error:
         if not is_about_memory(error):
@@ -77,27 +79,27 @@ def guarded_step(
         raise ResourceError(
             f"a step of {size} patches does not fit into the memory of {machine.device}",
             code="E-MEMORY",
-            remedy=f"Run the command again with --batch-size {size // 2}: it goes on from the last checkpoint."
+            remedy=f"Run the command again with --batch-size {size // 2}, or with the whole batch in parts "
+            f"(--set train.accumulate={2 * settings.accumulate}): it goes on from the last checkpoint."
             if size > 1
             else "Set a smaller patch_size in the store's plan.json and train with --restart.",
         ) from error
 
 
-def as_seen(machine: Machine, batch: Batch, *, seed: tuple[int, int], augmented: bool) -> tuple[Batch, Tensor]:
-    """The batch as the network sees it, on its device, and a number in [0, 1) for each sample.
+def as_seen(batch: Batch, how: Augmentation, *, seed: tuple[int, int], augmented: bool) -> tuple[Batch, Tensor]:
+    """The batch as the network sees it, and a number in [0, 1) for each sample.
 
     Args:
-        machine: Device and augmentation.
-        batch: As drawn.
+        batch: As drawn, on any device.
+        how: What may happen to it.
         seed: (seed, step); the same seed varies the batch alike.
         augmented: Whether it is varied at all.
     """
     generators = [torch.Generator().manual_seed(hash((*seed, slot)) % 2**63) for slot in batch.slots]
-    draws = torch.stack([torch.rand((), generator=generator) for generator in generators])
-    batch = batch.to(machine.device)
+    draws = torch.stack([torch.rand((), generator=generator) for generator in generators]).to(batch.image.device)
     if not augmented:
         return batch, draws
-    image, labels, known = augment(batch.image, batch.labels, batch.known, how=machine.how, generators=generators)
+    image, labels, known = augment(batch.image, batch.labels, batch.known, how=how, generators=generators)
     return replace(batch, image=image, labels=labels, known=known), draws
 
 
@@ -120,8 +122,8 @@ def train_step(
         MedsegError: E-NUMERIC before any weight changes.
     """
     torch.manual_seed(hash(seed) % 2**63)
-    batch, draws = as_seen(machine, batch, seed=seed, augmented=settings.augment)
-    shown = draws.to(machine.device) < pace.reference_share
+    batch, draws = as_seen(batch.to(machine.device), machine.how, seed=seed, augmented=settings.augment)
+    shown = draws < pace.reference_share
     machine.network.train()
     machine.optimizer.zero_grad(set_to_none=True)
     told: dict[str, float] = {}

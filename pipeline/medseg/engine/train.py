@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 
 from medseg.data.patches import PatchSampler
+from medseg.engine.backends import torch_segment
 from medseg.engine.checkpoint import TrainingProgress, TrainingState, load_checkpoint, load_progress, save_checkpoint
 from medseg.engine.clock import Clock
 from medseg.engine.diagnosis import refit_cost, refit_heads
 from medseg.engine.distributed import ALONE, Ranks
 from medseg.engine.journal import Journal
 from medseg.engine.machine import build_machine
-from medseg.engine.step import guarded_step
+from medseg.engine.mosaic import mosaic
+from medseg.engine.step import as_seen, guarded_step
 from medseg.engine.stop import Stopped, stop_requests
+from medseg.engine.usage import Usage
 from medseg.engine.validate import validate
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from medseg.core.settings import TrainSettings
     from medseg.data.store import LoadedCase
     from medseg.engine.clock import Status
+    from medseg.engine.machine import Machine
 
 CHECKPOINT = "checkpoint.safetensors"
 _WATCHED = 8
@@ -58,7 +62,6 @@ class Fitted:
 
     weights: dict[str, Tensor]
     validation: dict[str, float]
-    history: tuple[dict[str, float], ...]
     progress: TrainingProgress
     finished: bool
 
@@ -91,8 +94,9 @@ def fit(
     sampler = PatchSampler(cases, plan, seed=settings.seed)
     watched = _some_of(held_back, seed=settings.seed)
     clock = _clock(plan, settings, progress, ranks.now, num_cases=len(cases), num_held_back=len(held_back))
-    history: list[dict[str, float]] = []
+    usage = Usage(machine.device)
     running: dict[str, float] = {}
+    scores: dict[str, float] = {}
     with (
         Journal(run.folder if ranks.is_writer else None, step=clock.step) as journal,
         stop_requests(run.folder) as stop_asked,
@@ -108,17 +112,17 @@ def fit(
                     raise Stopped  # noqa: TRY301 - the same way out as from the middle of a validation
                 if clock.validation_due() and held_back:
                     scores = clock.timed_validation(lambda: judged(watched))
-                    history.append({"step": float(clock.step), "seconds": clock.elapsed(), **scores})
-                    journal.record("validation", clock.step, scores)
+                    journal.record("validation", clock.step, {"seconds": clock.elapsed(), **scores})
+                    _show_patches(journal, machine, sampler, clock.step, settings)
                     run.on_validation(machine.model(), scores)
                 losses = guarded_step(machine, sampler.batch(clock.step, slots), clock, settings, folder=run.folder)
                 clock.advance()
                 running = {name: 0.9 * running.get(name, value) + 0.1 * value for name, value in losses.items()}
                 if clock.step % 10 == 0:
-                    journal.record("train", clock.step, {**losses, "learning_rate": machine.learning_rate()})
+                    _tell(journal, machine, clock, losses, usage)
                 if clock.checkpoint_due():
                     _save(run, clock, state)
-                run.on_step(clock.status(running, history[-1] if history else {}))
+                run.on_step(clock.status(running, scores))
             # Before the heads are fitted once more: a training that is extended goes on with those it trained.
             _save(run, clock, state)
             refit_heads(
@@ -131,12 +135,28 @@ def fit(
                 dtype=machine.dtype,
             )
             scores, finished = judged(held_back), True
-            journal.record("validation", clock.step, scores)
+            journal.record("validation", clock.step, {"seconds": clock.elapsed(), **scores})
         except Stopped:
             scores, finished = {}, False
             if not clock.over():
                 _save(run, clock, state)
-    return Fitted(machine.model(), scores, tuple(history), clock.progress(), finished)
+    return Fitted(machine.model(), scores, clock.progress(), finished)
+
+
+def _tell(journal: Journal, machine: Machine, clock: Clock, losses: dict[str, float], usage: Usage) -> None:
+    journal.record("train", clock.step, {**losses, "learning_rate": machine.learning_rate()})
+    journal.record("use", clock.step, {"patches_per_s": clock.samples_per_s(), **usage.read()})
+
+
+def _show_patches(
+    journal: Journal, machine: Machine, sampler: PatchSampler, step: int, settings: TrainSettings
+) -> None:
+    """Draw what the next step will see, with the reference and the averaged network's answer."""
+    batch = sampler.batch(step).to(machine.device)
+    seen, _ = as_seen(batch, machine.how, seed=(settings.seed, step), augmented=settings.augment)
+    if seen.known.any():
+        answer = torch_segment(machine.averaged, machine.dtype)(seen.image).argmax(1)
+        journal.picture("patches", step, mosaic(seen.image, seen.labels, answer))
 
 
 def _resumed(run: Run, state: TrainingState) -> TrainingProgress:

@@ -85,7 +85,7 @@ def train(
     """
     with joined(settings.device, timeout_s=settings.rank_timeout_s) as ranks:
         store = open_store(workspace.store)
-        split = _usable_split(store, settings)
+        split = usable_split(store, settings)
         folder = workspace.run(name, settings.fold)
         with claimed_run(folder, emptied=restart) if ranks.is_writer else nullcontext():
             ranks.any(False)  # nobody looks into the folder before it was emptied
@@ -153,7 +153,7 @@ def _load(store: Store, chosen: Sequence[str], folder: Path, progress: Progress,
     return cases
 
 
-def _usable_split(store: Store, settings: TrainSettings) -> Split:
+def usable_split(store: Store, settings: TrainSettings) -> Split:
     """The split without the cases that could not be preprocessed."""
     usable = {case.id for case in store.index.cases}
     split = split_cases(
