@@ -36,6 +36,12 @@ def train(
     deterministic: Annotated[
         bool | None, typer.Option("--deterministic", help="The same result every time on the same machine.")
     ] = None,
+    init_from: Annotated[
+        Path | None, typer.Option(help="Fine-tune: start with the weights of this model folder, where they fit.")
+    ] = None,
+    freeze_encoder: Annotated[
+        float | None, typer.Option(help="With --init-from: hold the encoder for this share of the training; 1: all.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the run; another name trains beside earlier runs.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier training of this name.")] = False,
@@ -75,6 +81,8 @@ def train(
         num_folds=folds,
         stratify_by=stratify_by,
         batch_size=batch_size,
+        init_from=init_from,
+        freeze_encoder=freeze_encoder,
         accumulate=accumulate,
         recipe=recipe,
         compile=compile_,

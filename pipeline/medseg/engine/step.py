@@ -61,6 +61,8 @@ def guarded_step(
     share = clock.share()
     for group in machine.optimizer.param_groups:
         group["lr"] = machine.recipe.rate(clock.step, share, warmup_steps=settings.warmup_steps)
+    if settings.freeze_encoder:
+        machine.freeze_encoder(frozen=share < settings.freeze_encoder)
     ramp = min(max((share - _RAMP[0]) / (_RAMP[1] - _RAMP[0]), 0.0), 1.0)
     pace = Pace(class_weight=settings.class_weight * ramp, reference_share=1 - share)
     seed = (settings.seed, clock.step)

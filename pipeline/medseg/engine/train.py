@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,6 +47,7 @@ class Run:
         on_step: Called after every step.
         on_validation: Called with the averaged weights and their scores, so that a usable model exists early.
         ranks: This process among those of the training; only one writes.
+        start: Weights to begin with; empty for fresh ones.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class Run:
     on_step: Callable[[Status], None]
     on_validation: Callable[[dict[str, Tensor], dict[str, float]], None]
     ranks: Ranks = ALONE
+    start: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +166,11 @@ def _resumed(run: Run, state: TrainingState) -> TrainingProgress:
     progress, path = TrainingProgress(identity=run.identity), run.folder / CHECKPOINT
     if path.exists():
         progress = load_checkpoint(path, run.identity, state)
+    elif run.start:
+        state.network.load_state_dict(run.start)
+        state.averaged.load_state_dict(run.start)
+        # How good it is before the first step is worth knowing.
+        progress = progress.model_copy(update={"next_validation": -1.0})
     run.ranks.require_equal("state of the training", (run.identity, progress.step))
     return progress
 

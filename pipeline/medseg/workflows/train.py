@@ -21,6 +21,7 @@ from medseg.io.bundle import MANIFEST, BundleManifest, write_bundle
 from medseg.io.documents import read_document
 from medseg.io.files import write_text
 from medseg.workflows.claim import claimed_run
+from medseg.workflows.fine_tune import REPORT, start_from
 from medseg.workflows.model_card import model_card
 from medseg.workflows.provenance import make_provenance
 from medseg.workflows.train_warnings import class_warnings, collapse_warnings
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from medseg.core.settings import TrainSettings
+    from medseg.core.transfer import Transfer
     from medseg.workflows.workspace import Workspace
 
-_FREE = {"budget", "epochs", "batch_size", "device", "rank_timeout_s"}
+_FREE = {"budget", "epochs", "batch_size", "device", "rank_timeout_s", "init_from"}
 _FREE |= {"amp", "learning_rate", "gradient_clip", "deterministic", "accumulate", "compile"}
 
 
@@ -46,6 +48,7 @@ class Trained:
         validation: Scores on the cases held back.
         finished: False when somebody asked to stop; the same command goes on.
         was_done: The run had already come to this end before; nothing was trained.
+        transfer: What it took over from another model.
         warnings: W- codes and words, as in the bundle.
     """
 
@@ -53,6 +56,7 @@ class Trained:
     validation: dict[str, float]
     finished: bool
     was_done: bool = False
+    transfer: Transfer | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -108,15 +112,26 @@ def _train(
     progress: Progress,
     watch: Callable[[Status], None],
 ) -> Trained:
-    identity = _identity(store, split, settings)
     plan = store.plan.model_copy(update={"batch_size": settings.batch_size or store.plan.batch_size})
+    start: dict[str, Tensor] = {}
+    transfer = None
+    if settings.init_from is not None:
+        start, transfer = start_from(settings.init_from, plan, seed=settings.seed)
+    identity = _identity(store, split, settings, transfer)
     finished, has_checkpoint, end = _finished_bundle(folder), (folder / CHECKPOINT).is_file(), None
     if has_checkpoint:
         sizes = {"num_cases": len(split.train), "num_held_back": len(split.val)}
         end = has_ended(folder, identity, plan, settings, **sizes)
     # Without a checkpoint nothing can go on from a finished model; with one, the model may be of a shorter training.
     if finished and (not has_checkpoint or end == finished.num_steps):
-        return Trained(folder / "bundle", finished.validation, finished=True, was_done=True, warnings=finished.warnings)
+        return Trained(
+            folder / "bundle",
+            finished.validation,
+            finished=True,
+            was_done=True,
+            transfer=transfer,
+            warnings=finished.warnings,
+        )
     try:
         cases = _load(store, split.train, folder, progress, "loading training cases")
         held_back = _load(store, split.val, folder, progress, "loading validation cases")
@@ -127,15 +142,17 @@ def _train(
         return Trained(folder / "bundle", {}, finished=False)
     if ranks.is_writer:
         write_text(folder / "settings.json", settings.to_json())
+        if transfer is not None:
+            write_text(folder / REPORT, transfer.to_json())
     writer = _BundleWriter(folder, store, split, settings)
     # While a finished training is made longer its model stays until the better one is there.
-    run = Run(folder, identity, watch, writer.early if finished is None and ranks.is_writer else _nobody, ranks)
+    run = Run(folder, identity, watch, writer.early if finished is None and ranks.is_writer else _nobody, ranks, start)
     here = settings.model_copy(update={"device": ranks.device(settings.device)})
     fitted = fit(plan, cases, held_back, settings=here, run=run)
     if fitted.finished and ranks.is_writer:
         writer.write(fitted.weights, fitted.validation, num_steps=fitted.progress.step)
     warnings = (*class_warnings(store.dataset, split), *collapse_warnings(fitted.validation))
-    return Trained(folder / "bundle", fitted.validation, fitted.finished, warnings=warnings)
+    return Trained(folder / "bundle", fitted.validation, fitted.finished, transfer=transfer, warnings=warnings)
 
 
 def _load(store: Store, chosen: Sequence[str], folder: Path, progress: Progress, what: str) -> list[LoadedCase]:
@@ -172,7 +189,7 @@ def _finished_bundle(folder: Path) -> BundleManifest | None:
     return manifest if manifest.finished else None
 
 
-def _identity(store: Store, split: Split, settings: TrainSettings) -> dict[str, str]:
+def _identity(store: Store, split: Split, settings: TrainSettings, transfer: Transfer | None) -> dict[str, str]:
     """What must not change between a checkpoint and its resumption, each in words that can be shown.
 
     The length may change, and so may what is changed to get a training through: device, precision, rate and batch.
@@ -184,6 +201,7 @@ def _identity(store: Store, split: Split, settings: TrainSettings) -> dict[str, 
     )
     return {
         **_flat("train", shaping),
+        **({} if transfer is None else {"weights to start with": transfer.weights_sha256}),
         **_flat("plan", plan),
         **{f"label {name}": str(value) for name, value in store.plan.labels.items()},
         **{f"training case {case}": files[case] for case in split.train},
