@@ -73,7 +73,8 @@ def test_every_number_of_a_report_is_defined():
     """Each field of the documents that hold numbers, and each metric, stands on the page of definitions."""
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     documents = (
-        findings.LabelMetrics, findings.LabelSummary, findings.Estimate, findings.ClassSummary, findings.ClassArea, findings.OrdinalSummary,
+        findings.LabelMetrics, findings.LabelSummary, findings.Estimate, findings.ClassSummary, findings.ClassArea,
+        findings.OrdinalSummary,
         findings.RocCurve, findings.ReliabilityBin, findings.MultiLabelSummary, findings.SubgroupSummary,
         detection.LesionMatch, detection.LesionDetection, detection.LesionSummary,
     )  # fmt: skip
