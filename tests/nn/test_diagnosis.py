@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from medseg.nn.diagnosis import OrdinalLayer, Standardise, _pool, measure_shape
+from medseg.nn.diagnosis import Attention, OrdinalLayer, Standardise, _pool, measure_shape
 
 
 def test_features_are_standardised_over_all_cases_seen():
@@ -84,3 +84,21 @@ def test_a_fresh_scale_has_equal_steps_and_its_answers_are_log_probabilities():
     assert answers.shape == (50, 3, 5)
     torch.testing.assert_close(answers.exp().sum(-1), torch.ones(50, 3), atol=1e-4, rtol=0)
     torch.testing.assert_close(answers.softmax(-1), answers.exp(), atol=1e-4, rtol=0)
+
+
+def test_attention_by_hand():
+    """Two places; without a gate's opinion both count alike, with one the second counts e^2 times as much."""
+    attend = Attention(1)
+    with torch.no_grad():
+        for layer in (attend.content, attend.gate, attend.to_weight):
+            layer.weight.zero_()
+            layer.bias.zero_()
+    features = torch.tensor([1.0, 4.0]).reshape(1, 1, 2, 1, 1)
+    assert attend(features)[0].tolist() == pytest.approx([2.5, 4])
+    with torch.no_grad():
+        attend.gate.bias.fill_(50.0)
+        attend.content.weight[0] = 100.0
+        attend.content.bias[0] = -250.0  # tanh: -1 at the first place, 1 at the second
+        attend.to_weight.weight[0, 0] = 1.0
+    share = math.exp(2) / (1 + math.exp(2))
+    assert attend(features)[0].tolist() == pytest.approx([1 * (1 - share) + 4 * share, 4])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from medseg.core.plan import ClassificationPlan
 
+_ATTENTION_WIDTH = 16
 _LEAST_PROBABILITY = 1e-6
 _WIDTHS = (3, 5, 7)  # voxels
 _MEASURES = 1 + 2 * len(_WIDTHS)
@@ -49,6 +50,22 @@ class Standardise(nn.Module):
                 self.mean.lerp_(x.mean(0), share)
                 self.variance.lerp_((x - self.mean).square().mean(0), share)
         return ((x - self.mean) / (self.variance + 1e-6).sqrt()).clamp(-5, 5)
+
+
+class Attention(nn.Module):
+    """A mean in which each place counts as much as a small network says (gated attention, Ilse et al., ICML 2018)."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.content = nn.Conv3d(num_features, _ATTENTION_WIDTH, 1)
+        self.gate = nn.Conv3d(num_features, _ATTENTION_WIDTH, 1)
+        self.to_weight = nn.Conv3d(_ATTENTION_WIDTH, 1, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, F, I, J, K) to (B, 2 F): the weighted mean, and the maximum."""
+        weights = self.to_weight(torch.tanh(self.content(features)) * torch.sigmoid(self.gate(features)))
+        shares = torch.softmax(weights.float().flatten(2), dim=2)
+        return torch.cat([(features.flatten(2) * shares).sum(2), features.amax((2, 3, 4))], dim=1)
 
 
 class OrdinalLayer(nn.Module):
@@ -84,10 +101,10 @@ class ClassificationHead(nn.Module):
 
     Mean and maximum of each scale under each region's probability (dilated by one voxel of that scale, so that the rim
     of a lesion counts), the size and raggedness of each region and outline, then one linear layer per head: a plain one
-    is what a few dozen cases can teach. Without regions the whole view is pooled.
+    is what a few dozen cases can teach. Without regions the whole view is pooled, or where attention looks.
 
     Args:
-        features: Of each pooled scale.
+        features: Of each pooled scale, the image first.
         num_regions: Under which they are pooled; 0 pools everything.
         plan: Heads and dropout.
         num_outlines: Measured as regions are, but not pooled under.
@@ -100,6 +117,8 @@ class ClassificationHead(nn.Module):
         blocks = (*(2 * number * max(num_regions, 1) for number in features), _MEASURES * (num_regions + num_outlines))
         self.blocks = tuple(size for size in blocks if size)
         self.standardise = Standardise(sum(self.blocks))
+        is_learnt = plan.pooling == "attention"
+        self.attention = nn.ModuleList(Attention(number) for number in features[1:]) if is_learnt else None
         self.dropout = nn.Dropout(plan.dropout)
         self.heads = nn.ModuleDict(
             {
@@ -114,7 +133,12 @@ class ClassificationHead(nn.Module):
 
     def pool(self, features: Sequence[Tensor], regions: Tensor | None, outlines: Tensor | None = None) -> Tensor:
         """Features (B, F, ...) per scale; regions and outlines (B, R, I, J, K) in [0, 1]. Returns (B, width)."""
-        pooled = [_pool(scale.float(), regions) for scale in features]
+        image, *scales = (scale.float() for scale in features)
+        if self.attention is None:
+            pooled = [_pool(scale, regions) for scale in (image, *scales)]
+        else:
+            attended = (attend(scale) for attend, scale in zip(self.attention, scales, strict=True))
+            pooled = [_pool(image, None), *attended]
         measured = [part.float() for part in (regions, outlines) if part is not None]
         return torch.cat([*pooled, *(measure_shape(part) for part in measured)], dim=1)
 
