@@ -162,3 +162,11 @@ def test_an_ordered_head_is_fitted_with_its_steps_in_order():
     lowest, highest = (fitted(torch.tensor([[value, 0, 0, 0, 0, 0]], dtype=torch.float64)) for value in (-4.0, 8.0))
     assert (int(lowest.argmax()), int(highest.argmax())) == (0, 2)
     assert not torch.equal(fitted.bias, OrdinalLayer(6, 3).bias)
+
+
+def test_the_layer_of_a_frozen_network_can_be_fitted_again():
+    """Training ends with averaged weights, which ask for no gradient."""
+    task = _task()
+    frozen, free = nn.Linear(5, 2).requires_grad_(requires_grad=False), nn.Linear(5, 2)
+    pairs = zip(fit_path(task, frozen, [0.1]), fit_path(task, free, [0.1]), strict=True)
+    assert all(torch.equal(one.weight, other.weight) for one, other in pairs)

@@ -194,7 +194,7 @@ def fit_path(task: Task, like: Layer, penalties: Sequence[float]) -> list[Layer]
     features = (task.features - shift) / scale
     trust = torch.cat([torch.full((size,), float(size)) for size in task.blocks]).double()
     weights = _balance(task.targets)
-    layer = copy.deepcopy(like).double().cpu()
+    layer = copy.deepcopy(like).double().cpu().requires_grad_()  # the averaged weights are frozen
     if isinstance(layer, OrdinalLayer):
         layer.reset_parameters()
     else:
