@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,11 @@ class Case(Document):
     images: tuple[Path, ...] = Field(
         description="one file per channel, or one file with all channels; none only where masks alone are compared"
     )
+    missing: tuple[int, ...] = Field(
+        default=(),
+        description="places among the dataset's channels that this case has no file for; `images` holds the "
+        "others, or null in these places",
+    )
     label: Path | None = Field(default=None, description="reference segmentation on the image's grid")
     labelled: tuple[str, ...] | None = Field(
         default=None, description="labels that were annotated in this case; absent: all of the dataset's"
@@ -38,6 +43,16 @@ class Case(Document):
     series: str | None = Field(
         default=None, description="DICOM: which series of the image's folder, where it holds several; as in Reading"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_gaps(cls, values: Any) -> Any:
+        images = values.get("images") if isinstance(values, dict) else None
+        if not isinstance(images, list | tuple) or None not in images:
+            return values
+        gaps = [place for place, image in enumerate(images) if image is None]
+        present = [image for image in images if image is not None]
+        return {**values, "images": present, "missing": [*values.get("missing", ()), *gaps]}
 
     @property
     def group(self) -> str:

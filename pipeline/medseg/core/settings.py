@@ -86,6 +86,9 @@ class TrainSettings(Document):
     amp: bool = Field(default=True, description="mixed precision where the device gains from it")
     deterministic: bool = Field(default=False, description="same result every time on the same machine")
     augment: bool = True
+    channel_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="share of patches that lose a channel, each by itself; never all of them"
+    )
     init_from: Path | None = Field(default=None, description="bundle whose weights the training starts with")
     freeze_encoder: float = Field(
         default=0.0, ge=0, le=1, description="share of the training during which the encoder stays as init_from gave it"
