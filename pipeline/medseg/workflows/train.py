@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from medseg.core.errors import UsageError
 from medseg.core.progress import Progress, silent
+from medseg.data.patches import require_foreground
 from medseg.data.splits import Split, split_cases
 from medseg.data.store import LoadedCase, Store, open_store
 from medseg.engine.clock import Status
@@ -140,6 +141,7 @@ def _train(
         stopped = True
     if ranks.any(stopped):
         return Trained(folder / "bundle", {}, finished=False)
+    require_foreground(cases, plan)
     if ranks.is_writer:
         write_text(folder / "settings.json", settings.to_json())
         if transfer is not None:
@@ -225,6 +227,14 @@ class _BundleWriter:
     split: Split
     settings: TrainSettings
 
+    def _optional_channels(self) -> tuple[int, ...]:
+        """All when they were dropped at random, else those that training cases lacked."""
+        every = range(len(self.store.plan.channels))
+        if self.settings.channel_dropout and len(every) > 1:
+            return tuple(every)
+        cases = [case for case in self.store.index.cases if case.id in set(self.split.train)]
+        return tuple(channel for channel in every if any(channel in case.missing for case in cases))
+
     def early(self, weights: dict[str, Tensor], validation: dict[str, float]) -> None:
         self.write(weights, validation, num_steps=None)
 
@@ -238,6 +248,7 @@ class _BundleWriter:
             labels=dataset.labels,
             heads=dataset.heads,
             channels=dataset.channels,
+            optional_channels=self._optional_channels(),
             num_training_cases=len(self.split.train),
             num_validation_cases=len(self.split.val),
             training_cases=self.split.train,
