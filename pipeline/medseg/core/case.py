@@ -90,6 +90,9 @@ class Dataset(Document):
     heads: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="classification head to its class names"
     )
+    ordered: tuple[str, ...] = Field(
+        default=(), description="heads whose classes are steps of one scale, the lowest first: stages, grades"
+    )
     reading: Reading = Field(default=AS_IT_IS, description="how the images are read where their files do not decide")
     generator: Generator | None = None
     cases: tuple[Case, ...] = ()
@@ -120,6 +123,11 @@ class Dataset(Document):
 
     @model_validator(mode="after")
     def _about_labels(self) -> Dataset:
+        if unknown := set(self.ordered) - set(self.heads):
+            message = (
+                f"ordered names {', '.join(sorted(unknown))}, not among the heads: {', '.join(self.heads) or 'none'}"
+            )
+            raise ValueError(message)
         for field, names in (("terms", self.terms), ("lesion_labels", self.lesion_labels)):
             if unknown := set(names) - set(self.labels):
                 message = f"{field} are given for {', '.join(sorted(unknown))}, which are no labels"

@@ -20,7 +20,7 @@ from medseg.core.errors import UsageError
 from medseg.core.geometry import Shape, Vector
 from medseg.core.listening import ListenSettings
 from medseg.core.outputs import Outputs
-from medseg.core.plan import NetworkKind
+from medseg.core.plan import NetworkKind, Pooling
 from medseg.core.reading import Containment, Reading
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
@@ -45,6 +45,9 @@ class PreprocessSettings(Reading, Containment):
         default=None, gt=0, description="of the device that will train, which no step may exceed; absent: this one's"
     )
     correct_bias_field: bool = Field(default=False, description="N4 bias-field correction of MRI channels")
+    pooling: Pooling | None = Field(
+        default=None, description="of the diagnosis: foreground, global or attention; absent: foreground"
+    )
     equalise: bool = Field(default=False, description="adaptive histogram equalisation of uncalibrated channels")
 
     @field_validator("spacing_mm", "patch_size")

@@ -157,6 +157,7 @@ def _wishes(settings: PreprocessSettings) -> Wishes:
         memory_gib=settings.memory_gib or _memory_gib(settings.target),
         correct_bias_field=settings.correct_bias_field,
         equalise=settings.equalise,
+        pooling=settings.pooling,
     )
 
 
