@@ -1,9 +1,10 @@
 """What may not change between two sessions of one training, and how it is named."""
 
 import pytest
+import torch
 
 from medseg.core.errors import UsageError
-from medseg.engine.checkpoint import TrainingProgress, differences
+from medseg.engine.checkpoint import TrainingProgress, TrainingState, differences, load_checkpoint, save_checkpoint
 
 HASH = "a" * 64
 BEFORE = {
@@ -40,3 +41,17 @@ def test_settings_are_named_before_the_cases_that_they_moved(tmp_path):
     ) as e:
         TrainingProgress(identity={"train.fold": "1", **many}).require({"train.fold": "2"}, tmp_path)
     assert e.value.code == "E-RESUME"
+
+
+def test_the_scale_of_a_reduced_precision_comes_back(tmp_path):
+    first, second, third = (torch.amp.GradScaler("cpu", enabled=True, init_scale=1024.0) for _ in range(3))
+    first.load_state_dict({**first.state_dict(), "scale": 8.0, "_growth_tracker": 77})
+    save_checkpoint(tmp_path / "checkpoint.safetensors", TrainingProgress(), state(first))
+    load_checkpoint(tmp_path / "checkpoint.safetensors", {}, state(second))
+    assert second.state_dict() == first.state_dict()
+    assert third.state_dict() != first.state_dict()
+
+
+def state(scaler: torch.amp.GradScaler) -> TrainingState:
+    network = torch.nn.Linear(2, 1)
+    return TrainingState(network, torch.nn.Linear(2, 1), torch.optim.AdamW(network.parameters()), scaler)

@@ -68,7 +68,7 @@ def test_the_case_is_named_and_its_batch_kept_as_drawn_and_as_seen(machine, samp
     kept, tensors = read_evidence(path)
     assert (kept.seed, kept.step, kept.cases, kept.not_finite) == (5, 7, ("a", "b", "c"), ("b",))
     assert json.loads(path.with_suffix(".json").read_text()) == json.loads(kept.to_json())
-    seen, _ = as_seen(machine, batch, seed=(5, 7), augmented=True)
+    seen, _ = as_seen(batch, machine.how, seed=(5, 7), augmented=True)
     for name, value in (("drawn_image", batch.image), ("image", seen.image), ("labels", seen.labels)):
         assert torch.equal(tensors[name].nan_to_num(99.0), value.nan_to_num(99.0)), name
     assert torch.equal(tensors["class.lesion_type"], batch.classes["lesion_type"])
@@ -125,7 +125,9 @@ def test_another_file_is_no_evidence(tmp_path):
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate"), MemoryError()]
 )
-@pytest.mark.parametrize(("size", "advice"), [(3, "--batch-size 1: it goes on"), (1, "smaller patch_size")])
+@pytest.mark.parametrize(
+    ("size", "advice"), [(3, r"--batch-size 1, .*accumulate=2\): it goes on"), (1, "smaller patch_size")]
+)
 def test_out_of_memory_names_the_smaller_batch(machine, sampler, clock, tmp_path, monkeypatch, error, size, advice):
     def fails(*_, **__):
         raise error

@@ -9,6 +9,7 @@ def test_a_resumed_run_takes_back_what_it_will_tell_again(tmp_path):
     with Journal(tmp_path) as journal:
         for step in (10, 20, 30):
             journal.record("train", step, {"segmentation": step / 10})
+        journal.record("validation", 20, {"dice": 0.5})
     with (tmp_path / LOG).open("a") as log:
         log.write('{"kind": "train", "st')  # killed while writing
     with Journal(tmp_path, step=20) as journal:

@@ -72,7 +72,7 @@ def test_a_resumed_training_equals_the_uninterrupted_one_bitwise(store, cases, u
     assert difference(resumed, uninterrupted) == 0
 
 
-@pytest.mark.parametrize("lost", ["optimizer", "averaged", "network", "step"])
+@pytest.mark.parametrize("lost", ["optimizer", "averaged", "network", "head statistics", "step", "schedule"])
 def test_resuming_without_a_part_of_the_state_shows(store, cases, uninterrupted, tmp_path, monkeypatch, lost):
     """The negative control of the test above: what it compares does depend on every part that is saved."""
     run(store, cases, tmp_path, stop_at=3)
@@ -82,18 +82,24 @@ def test_resuming_without_a_part_of_the_state_shows(store, cases, uninterrupted,
         tensors = whole(path)
         if lost == "optimizer":
             return {name: value for name, value in tensors.items() if not name.startswith("optimizer.")}
+        if lost == "head statistics":
+            return {
+                name: torch.zeros_like(value) if "standardise" in name else value for name, value in tensors.items()
+            }
         return {
             name: torch.zeros_like(value) if name.startswith(f"{lost}.") and "norm" not in name else value
             for name, value in tensors.items()
         }
 
     monkeypatch.setattr(checkpoint, "load_tensors", partly)
-    if lost == "step":
+    kept = {"step": ('"step":3', '"step":2'), "schedule": ('"samples":6', '"samples":4')}.get(lost)
+    if kept is not None:
         metadata = checkpoint.load_metadata
+        assert all(kept[0] in value for value in metadata(tmp_path / CHECKPOINT).values())
         monkeypatch.setattr(
             checkpoint,
             "load_metadata",
-            lambda path: {key: value.replace('"step":3', '"step":2') for key, value in metadata(path).items()},
+            lambda path: {key: value.replace(*kept) for key, value in metadata(path).items()},
         )
     assert difference(run(store, cases, tmp_path), uninterrupted) > 0
 
@@ -173,3 +179,21 @@ def test_a_budget_is_kept_and_early_models_are_offered(store, cases, tmp_path):
     assert offered
     assert set(offered[0]) >= {"dice", "dice/organ", "dice/lesion"}
     assert fitted.progress.elapsed_s < 12
+
+
+def test_the_board_shows_curves_use_and_pictures_of_patches(store, cases, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(store, cases, tmp_path, settings=SETTINGS.model_copy(update={"epochs": 6}))
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(board.Tags()["scalars"]) >= {
+        "train/segmentation",
+        "train/classification",
+        "train/gradient_norm",
+        "train/learning_rate",
+        "use/patches_per_s",
+        "use/cpu_percent",
+        "validation/dice",
+        "validation/dice/organ",
+    }
+    assert board.Tags()["images"] == ["patches"]

@@ -60,6 +60,16 @@ def test_nothing_drawn_nothing_changed():
     assert all(torch.equal(a, b) for a, b in zip(batch, result, strict=True))
 
 
+def test_a_shape_keeps_its_two_values():
+    batch = _blob(16)
+    varied, kept = (
+        augment(*batch, how=dataclasses.replace(STILL, intensity=on), generators=_seeded(0, 16))[0]
+        for on in (True, False)
+    )
+    assert torch.equal(kept, batch[0])
+    assert not torch.equal(varied, kept)
+
+
 @pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("axes", [(0,), (1,), (2,), (0, 1, 2)])
 def test_image_and_labels_turn_and_zoom_together(axes):

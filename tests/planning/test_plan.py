@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.core.case import Dataset
-from medseg.core.plan import ChannelStatistics, Fingerprint
+from medseg.core.plan import CaseFingerprint, ChannelStatistics, Fingerprint
 from medseg.nn.build import build_network
+from medseg.ops.augment import Augmentation
 from medseg.planning.network import CAPACITIES
 from medseg.planning.plan import Wishes, make_plan
 
@@ -156,6 +157,21 @@ def test_a_shape_of_two_values_keeps_both_and_a_whole_case_is_not_cropped():
     assert plan.crop == "none"
     (rule,) = plan.normalisation
     assert (rule.scheme, rule.mean, rule.std, rule.lower) == ("fixed", 127.5, 127.5, None)
+    assert plan.classification is not None
+    assert plan.classification.shape_channels == (0,)
+    how = Augmentation.from_plan(plan)
+    assert (how.intensity, how.scaling) == (False, (0.95, 1.05))
+
+
+def test_a_whole_case_is_seen_at_its_own_resolution_with_all_its_air():
+    case = CaseFingerprint(
+        id="a", shape=(28, 30, 32), spacing_mm=(1, 1, 2), cropped_shape=(10, 15, 16), label_voxels={}, label_sides={}
+    )
+    fingerprint = _fingerprint((1, 1, 2), (10, 15, 16)).model_copy(update={"cases": (case,)})
+    dataset = Dataset(name="shapes", channels=("MRI",), heads={"grade": ("low", "high")})
+    plan = make_plan(dataset, fingerprint, Wishes())
+    assert plan.patch_size == (28, 30, 32)
+    assert Augmentation.from_plan(plan).intensity
 
 
 def test_ct_is_clipped_and_scaled_by_the_training_set():

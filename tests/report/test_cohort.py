@@ -9,6 +9,7 @@ import re
 
 import pytest
 
+from medseg.core.baseline import BaselineHead, BaselineModel, BaselineReport, MissingRegion, NetworkContrast
 from medseg.core.detection import LesionSummary
 from medseg.core.findings import ClassAnswer, ClassArea, MultiLabelSummary, SubgroupSummary
 from medseg.report.cohort import cohort_csv, render_cohort
@@ -186,3 +187,70 @@ def test_csv_has_the_further_percentiles_and_seven_digits(make_cohort, make_case
     case = make_case(metrics=(row,))
     first = table(cohort.model_copy(update={"cases": (case,), "labels": labels}))[0]
     assert (first["hd99_mm"], first["dice"], first["relative_volume_error"]) == ("0.3333333", "0.6666667", "")
+
+
+def beside(cohort, outcome: str) -> BaselineReport:
+    """Two baselines that answer as the cohort's model does."""
+    summary = cohort.classes[0]
+    models = tuple(
+        BaselineModel(
+            family=family,
+            features="radiomics",
+            num_features=9,
+            chosen={"C": 1.0},
+            training_auroc=0.8123,
+            summary=summary,
+        )
+        for family in ("forest", "svm")
+    )
+    contrast = NetworkContrast(
+        baseline=models[0].title,
+        auroc_difference=0.0123,
+        auroc_low=-0.0456,
+        auroc_high=0.0789,
+        balanced_accuracy_difference=0.0321,
+        balanced_accuracy_low=-0.0654,
+        balanced_accuracy_high=0.0987,
+        outcome=outcome,
+        sentence="stage: the verdict in plain words.",
+    )
+    head = BaselineHead(
+        head=summary.head,
+        classes=summary.classes,
+        num_training_cases=40,
+        num_training_patients=33,
+        num_judged_cases=6,
+        num_judged_patients=5,
+        models=models,
+        network=summary,
+        contrast=contrast,
+    )
+    return BaselineReport(
+        name=cohort.name,
+        model="another-model",
+        judge="val",
+        regions=("lesion",),
+        region_words=f"radiomics under {HOSTILE}",
+        heads=(head,),
+        missing=(MissingRegion(label="lesion", training=("a", "b"), judged=("c",)),),
+        failures=cohort.failures,
+        provenance=cohort.provenance,
+    )
+
+
+def test_baselines_stand_beside_the_network(make_cohort, inspect) -> None:
+    cohort = make_cohort()
+    page = render_cohort(cohort, case_pages={}, baselines=beside(cohort, "not_distinguishable"))
+    faults, text = inspect(page)
+    assert faults == []
+    for shown in (
+        "Baselines beside the network", "Random forest", "Support vector machine", "The network", "0.812",
+        "the verdict in plain words", "taught by 40 cases of 33", "another-model, not the model of this page",
+        "−0.046", "0.079", "−0.065", "no mask in 2 training and 1 judged cases",
+    ):  # fmt: skip
+        assert shown in text, shown
+    assert '<p class="alarm">stage: the verdict' in page
+    assert HOSTILE not in page
+    beaten = render_cohort(cohort, case_pages={}, baselines=beside(cohort, "network_better"))
+    assert "<p>stage: the verdict" in beaten
+    assert "Baselines" not in render_cohort(cohort, case_pages={})

@@ -101,7 +101,7 @@ def test_balls_are_told_apart_by_the_manifests_split(balls, tmp_path):
     assert head.contrast is None
     assert report.model == ""
     assert report.missing == report.failures == ()
-    assert "reference masks in the judged cases" in report.region_words
+    assert "judged cases: reference masks" in report.region_words
 
 
 def test_an_empty_mask_is_counted_and_filled_in(balls, folder, tmp_path):
@@ -156,7 +156,7 @@ def test_images_without_labels_are_measured_whole(balls, tmp_path):
 def test_every_channel_is_measured(balls, folder):
     case = balls.cases[0].model_copy(update={"images": (balls.cases[0].images[0],) * 2})
     two = balls.model_copy(update={"channels": ("CT", "PET")})
-    names = Measuring(two, ("ball",)).teaching(case).radiomics
+    names = Measuring(two, ("ball",)).teaching(case).features["radiomics"]
     assert names["ball.channel 1.intensity.mean"] == names["ball.channel 2.intensity.mean"]
     assert names["ball.channel 1.intensity.mean"] == pytest.approx(100, abs=3)
     assert names["ball.shape.voxel_volume_mm3"] == pytest.approx(ball(2.4).sum() * 1.0 * 1.5 * 2.5)
@@ -188,8 +188,9 @@ def test_no_head_and_an_unknown_head(balls, tmp_path):
         run(balls, tmp_path, QUICK.model_copy(update={"heads": ("sise",)}))
     with pytest.raises(UsageError, match="E-LABEL-NAME"):
         run(balls, tmp_path, QUICK.model_copy(update={"labels": ("bell",)}))
-    with pytest.raises(UsageError, match="E-OPTION"):
-        run(balls, tmp_path, QUICK.model_copy(update={"masks": "predicted"}))
+    for wish in ({"masks": "predicted"}, {"features": ("encoder",)}):
+        with pytest.raises(UsageError, match="E-OPTION"):
+            run(balls, tmp_path, QUICK.model_copy(update=wish))
 
 
 def test_a_head_that_no_judged_case_has(balls, tmp_path):
@@ -295,8 +296,10 @@ def test_the_network_stands_beside_them(beside_the_network):
     (head,) = report.heads
     assert head.network is not None
     assert head.network.n == head.models[0].summary.n == head.num_judged_cases
+    assert {model.features for model in head.models} == {"radiomics", "encoder"}
     assert report.model
-    assert "the network's masks in the judged cases" in report.region_words
+    assert "Baselines beside the network" in (out / "index.html").read_text(encoding="utf-8")
+    assert "judged cases: the network's masks" in report.region_words
     assert head.contrast.sentence in done.output.replace("\n", "")
     listed = CliRunner().invoke(app, [*words, "--masks", "reference", "--json"])
-    assert "reference masks in the judged cases" in json.loads(listed.stdout)["region_words"]
+    assert "judged cases: reference masks" in json.loads(listed.stdout)["region_words"]

@@ -9,6 +9,7 @@ import torch
 from medseg.core.answering import Answering
 from medseg.core.errors import MedsegError
 from medseg.core.settings import InferSettings
+from medseg.engine.case_run import Thrift
 from medseg.engine.predict import Predictor
 from medseg.io.bundle import read_bundle, write_bundle
 from medseg.io.volumes import read_volume
@@ -46,7 +47,7 @@ def test_members_are_averaged(workspace, cohort, tmp_path):
     answers = []
     for folder in (*members, tmp_path / "both"):
         predictor = Predictor(read_bundle(folder), InferSettings(amp=False))
-        run, _ = predictor._start(to_network(volume, bundle.plan))
+        run = predictor._start(to_network(volume, bundle.plan), Thrift.NONE)[0]
         with torch.inference_mode():
             answers.append(torch.cat(list(run.slabs(predictor.bundle.manifest.answering.combine)), dim=1))
     expected = (answers[0].softmax(0) + answers[1].softmax(0)) / 2
@@ -84,7 +85,7 @@ def test_members_may_have_different_networks(workspace, cohort, tmp_path):
     answers = []
     for folder in (bundle.folder, other, tmp_path / "both"):
         predictor = Predictor(folder, InferSettings(amp=False))
-        run, _ = predictor._start(prepared)
+        run = predictor._start(prepared, Thrift.NONE)[0]
         with torch.inference_mode():
             answers.append(torch.cat(list(run.slabs(predictor.bundle.manifest.answering.combine)), dim=1).softmax(0))
     torch.testing.assert_close(answers[2], (answers[0] + answers[1]) / 2, rtol=1e-4, atol=1e-5)

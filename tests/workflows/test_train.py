@@ -144,7 +144,7 @@ def test_a_changed_run_is_refused_with_the_difference_named(place, change, named
 def test_changed_added_and_removed_cases_are_named(place, monkeypatch):
     train(place, SHORT, watch=stop_at(place, 1))
     store = open_store(place.store)
-    split = training._usable_split(store, SHORT)
+    split = training.usable_split(store, SHORT)
     changed, removed = split.train[:2]
     entries = [
         case.model_copy(update={"sha256": "0" * 64}) if case.id == changed else case

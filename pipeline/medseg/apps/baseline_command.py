@@ -24,6 +24,9 @@ def baseline(
     ] = None,
     head: Annotated[list[str] | None, typer.Option("--head", help="Only this head; may be repeated.")] = None,
     labels: Annotated[str | None, typer.Option(help="Radiomics under these labels only: tumour,kidney.")] = None,
+    features: Annotated[
+        str | None, typer.Option(help="radiomics, encoder, or both; default: both where there is a network.")
+    ] = None,
     models: Annotated[str | None, typer.Option(help="Of svm,tree,forest,logistic; default: all.")] = None,
     judge: Annotated[str | None, typer.Option(help="val: what training held back; test: the test cases.")] = None,
     masks: Annotated[
@@ -52,6 +55,7 @@ def baseline(
         "baseline",
         heads=head or None,
         labels=labels,
+        features=features,
         models=models,
         judge=judge,
         masks=masks,

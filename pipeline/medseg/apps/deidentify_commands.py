@@ -46,6 +46,13 @@ def deidentify(
     clean_pixels: Annotated[
         bool, typer.Option("--clean-pixels", help="Blank text in the pixels where a rule says where.")
     ] = False,
+    deface: Annotated[
+        bool, typer.Option("--deface", help="Cut the face out of head scans (CT, MR, NIfTI); refuse what is no head.")
+    ] = False,
+    ears: Annotated[bool, typer.Option("--ears", help="With --deface: the ears too.")] = False,
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", help="Folder for pictures before and after; they show the face.")
+    ] = None,
     keep_columns: Annotated[
         str | None, typer.Option("--keep-columns", help="Columns of a manifest that stay: site,scanner.")
     ] = None,
@@ -70,9 +77,19 @@ def deidentify(
         keep_words=keep_words,
         keep_characteristics=keep_characteristics,
         clean_pixels=clean_pixels,
+        deface=deface,
+        ears=ears,
         keep_columns=tuple(word.strip() for word in (keep_columns or "").split(",") if word.strip()),
     )
-    report = run(source, out, chosen, key=None if dry_run else key, mapping=mapping, progress=TERMINAL.progress)
+    report = run(
+        source,
+        out,
+        chosen,
+        key=None if dry_run else key,
+        mapping=mapping,
+        pictures=pictures,
+        progress=TERMINAL.progress,
+    )
     if json:
         TERMINAL.json(report.to_json())
     else:
@@ -92,6 +109,7 @@ def _show(report: DeidentifyReport, out: Path, *, is_dry: bool) -> None:
     TERMINAL.result(
         f"{len(report.attributes)} attributes: {total[0]} values removed, {total[1]} replaced, {total[2]} kept; "
         f"{report.num_patients} patient(s)"
+        + (f"; {report.num_defaced} file(s) lost a face" if report.options.deface else "")
     )
     verb = "would be written to" if is_dry else "written to"
     TERMINAL.result(f"{report.num_written} of {report.num_files} files {verb} {out}, {report.num_left_out} left out")

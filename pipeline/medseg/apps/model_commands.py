@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from medseg.apps import options as o
 from medseg.apps import show
 from medseg.apps.terminal import TERMINAL, TrainingWatch
+from medseg.core.errors import MedsegError
 
 
 def train(
@@ -34,9 +36,21 @@ def train(
     deterministic: Annotated[
         bool | None, typer.Option("--deterministic", help="The same result every time on the same machine.")
     ] = None,
+    init_from: Annotated[
+        Path | None, typer.Option(help="Fine-tune: start with the weights of this model folder, where they fit.")
+    ] = None,
+    freeze_encoder: Annotated[
+        float | None, typer.Option(help="With --init-from: hold the encoder for this share of the training; 1: all.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the run; another name trains beside earlier runs.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier training of this name.")] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Write a page of augmented patches instead of training.")
+    ] = False,
+    batch: Annotated[
+        Path | None, typer.Option(help="With --preview: the failed-step-N.safetensors of a run to look at.")
+    ] = None,
     device: o.Device = None,
     amp: o.Amp = None,
     config: o.Config = None,
@@ -46,7 +60,8 @@ def train(
 ) -> None:
     """Train on the workspace's store; ends in a model folder (bundle). Run it again to resume, longer to extend.
 
-    Ctrl-C, SIGTERM or a file named `stop` in the run's folder ends it in good order.
+    Ctrl-C, SIGTERM or a file named `stop` in the run's folder ends it in good order. On several GPUs or machines:
+    `torchrun --nproc-per-node N -m medseg train ...`.
 
     With --folds every case is predicted by the fold that did not see it, the folds are scored together, and become one
     model; with --fold as well, only that one, for one of several machines.
@@ -66,6 +81,8 @@ def train(
         num_folds=folds,
         stratify_by=stratify_by,
         batch_size=batch_size,
+        init_from=init_from,
+        freeze_encoder=freeze_encoder,
         accumulate=accumulate,
         recipe=recipe,
         compile=compile_,
@@ -75,11 +92,18 @@ def train(
         amp=amp,
     )
     settings, place = everything.train, Workspace(workspace)
+    if is_one_of_others := os.environ.get("RANK", "0") != "0":
+        TERMINAL.leave_to_others()
     if dry_run:
         from medseg.workflows.forecast import forecast_folds, forecast_train
 
         made = forecast_train(place, settings) if folds is None else forecast_folds(place, settings, name=name)
         show.forecast(TERMINAL, made, as_json=json)
+        return
+    if preview or batch is not None:
+        from medseg.apps.preview_command import preview_training
+
+        preview_training(place, settings, batch, as_json=json)
         return
     if folds is not None:
         from medseg.apps.folds_command import train_folds
@@ -87,12 +111,17 @@ def train(
         everything = show.resolve(everything, "infer", device=device, amp=amp)
         train_folds(place, everything, name=name, restart=restart, as_json=json)
         return
-    require_no_run(place.run(name, settings.fold))  # before anything that takes seconds to load
+    if not is_one_of_others:
+        require_no_run(place.run(name, settings.fold))  # before anything that takes seconds to load
     from medseg.workflows.train import train as run
 
     watch = TrainingWatch(TERMINAL)
     try:
         trained = run(place, settings, name=name, restart=restart, progress=TERMINAL.progress, watch=watch)
+    except MedsegError as error:
+        if error.code != "E-RANK-ENDED":
+            raise
+        raise typer.Exit(error.exit_code) from None
     finally:
         watch.close()
     show.trained(TERMINAL, trained, as_json=json)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from medseg.core.plan import Plan
     from medseg.core.reading import Reading
     from medseg.core.settings import Settings
+    from medseg.core.transfer import Transfer
     from medseg.data.store import Store
     from medseg.io.bundle import BundleManifest
     from medseg.workflows.evaluate import Evaluated
@@ -124,8 +125,15 @@ def stored(terminal: Terminal, store: Store, *, as_json: bool) -> None:
 def trained(terminal: Terminal, made: Trained, *, as_json: bool) -> None:
     if as_json:
         values = {"bundle": str(made.bundle), "finished": made.finished, "validation": made.validation}
+        if made.transfer is not None:
+            values["transfer"] = made.transfer.model_dump(mode="json")
+        values["warnings"] = made.warnings
         terminal.json(json.dumps(values, indent=2))
         return
+    if made.transfer is not None:
+        _transfer(terminal, made.transfer)
+    for warning in made.warnings:
+        terminal.say(warning)
     if not made.finished:
         terminal.result("stopped; the same command goes on from here")
         return
@@ -138,6 +146,16 @@ def trained(terminal: Terminal, made: Trained, *, as_json: bool) -> None:
             ("model", str(made.bundle)),
         ],
     )
+
+
+def _transfer(terminal: Terminal, made: Transfer) -> None:
+    counts = ", ".join(f"{number} {state}" for state, number in made.counts().items())
+    terminal.result(f"weights of {made.bundle}: {counts}; {len(made.left)} of its own had no place")
+    rows = [(layer.name, layer.state, layer.why) for layer in made.layers if layer.state != "loaded"]
+    if rows:
+        terminal.table(("layer", "", "why"), rows)
+    for difference in made.differences:
+        terminal.warning(f"the weights were trained otherwise: {difference}")
 
 
 def inferred(terminal: Terminal, made: Inferred, *, as_json: bool) -> None:

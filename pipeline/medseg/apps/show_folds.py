@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from medseg.core.crossvalidation import CrossValidation, ScoreTable
     from medseg.core.findings import Estimate
     from medseg.workflows.cross_validate import CrossValidated
+    from medseg.workflows.find_best import FoundBest
 
 
 def cross_validated(terminal: Terminal, made: CrossValidated, *, as_json: bool) -> None:
@@ -83,3 +84,31 @@ def _answers(table: ScoreTable | None, head: str) -> tuple[str, str, str]:
 def _estimate(value: Estimate, *, digits: int = 3) -> str:
     low, high = ("-" if end is None else f"{end:.{digits}f}" for end in (value.low, value.high))
     return f"{value.mean:.{digits}f} ({low} to {high})"
+
+
+def best(terminal: Terminal, made: FoundBest, *, as_json: bool) -> None:
+    report = made.report
+    if as_json:
+        terminal.json(report.to_json())
+        return
+    terminal.table(
+        ("candidate", f"{report.metric} (95 %)"),
+        [(one.name, _estimate(one.score, digits=4)) for one in report.candidates],
+        title=f"{report.dataset}, out of fold, masks as they are",
+    )
+    terminal.table(
+        ("considered", "", "gain (95 %)", "taken"),
+        [
+            (step.subject, step.change, _estimate(step.gain, digits=4), "yes" if step.taken else "no")
+            for step in report.steps
+        ],
+    )
+    cleaning = "; ".join(f"{label}: {rule}" for label, rule in report.choice.cleanup.items())
+    terminal.result(f"chosen: {report.choice.candidate}; masks: {cleaning or 'as they are'}")
+    terminal.result(
+        f"{report.metric}: {_estimate(report.plain, digits=4)} of {report.candidates[0].name} as it is, "
+        f"{_estimate(report.honest, digits=4)} of choosing, measured on folds that had no part in it"
+    )
+    if report.left_out:
+        terminal.result(f"not scored by every candidate, and so left out: {', '.join(report.left_out)}")
+    terminal.result(f"model: {made.bundle}")

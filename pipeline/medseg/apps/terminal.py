@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from medseg.workflows.train_warnings import collapse_warnings
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
@@ -29,6 +31,10 @@ class Terminal:
         self.out = Console(highlight=False, soft_wrap=True)
         self.err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+    def leave_to_others(self) -> None:
+        """From now on errors alone: another process of the same command tells the rest."""
+        self.quiet = self.out.quiet = True
+
     def say(self, text: str) -> None:
         """A line on the way; silent with --quiet."""
         if not self.quiet:
@@ -38,7 +44,8 @@ class Terminal:
         self.out.print(escape(text))
 
     def json(self, text: str) -> None:
-        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        if not self.out.quiet:
+            sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
     def error(self, text: str) -> None:
         self.err.print(f"[bold red]error[/] {escape(text)}")
@@ -121,13 +128,15 @@ class TrainingWatch:
 
 def _describe(status: Status) -> str:
     minutes, seconds = divmod(round(status.remaining_s), 60)
-    losses = ", ".join(f"{name} {value:.3f}" for name, value in status.losses.items() if name != "gradient_norm")
+    hidden = {"gradient_norm", "skipped"}
+    losses = ", ".join(f"{name} {value:.3f}" for name, value in status.losses.items() if name not in hidden)
     scores = ", ".join(
         f"{name} {value:.3f}"
         for name, value in status.validation.items()
         if name == "dice" or name.endswith(("/accuracy", "/auroc"))
     )
     left = f"{minutes}:{seconds:02d} left" if status.step >= 5 else "estimating"
-    return f"step {status.step}, {left}, {status.steps_per_s:.2f} steps/s, loss: {losses}" + (
-        f"; validation: {scores}" if scores else ""
-    )
+    pace = f"{status.steps_per_s:.2f} steps/s ({status.samples_per_s:.1f} patches/s)"
+    alarm = "; ".join(collapse_warnings(status.validation) if status.share > 0.5 else ())
+    parts = (f"loss: {losses}", scores and f"validation: {scores}", alarm)
+    return f"step {status.step}, {left}, {pace}, " + "; ".join(filter(None, parts))

@@ -33,6 +33,7 @@ class ProfileTable(Document):
     edition: str
     actions: dict[Action, tuple[str, ...]]
     descriptors: tuple[str, ...]
+    structure_names: tuple[str, ...]
     additions: dict[str, Literal["Z", "D"]]
     references: tuple[str, ...]
     structured_content: tuple[str, ...]
@@ -60,6 +61,7 @@ class DeidentifyOptions(Document):
     keep_characteristics: bool = Field(default=False, description="keep age, sex, size, weight and the like")
     clean_pixels: bool = Field(default=False, description="blank text in the pixels where a rule says where it is")
     deface: bool = Field(default=False, description="cut the face out of head scans; other CT and MR is refused")
+    ears: bool = Field(default=False, description="cut the ears too")
     keep_columns: tuple[str, ...] = Field(default=(), description="columns of a manifest that stay, as `site`")
 
 

@@ -37,6 +37,7 @@ class Prediction:
         seconds: Wall time by stage.
         backend: Who ran the network.
         flags: `W-...` remarks on how the answer came about.
+        features: (F,) what the classification head reads, member after member of an ensemble; when asked for.
         windows: How many the members of the model were given, blank ones included.
         skipped_windows: How many of these held nothing, and were background without the network.
         region: What was looked at closely, when a coarse pass came first.
@@ -48,6 +49,7 @@ class Prediction:
     seconds: dict[str, float] = field(default_factory=dict)
     backend: str = "torch"
     flags: tuple[str, ...] = ()
+    features: NDArray[np.float32] | None = None
     windows: int = 0
     skipped_windows: int = 0
     region: Region | None = None

@@ -83,6 +83,13 @@ class TrainSettings(Document):
     amp: bool = Field(default=True, description="mixed precision where the device gains from it")
     deterministic: bool = Field(default=False, description="same result every time on the same machine")
     augment: bool = True
+    init_from: Path | None = Field(default=None, description="bundle whose weights the training starts with")
+    freeze_encoder: float = Field(
+        default=0.0, ge=0, le=1, description="share of the training during which the encoder stays as init_from gave it"
+    )
+    rank_timeout_s: float = Field(
+        default=600.0, gt=0, description="with torchrun: a process that does not answer for this long is lost"
+    )
     elastic: bool = Field(default=False, description="also deform a fifth of the patches elastically")
 
     @model_validator(mode="before")
@@ -103,6 +110,9 @@ class TrainSettings(Document):
     def _has_length(self) -> TrainSettings:
         if (self.budget is None) == (self.epochs is None):
             message = "give either budget or epochs"
+            raise ValueError(message)
+        if self.freeze_encoder and self.init_from is None:
+            message = "freeze_encoder needs init_from: an encoder of random weights would never learn"
             raise ValueError(message)
         return self
 

@@ -170,16 +170,22 @@ class CaseRun:
             return {}
         return _mean_classes([self._classify(network, self._plan.classification) for network in self._networks])
 
+    def view(self) -> tuple[Tensor, Tensor | None]:
+        """What a case is classified by: a view (1, C, *patch) and the probabilities (1, K, *patch) it is pooled under.
+
+        Call after the last slab.
+        """
+        size, classification = self._plan.patch_size, self._plan.classification
+        if not self._pooled or classification is None or classification.view == "whole":
+            return whole_view(self._image, size)[None], None
+        start = view_start(_centre(self._regions.sum(0, dtype=torch.float32)), size)
+        view = crop(self._image, start, size)
+        probabilities = torch.zeros((1, self._plan.num_outputs, *size), device=view.device)
+        probabilities[0, self._pooled] = crop(self._regions, start, size).to(view.device, torch.float32)
+        return view[None], probabilities
+
     def _classify(self, network: Classifier, classification: ClassificationPlan) -> dict[str, dict[str, float]]:
-        size = self._plan.patch_size
-        if not self._pooled or classification.view == "whole":
-            view, probabilities = whole_view(self._image, size), None
-        else:
-            start = view_start(_centre(self._regions.sum(0, dtype=torch.float32)), size)
-            view = crop(self._image, start, size)
-            probabilities = torch.zeros((1, self._plan.num_outputs, *size), device=view.device)
-            probabilities[0, self._pooled] = crop(self._regions, start, size).to(view.device, torch.float32)
-        answers = network.classify(view[None], probabilities)
+        answers = network.classify(*self.view())
         return {
             head: dict(zip(names, torch.softmax(answers[head][0].float(), dim=0).tolist(), strict=True))
             for head, names in classification.heads.items()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from medseg.engine.checkpoint import TrainingProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from medseg.core.settings import TrainSettings
 
 _CHECKPOINT_EVERY_S = 60.0
@@ -52,6 +51,7 @@ class Clock:
         num_cases: int,
         batch_size: int,
         final_factor: float,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start where the last session ended.
 
@@ -61,7 +61,9 @@ class Clock:
             num_cases: In one epoch, which is rounded up to whole steps.
             batch_size: Samples of a step.
             final_factor: How many times more cases the last validation has than the ones on the way.
+            now: Seconds; several processes must all be given the same.
         """
+        self._now = now
         self._share = 0.0
         self._final_factor = final_factor
         self.step, self._samples = progress.step, progress.samples
@@ -71,7 +73,7 @@ class Clock:
         epoch = math.ceil(num_cases / batch_size) * batch_size
         self._num_samples = None if settings.epochs is None else settings.epochs * epoch
         self._validation_s = progress.validation_s
-        self._start = self._last_checkpoint = time.monotonic()
+        self._start = self._last_checkpoint = self._time = now()
         # A training that was made longer stands at a smaller share than the one at which it was last validated.
         self._next_validation = min(progress.next_validation or 1.0, self.share() + self._between_validations())
 
@@ -81,7 +83,7 @@ class Clock:
         self._samples += self._batch_size
 
     def elapsed(self) -> float:
-        return self._before.elapsed_s + time.monotonic() - self._start
+        return self._before.elapsed_s + self._time - self._start
 
     def share(self) -> float:
         if self._num_samples is not None:
@@ -96,6 +98,8 @@ class Clock:
         return self._validation_s * self._final_factor
 
     def over(self) -> bool:
+        """Look at the time, which then stands still until the next look: what is decided by it agrees."""
+        self._time = self._now()
         return self.share() >= 1.0
 
     def validation_due(self) -> bool:
@@ -103,9 +107,10 @@ class Clock:
 
     def timed_validation(self, work: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Run a validation; in a budget the next one waits until validating costs at most a twentieth of the time."""
-        start = time.monotonic()
+        start = self._now()
         scores = work()
-        self._validation_s = time.monotonic() - start
+        self._time = self._now()
+        self._validation_s = self._time - start
         self._next_validation = self.share() + self._between_validations()
         return scores
 
@@ -114,9 +119,9 @@ class Clock:
         return max(1 / _VALIDATIONS, cost)
 
     def checkpoint_due(self) -> bool:
-        if time.monotonic() - self._last_checkpoint < _CHECKPOINT_EVERY_S:
+        if self._time - self._last_checkpoint < _CHECKPOINT_EVERY_S:
             return False
-        self._last_checkpoint = time.monotonic()
+        self._last_checkpoint = self._time
         return True
 
     def progress(self) -> TrainingProgress:
@@ -129,15 +134,21 @@ class Clock:
             identity=self._before.identity,
         )
 
+    def samples_per_s(self) -> float:
+        """Throughput of this session in patches, validations included."""
+        return (self._samples - self._before.samples) / self._here()
+
+    def _here(self) -> float:
+        return max(self._time - self._start, 1e-6)
+
     def status(self, losses: dict[str, float], validation: dict[str, float]) -> Status:
         share, elapsed = self.share(), self.elapsed()
-        here = max(time.monotonic() - self._start, 1e-6)
         return Status(
             step=self.step,
             share=share,
             losses=losses,
             validation=validation,
             remaining_s=elapsed * (1 - share) / max(share, 1e-6),
-            steps_per_s=(self.step - self._before.step) / here,
-            samples_per_s=(self._samples - self._before.samples) / here,
+            steps_per_s=(self.step - self._before.step) / self._here(),
+            samples_per_s=self.samples_per_s(),
         )

@@ -9,8 +9,10 @@ from pydantic import Field
 
 from medseg.core.document import Document
 from medseg.core.errors import InputError, MedsegError
+from medseg.engine.distributed import elsewhere
 from medseg.io.files import write_text
 from medseg.io.weights import load_metadata, load_tensors, save_tensors
+from medseg.nn.ranks import everybodys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,9 +36,18 @@ class Evidence(Document):
     not_finite: tuple[str, ...] = Field(description="cases whose patch already holds values that are not finite")
 
 
-def not_finite(what: str, cases: Sequence[str]) -> MedsegError:
-    """E-NUMERIC."""
-    named = sorted(set(cases))
+def not_finite(what: str, batch: Batch, found: Sequence[str] = ()) -> MedsegError:
+    """E-NUMERIC, naming the cases found at fault, or else the whole batch; by the process that holds them.
+
+    Args:
+        what: Went wrong, in every process alike.
+        batch: This process's.
+        found: Cases of this batch that are at fault.
+    """
+    everywhere = everybodys(found)
+    if everywhere and not found:
+        return elsewhere("another process holds the case at fault")
+    named = sorted(set(everywhere or everybodys(batch.cases)))
     return MedsegError(
         f"{what} on case{'s' if len(named) > 1 else ''} {', '.join(named)}; no weight was changed",
         code="E-NUMERIC",
@@ -45,12 +56,12 @@ def not_finite(what: str, cases: Sequence[str]) -> MedsegError:
 
 
 def suspects(batch: Batch, output: Output) -> list[str]:
-    """Cases of the samples whose input is not finite, or else whose answer is not; all when every one is finite."""
+    """Cases of the samples whose input is not finite, or else whose answer is not; none when every one is finite."""
     for values in (batch.image, *output.logits[:1]):
         bad = ~torch.isfinite(values).flatten(1).all(1)
         if bool(bad.any()):
             return [case for case, is_bad in zip(batch.cases, bad.tolist(), strict=True) if is_bad]
-    return list(batch.cases)
+    return []
 
 
 def keep_evidence(error: MedsegError, folder: Path, drawn: Batch, seen: Batch, seed: tuple[int, int]) -> None:

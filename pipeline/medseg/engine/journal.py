@@ -14,6 +14,9 @@ from medseg.io.files import full_disk_named, write_text
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
 LOG = "log.jsonl"
 
 
@@ -29,14 +32,19 @@ class Journal:
     """Append to `log.jsonl` and `tensorboard/` of a run.
 
     Args:
-        folder: The run's.
+        folder: The run's; None tells nobody.
         step: Where this session starts; what an earlier one told of later steps, before it was killed, is taken back.
     """
 
-    def __init__(self, folder: Path, *, step: int = 0) -> None:
+    def __init__(self, folder: Path | None, *, step: int = 0) -> None:
+        self._is_open = folder is not None
+        if folder is None:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         self._log = log = folder / LOG
-        write_text(log, "".join(f"{json.dumps(record)}\n" for record in read_log(log) if record["step"] <= step))
+        # What is told at the very step of a checkpoint comes before it, but for its validation.
+        kept = (record for record in read_log(log) if record["step"] < step + (record["kind"] != "validation"))
+        write_text(log, "".join(f"{json.dumps(record)}\n" for record in kept))
         self._lines = log.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
@@ -46,6 +54,8 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._is_open:
+            return
         # What could not be written before cannot be written now: the first error is the one to tell.
         with suppress(OSError) if error is not None else full_disk_named(self._log):
             try:
@@ -53,8 +63,17 @@ class Journal:
             finally:
                 self._board.close()
 
+    def picture(self, name: str, step: int, picture: NDArray[np.uint8]) -> None:
+        """Show (rows, columns, 3) on the board."""
+        if not self._is_open:
+            return
+        with full_disk_named(self._log):
+            self._board.add_image(name, picture, step, dataformats="HWC")
+
     def record(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """`kind` groups the curves: `train` or `validation`."""
+        """`kind` groups the curves: `train`, `validation` or `use`."""
+        if not self._is_open:
+            return
         with full_disk_named(self._log):
             self._lines.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
             self._lines.flush()

@@ -13,6 +13,7 @@ from medseg.engine.compiling import compile_network
 from medseg.engine.devices import amp_dtype, make_deterministic, pick_device, place
 from medseg.engine.recipes import Recipe, recipe_of
 from medseg.nn.build import build_network
+from medseg.nn.transfer import is_encoder
 from medseg.ops.augment import Augmentation
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ class Machine:
             torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - decay)
             for kept, current in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
                 kept.copy_(current)
+
+    def freeze_encoder(self, *, frozen: bool) -> None:
+        """Hold the encoder's weights, or let go of them."""
+        for name, parameter in self.network.named_parameters():
+            if is_encoder(name):
+                parameter.requires_grad = not frozen
 
     def learning_rate(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])

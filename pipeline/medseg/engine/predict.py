@@ -25,7 +25,8 @@ from medseg.engine.region import foreground_box, region_of, widened
 from medseg.io.bundle import networks_of, read_bundle
 from medseg.io.memory import volume_from
 from medseg.nn.build import build_network
-from medseg.ops.calibration import tempered
+from medseg.ops.calibration import at_temperatures
+from medseg.ops.cleanup import cleaned
 from medseg.ops.prepare import label_values, to_network
 from medseg.ops.restore import to_source
 from medseg.ops.sliding import WindowGrid
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from medseg.core.answering import Answering
     from medseg.core.geometry import Shape
     from medseg.core.plan import NetworkPlan
     from medseg.core.prediction import Region
@@ -62,12 +62,16 @@ class Predictor:
     Args:
         bundle: Read and verified by `read_bundle`, or its folder.
         settings: Overlap, mirroring, device, precision.
+        describe: Also give what the classification head reads of each case.
     """
 
-    def __init__(self, bundle: Bundle | Path | str, settings: InferSettings | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle | Path | str, settings: InferSettings | None = None, *, describe: bool = False
+    ) -> None:
         bundle = read_bundle(Path(bundle)) if isinstance(bundle, Path | str) else bundle
         settings = settings or InferSettings()
         self._turn = Lock()
+        self._describe = describe
         self.bundle = bundle
         self.settings = settings
         self.device = pick_device(settings.device)
@@ -148,7 +152,7 @@ class Predictor:
         )
 
     def _answer(self, prepared: Prepared, thrift: Thrift, watch: _Watch, sink: ProbabilitySink | None) -> Prediction:
-        plan, labels = self.bundle.plan, None
+        plan, answering, labels = self.bundle.plan, self.bundle.manifest.answering, None
         is_kept = sink is None and self.settings.save_probabilities and plan.num_outputs > 0
         kept = _InMemory(plan.num_outputs, prepared.source.shape) if is_kept else None
         run, led, region = self._start(prepared, thrift)
@@ -156,12 +160,16 @@ class Predictor:
         # The way back is in fp32: reduced precision would decide close calls by rounding.
         with torch.inference_mode():
             if plan.num_outputs:
-                logits: Iterable[Tensor] = watch.timed(run.slabs(self.bundle.manifest.answering.combine), "network")
+                logits: Iterable[Tensor] = watch.timed(run.slabs(answering.combine), "network")
                 indices = to_source(logits, led, paint_order=plan.paint_order, probabilities=sink or kept)
-                labels = LabelMap(label_values(indices, plan), prepared.source)
+                voxel_volume_mm3 = prepared.source.voxel_volume_mm3
+                values = label_values(indices, plan)
+                values = cleaned(values, plan.labels, answering.cleanup, voxel_volume_mm3=voxel_volume_mm3)
+                labels = LabelMap(values, prepared.source)
             watch.lap("export")
             with autocast(self.device, self._dtype):
-                classes = _calibrated(run.classes(), self.bundle.manifest.answering)
+                classes = at_temperatures(run.classes(), answering.temperatures)
+                features = self._features(run) if self._describe and plan.classification else None
             watch.lap("network")
         return Prediction(
             labels,
@@ -169,10 +177,16 @@ class Predictor:
             kept.array if kept else None,
             watch.seconds,
             self._backends.name,
+            features=features,
             windows=run.windows,
             skipped_windows=run.skipped,
             region=region,
         )
+
+    def _features(self, run: CaseRun) -> NDArray[np.float32]:
+        view, probabilities = run.view()
+        parts = [network.describe(view, probabilities)[0].float().cpu().numpy() for network in self._networks]
+        return np.concatenate(parts)
 
     def forward(self, windows: Tensor, *, num_windows: int) -> None:
         """Segment (B, C, *patch) once, on the backend that so many windows would be given to, to measure it."""
@@ -209,16 +223,6 @@ class Predictor:
             segments = [mirrored(segment, plan) for segment in segments] if settings.tta else segments
         run = CaseRun(networks, image, plan, segments=segments, grid=grid, lead=lead, thrift=thrift)
         return run, prepared.cropped(grid.box).led_by(lead), region
-
-
-def _calibrated(classes: dict[str, dict[str, float]], answering: Answering) -> dict[str, dict[str, float]]:
-    """The class probabilities at the temperatures of the model."""
-    return {
-        head: dict(zip(found, tempered(np.array([[*found.values()]]), temperature)[0].tolist(), strict=True))
-        if (temperature := answering.temperatures.get(head)) is not None
-        else found
-        for head, found in classes.items()
-    }
 
 
 class _InMemory:

@@ -20,6 +20,20 @@ class Stopped(BaseException):
 
 
 @contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hear no signal for a moment; in the main thread, which alone hears them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def stop_requests(folder: Path) -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether somebody asked to stop; it is asked between steps, windows and cases.
 
@@ -36,7 +50,7 @@ def stop_requests(folder: Path) -> Iterator[Callable[[], bool]]:
 
     def asked() -> bool:
         if stop_file.exists():
-            stop_file.unlink()
+            stop_file.unlink(missing_ok=True)
             heard.set()
         return heard.is_set()
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from medseg.data.patches import PatchSampler
+from medseg.engine.backends import torch_segment
 from medseg.engine.checkpoint import TrainingProgress, TrainingState, load_checkpoint, load_progress, save_checkpoint
 from medseg.engine.clock import Clock
 from medseg.engine.diagnosis import refit_cost, refit_heads
+from medseg.engine.distributed import ALONE, Ranks
 from medseg.engine.journal import Journal
 from medseg.engine.machine import build_machine
-from medseg.engine.step import guarded_step
+from medseg.engine.mosaic import mosaic
+from medseg.engine.step import as_seen, guarded_step
 from medseg.engine.stop import Stopped, stop_requests
+from medseg.engine.usage import Usage
 from medseg.engine.validate import validate
 
 if TYPE_CHECKING:
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
     from medseg.core.settings import TrainSettings
     from medseg.data.store import LoadedCase
     from medseg.engine.clock import Status
+    from medseg.engine.machine import Machine
 
 CHECKPOINT = "checkpoint.safetensors"
 _WATCHED = 8
@@ -40,12 +46,16 @@ class Run:
         identity: What must be equal for a checkpoint to be resumed.
         on_step: Called after every step.
         on_validation: Called with the averaged weights and their scores, so that a usable model exists early.
+        ranks: This process among those of the training; only one writes.
+        start: Weights to begin with; empty for fresh ones.
     """
 
     folder: Path
     identity: dict[str, str]
     on_step: Callable[[Status], None]
     on_validation: Callable[[dict[str, Tensor], dict[str, float]], None]
+    ranks: Ranks = ALONE
+    start: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +64,6 @@ class Fitted:
 
     weights: dict[str, Tensor]
     validation: dict[str, float]
-    history: tuple[dict[str, float], ...]
     progress: TrainingProgress
     finished: bool
 
@@ -80,57 +89,95 @@ def fit(
         MedsegError: E-NUMERIC when the loss is not finite; no weight has then been touched.
         ResourceError: E-MEMORY when the device's memory does not hold a step.
     """
+    ranks, slots = run.ranks, run.ranks.slots(plan.batch_size)
     machine = build_machine(plan, settings)
-    progress, path = TrainingProgress(identity=run.identity), run.folder / CHECKPOINT
     state = TrainingState(machine.network, machine.averaged, machine.optimizer, machine.scaler)
-    if path.exists():
-        progress = load_checkpoint(path, run.identity, state)
+    progress = _resumed(run, state)
     sampler = PatchSampler(cases, plan, seed=settings.seed)
     watched = _some_of(held_back, seed=settings.seed)
-    clock = _clock(plan, settings, progress, num_cases=len(cases), num_held_back=len(held_back))
-    history: list[dict[str, float]] = []
+    clock = _clock(plan, settings, progress, ranks.now, num_cases=len(cases), num_held_back=len(held_back))
+    usage = Usage(machine.device)
     running: dict[str, float] = {}
-    with Journal(run.folder, step=clock.step) as journal, stop_requests(run.folder) as stop_asked:
+    scores: dict[str, float] = {}
+    with (
+        Journal(run.folder if ranks.is_writer else None, step=clock.step) as journal,
+        stop_requests(run.folder) as stop_asked,
+    ):
 
         def judged(chosen: Sequence[LoadedCase]) -> dict[str, float]:
-            network, device, dtype = machine.averaged, machine.device, machine.dtype
-            return validate(network, chosen, plan, device=device, dtype=dtype, stop_asked=stop_asked)
+            where: Any = {"device": machine.device, "dtype": machine.dtype, "ranks": ranks}
+            return validate(machine.averaged, chosen, plan, **where, stop_asked=stop_asked)
 
         try:
             while not clock.over():
-                if stop_asked():
+                if ranks.any(stop_asked()):
                     raise Stopped  # noqa: TRY301 - the same way out as from the middle of a validation
                 if clock.validation_due() and held_back:
                     scores = clock.timed_validation(lambda: judged(watched))
-                    history.append({"step": float(clock.step), "seconds": clock.elapsed(), **scores})
-                    journal.record("validation", clock.step, scores)
+                    journal.record("validation", clock.step, {"seconds": clock.elapsed(), **scores})
+                    _show_patches(journal, machine, sampler, clock.step, settings)
                     run.on_validation(machine.model(), scores)
-                losses = guarded_step(machine, sampler.batch(clock.step), clock, settings, folder=run.folder)
+                losses = guarded_step(machine, sampler.batch(clock.step, slots), clock, settings, folder=run.folder)
                 clock.advance()
                 running = {name: 0.9 * running.get(name, value) + 0.1 * value for name, value in losses.items()}
                 if clock.step % 10 == 0:
-                    journal.record("train", clock.step, {**losses, "learning_rate": machine.learning_rate()})
+                    _tell(journal, machine, clock, losses, usage)
                 if clock.checkpoint_due():
-                    save_checkpoint(path, clock.progress(), state)
-                run.on_step(clock.status(running, history[-1] if history else {}))
+                    _save(run, clock, state)
+                run.on_step(clock.status(running, scores))
             # Before the heads are fitted once more: a training that is extended goes on with those it trained.
-            save_checkpoint(path, clock.progress(), state)
+            _save(run, clock, state)
             refit_heads(
                 machine.averaged,
                 cases,
                 plan,
                 seed=settings.seed,
-                stop_asked=stop_asked,
+                stop_asked=lambda: ranks.any(stop_asked()),
                 device=machine.device,
                 dtype=machine.dtype,
             )
             scores, finished = judged(held_back), True
-            journal.record("validation", clock.step, scores)
+            journal.record("validation", clock.step, {"seconds": clock.elapsed(), **scores})
         except Stopped:
             scores, finished = {}, False
             if not clock.over():
-                save_checkpoint(path, clock.progress(), state)
-    return Fitted(machine.model(), scores, tuple(history), clock.progress(), finished)
+                _save(run, clock, state)
+    return Fitted(machine.model(), scores, clock.progress(), finished)
+
+
+def _tell(journal: Journal, machine: Machine, clock: Clock, losses: dict[str, float], usage: Usage) -> None:
+    journal.record("train", clock.step, {**losses, "learning_rate": machine.learning_rate()})
+    journal.record("use", clock.step, {"patches_per_s": clock.samples_per_s(), **usage.read()})
+
+
+def _show_patches(
+    journal: Journal, machine: Machine, sampler: PatchSampler, step: int, settings: TrainSettings
+) -> None:
+    """Draw what the next step will see, with the reference and the averaged network's answer."""
+    batch = sampler.batch(step).to(machine.device)
+    seen, _ = as_seen(batch, machine.how, seed=(settings.seed, step), augmented=settings.augment)
+    if seen.known.any():
+        answer = torch_segment(machine.averaged, machine.dtype)(seen.image).argmax(1)
+        journal.picture("patches", step, mosaic(seen.image, seen.labels, answer))
+
+
+def _resumed(run: Run, state: TrainingState) -> TrainingProgress:
+    """Where the folder's checkpoint left off, or the start; the same in every process."""
+    progress, path = TrainingProgress(identity=run.identity), run.folder / CHECKPOINT
+    if path.exists():
+        progress = load_checkpoint(path, run.identity, state)
+    elif run.start:
+        state.network.load_state_dict(run.start)
+        state.averaged.load_state_dict(run.start)
+        # How good it is before the first step is worth knowing.
+        progress = progress.model_copy(update={"next_validation": -1.0})
+    run.ranks.require_equal("state of the training", (run.identity, progress.step))
+    return progress
+
+
+def _save(run: Run, clock: Clock, state: TrainingState) -> None:
+    if run.ranks.is_writer:
+        save_checkpoint(run.folder / CHECKPOINT, clock.progress(), state)
 
 
 def has_ended(run: Path, identity: dict[str, str], plan: Plan, settings: TrainSettings, **sizes: int) -> int | None:
@@ -147,17 +194,24 @@ def has_ended(run: Path, identity: dict[str, str], plan: Plan, settings: TrainSe
         UsageError: E-RESUME when it was another training.
     """
     progress = load_progress(run / CHECKPOINT, identity)
-    return progress.step if _clock(plan, settings, progress, **sizes).over() else None
+    return progress.step if _clock(plan, settings, progress, time.monotonic, **sizes).over() else None
 
 
 def _clock(
-    plan: Plan, settings: TrainSettings, progress: TrainingProgress, *, num_cases: int, num_held_back: int
+    plan: Plan,
+    settings: TrainSettings,
+    progress: TrainingProgress,
+    now: Callable[[], float],
+    *,
+    num_cases: int,
+    num_held_back: int,
 ) -> Clock:
     return Clock(
         settings,
         progress,
         num_cases=num_cases,
         batch_size=plan.batch_size,
+        now=now,
         final_factor=(num_held_back + refit_cost(plan, num_cases)) / max(min(num_held_back, _WATCHED), 1),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,9 @@ from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS
 from medseg.engine.backends import torch_segment
 from medseg.engine.case_run import infer_case
 from medseg.engine.devices import autocast
+from medseg.engine.distributed import ALONE, Ranks
 from medseg.engine.stop import Stopped
+from medseg.nn.ranks import everybodys
 from medseg.ops.scores import classification_summary
 
 if TYPE_CHECKING:
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from medseg.nn.network import Network
 
 
+_OVERLAP = 0.25
+
+
 def validate(
     network: Network,
     cases: Sequence[LoadedCase],
@@ -32,10 +38,10 @@ def validate(
     *,
     device: torch.device,
     dtype: torch.dtype | None,
-    overlap: float = 0.25,
     stop_asked: Callable[[], bool] = lambda: False,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
-    """Score whole cases.
+    """Score whole cases; of several processes each takes some, and all get the scores.
 
     Args:
         network: To be scored.
@@ -43,39 +49,66 @@ def validate(
         plan: The network's.
         device: Where it lies.
         dtype: Reduced precision, or None for fp32.
-        overlap: Of neighbouring windows.
-        stop_asked: Asked before every case and every few windows.
+        stop_asked: Asked before every case and, by a process that is alone, every few windows.
+        ranks: This process among those that validate.
 
     Raises:
         Stopped: When it says so.
 
     Returns:
         `dice` (mean over labels of the mean over cases in which the label was annotated), `dice/<label>`, and for each
-        head `<head>/accuracy`, `<head>/balanced_accuracy`, `<head>/auroc`. Empty without cases. A label missing in
+        head `<head>/accuracy`, `<head>/balanced_accuracy`, `<head>/auroc` and, when nearly all answers are one class
+        although the cases are not, `<head>/collapsed`. Empty without cases. A label missing in
         reference and prediction scores 1, in one of them 0.
     """
     network.eval()
-    segments = [_interruptible(torch_segment(network, dtype), stop_asked)]
+    segment = torch_segment(network, dtype)
+    segments = [_interruptible(segment, stop_asked) if ranks.size == 1 else segment]
+    rows: list[_Row] = []
+    with torch.inference_mode(), autocast(device, dtype):
+        for number in range(ranks.rank, len(cases) + ranks.rank, ranks.size):
+            if ranks.any(stop_asked()):
+                raise Stopped
+            if number >= len(cases):
+                continue
+            case = cases[number]
+            logits, classes = infer_case(
+                [network], case.image.float().to(device), plan, segments=segments, overlap=_OVERLAP
+            )
+            dice = {}
+            if logits is not None and case.labels.numel():
+                dice = _dice(logits.argmax(0).cpu().numpy(), case, plan)
+            answers = {
+                head: (list(probabilities.values()), case.entry.classes[head])
+                for head, probabilities in classes.items()
+                if case.entry.classes.get(head, MISSING_CLASS) != MISSING_CLASS
+            }
+            rows.append(_Row(number, dice, answers))
+    return _scores(sorted(everybodys(rows), key=lambda row: row.number), plan)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What one case scores: Dice by label, and by head the probabilities and the class."""
+
+    number: int
+    dice: dict[str, float]
+    answers: dict[str, tuple[list[float], int]]
+
+
+def _scores(rows: Sequence[_Row], plan: Plan) -> dict[str, float]:
     dice: dict[str, list[float]] = {name: [] for name in plan.label_names}
     answers: dict[str, list[tuple[list[float], int]]] = {}
-    with torch.inference_mode(), autocast(device, dtype):
-        for case in cases:
-            if stop_asked():
-                raise Stopped
-            logits, classes = infer_case(
-                [network], case.image.float().to(device), plan, segments=segments, overlap=overlap
-            )
-            if logits is not None and case.labels.numel():
-                for name, value in _dice(logits.argmax(0).cpu().numpy(), case, plan).items():
-                    dice[name].append(value)
-            for head, probabilities in classes.items():
-                if case.entry.classes.get(head, MISSING_CLASS) != MISSING_CLASS:
-                    answers.setdefault(head, []).append((list(probabilities.values()), case.entry.classes[head]))
+    for row in rows:
+        for name, value in row.dice.items():
+            dice[name].append(value)
+        for head, answer in row.answers.items():
+            answers.setdefault(head, []).append(answer)
     scored = {name: float(np.mean(values)) for name, values in dice.items() if values}
     result = {"dice": float(np.mean(list(scored.values())))} if scored else {}
     result |= {f"dice/{name}": value for name, value in scored.items()}
-    for head, rows in answers.items():
-        result |= _class_scores(head, rows, plan)
+    for head, given in answers.items():
+        result |= _class_scores(head, given, plan)
     return result
 
 
@@ -106,4 +139,6 @@ def _class_scores(head: str, rows: list[tuple[list[float], int]], plan: Plan) ->
         head, names, np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
     )
     scores = {f"{head}/accuracy": summary.accuracy, f"{head}/balanced_accuracy": summary.balanced_accuracy}
-    return scores if summary.auroc is None else {**scores, f"{head}/auroc": summary.auroc}
+    if summary.auroc is not None:
+        scores[f"{head}/auroc"] = summary.auroc
+    return {**scores, f"{head}/collapsed": 1.0} if summary.collapsed else scores

@@ -54,6 +54,7 @@ class BundleManifest(Document):
     num_validation_cases: int
     training_cases: tuple[str, ...] = Field(description="ids, so that a score on them can be told from an honest one")
     validation: dict[str, float] = Field(description="of the stored weights, on the cases held back from training")
+    warnings: tuple[str, ...] = Field(default=(), description="W- codes and words: what to know before using it")
     answering: Answering = Field(default=Answering(), description="what is done with the raw answers")
     networks: tuple[NetworkPlan, ...] = Field(
         default=(), description="of each member of an ensemble, where they differ; absent: the plan's"

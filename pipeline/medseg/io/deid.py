@@ -10,6 +10,7 @@ from typing import Any
 from medseg.core.deidentification import DeidentifyOptions
 from medseg.core.errors import InputError
 from medseg.io.deid_dataset import Cleaner
+from medseg.io.deid_faces import Face, cut_face
 from medseg.io.deid_key import Pseudonyms, is_uid
 from medseg.io.deid_pixels import clean_pixels
 from medseg.io.deid_rules import read_profile
@@ -21,6 +22,7 @@ _DIRECTORY = "1.2.840.10008.1.3.10"
 _METHODS = {
     "113100": "Basic Application Confidentiality Profile",
     "113101": "Clean Pixel Data Option",
+    "113102": "Clean Recognizable Visual Features Option",
     "113104": "Clean Structured Content Option",
     "113105": "Clean Descriptors Option",
     "113107": "Retain Longitudinal Temporal Information Modified Dates Option",
@@ -44,6 +46,7 @@ class Nameless:
     place: Path
     tally: Tally
     pixels_cleaned: bool
+    defaced: bool
 
     def write(self, folder: Path) -> None:
         """Write it, with a zero preamble and nothing of the old file meta information.
@@ -70,6 +73,7 @@ def deidentify_object(
     *,
     identity: str = "",
     names: tuple[str, ...] = (),
+    face: Face | None = None,
 ) -> Nameless:
     """Read an object and make it nameless; nothing is written.
 
@@ -79,23 +83,25 @@ def deidentify_object(
         pseudonyms: Of the key.
         identity: Whose it is; without it the header says so.
         names: Of labels, which segments and regions keep.
+        face: To be cut out of it.
 
     Raises:
-        InputError: `E-DICOM`, `E-DEID-CLASS`, `E-DEID-PIXELS`, or as `read_object`.
+        InputError: `E-DICOM`, `E-DEID-CLASS`, `E-DEID-PIXELS`, or as `read_object` and `cut_face`.
     """
     profile, data = read_profile().knowing(names), read_object(path)
     with untrusted(path, "its header"):
         _refuse_unclean(data, profile.table.refused_classes, path)
         _settle_meta(data)
         cleaned = clean_pixels(data, profile.table, path, may_clean=options.clean_pixels)
+        defaced = face is not None and cut_face(data, face, path)
         who = identity or _identity(data)
         patient = pseudonyms.patient(who)
         tally = Tally()
         Cleaner(profile, options, pseudonyms, patient, tally).clean(data)
-        _state_methods(data, options, pixels_cleaned=cleaned)
+        _state_methods(data, options, {"113101": cleaned, "113102": face is not None})
         place = Path(patient, *(_name(data, n) for n in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")))
         _write_meta(data)
-    return Nameless(data, who, patient, place.with_name(f"{place.name}.dcm"), tally, cleaned)
+    return Nameless(data, who, patient, place.with_name(f"{place.name}.dcm"), tally, cleaned, defaced)
 
 
 def _refuse_unclean(data: Any, refused: tuple[str, ...], path: Path) -> None:
@@ -144,13 +150,13 @@ def _write_meta(data: Any) -> None:
     data.file_meta, data.preamble = meta, b"\0" * 128
 
 
-def _state_methods(data: Any, options: DeidentifyOptions, *, pixels_cleaned: bool) -> None:
-    """PS3.15 E.1.1: what was done, in words and in codes (PS3.16 CID 7050)."""
+def _state_methods(data: Any, options: DeidentifyOptions, pixels: dict[str, bool]) -> None:
+    """PS3.15 E.1.1: what was done, in words and in codes (PS3.16 CID 7050); `pixels` says which was done to them."""
     from pydicom.dataset import Dataset
 
     asked = {
         "113100": True,
-        "113101": pixels_cleaned,
+        **pixels,
         "113104": True,
         "113105": options.keep_words,
         "113107": options.shift_dates,

@@ -77,21 +77,24 @@ class Cleaner:
 
     def _action(self, element: Any) -> str:
         """X, Z, D, U, `clean`, `shift`, `inside` or `keep`."""
-        tag, table = element.tag, self._profile.table
-        if tag.is_private or tag.group & 0xFF00 in {0x5000, 0x6000} or not element.keyword:
+        tag, table, word = element.tag, self._profile.table, element.keyword
+        if tag.is_private or tag.group & 0xFF00 in {0x5000, 0x6000} or not word:
             return "X"
-        word = element.keyword
+        if word in table.structure_names and self._profile.is_name(str(element.value)):
+            return "keep"
+        return self._by_options(element) or self._profile.actions.get(int(tag)) or self._by_type(element)
+
+    def _by_options(self, element: Any) -> str | None:
+        """What an option says; None where none does."""
+        table, word = self._profile.table, element.keyword
         if self._options.keep_characteristics and word in table.characteristics:
             return "age" if word == "PatientAge" else "keep"
         if self._options.shift_dates and element.VR in _DATES and word not in table.never_shifted:
             return "shift"
-        code = self._profile.actions.get(int(tag))
-        is_reference = self._options.keep_uids and word in table.references
-        if is_reference or word in table.structured_content or code == "U*":
+        code = self._profile.actions.get(int(element.tag))
+        if word in table.structured_content or code == "U*" or (self._options.keep_uids and word in table.references):
             return "inside"
-        if self._may_keep_words(word):
-            return f"clean {code}"
-        return code or self._by_type(element)
+        return f"clean {code}" if self._may_keep_words(word) else None
 
     def _may_keep_words(self, word: str) -> bool:
         table = self._profile.table

@@ -13,6 +13,7 @@ from medseg.io.packaged import packaged, read_yaml
 
 _WORD = re.compile(r"[^\s,;:()\[\]_/\\]+")
 _THICKNESS = re.compile(r"\d{1,2}([.,]\d{1,2})?mm", re.IGNORECASE)
+_LESION_NUMBER = re.compile(r"-\d{1,3}$")
 _HEX = re.compile(r"[0-9A-F]{8}")
 
 
@@ -23,23 +24,28 @@ class Profile:
     Attributes:
         actions: Tag to X, Z, D, U or U*.
         words: In lower case.
+        names: Of labels, in lower case.
     """
 
     table: ProfileTable
     actions: dict[int, str]
     words: frozenset[str]
+    names: frozenset[str] = frozenset()
 
     def known_words(self, text: str) -> str:
         """What of a text may stay: words of the list, and thicknesses as in `1.5mm`."""
         return " ".join(word for word in _WORD.findall(text) if self.is_known(word))
 
     def knowing(self, names: Iterable[str]) -> Profile:
-        """The same with more words: those of the names that a dataset gives its labels."""
-        more = frozenset(word.lower() for name in names for word in _WORD.findall(name))
-        return replace(self, words=self.words | more)
+        """The same, with the names that a dataset gives its labels."""
+        return replace(self, names=frozenset(name.lower() for name in names))
+
+    def is_name(self, text: str) -> bool:
+        """Whether a text is the name of a label, or of one of its lesions: `liver tumour-2`."""
+        return _LESION_NUMBER.sub("", text.strip().lower()) in self.names
 
     def is_known(self, word: str) -> bool:
-        return word.lower() in self.words or _THICKNESS.fullmatch(word) is not None
+        return _LESION_NUMBER.sub("", word.lower()) in self.words or _THICKNESS.fullmatch(word) is not None
 
 
 @cache

@@ -1,5 +1,7 @@
 """Losses that honour what was labelled: ignored voxels teach nothing, unlabelled organs are not background.
 
+The segmentation loss is that of the whole batch, also where several processes hold a part of it each.
+
 Shape legend: B batch, K outputs (background first), (I, J, K) voxels.
 """
 
@@ -12,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS
+from medseg.nn.ranks import total
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,21 +62,22 @@ def _one_scale(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
     index = torch.where(valid, target, 0).long().unsqueeze(1)
     # A mask may hold values of a label that its case does not vouch for.
     index = index * known.gather(1, index.flatten(1)).view_as(index)
-    cross_entropy = -(log_p.gather(1, index).squeeze(1) * valid).sum() / valid.sum().clamp(min=1)
-    return cross_entropy + _soft_dice_loss(log_p, index, valid, known)
+    surprise, count = (log_p.gather(1, index).squeeze(1) * valid).sum(), valid.sum().float()
+    overlap, size = _soft_overlap(log_p, index, valid)
+    sums = total(torch.cat([surprise[None], count[None], overlap, size, known[:, 1:].sum(0).float()]))
+    cross_entropy, (overlap, size, taught) = -sums[0] / sums[1].clamp(min=1), sums[2:].view(3, -1)
+    dice = (2 * overlap + 1) / (size + 1)
+    loss: Tensor = cross_entropy + 1 - (dice * (taught > 0)).sum() / (taught > 0).sum().clamp(min=1)
+    return loss
 
 
-def _soft_dice_loss(log_p: Tensor, index: Tensor, valid: Tensor, known: Tensor) -> Tensor:
-    """1 - mean soft Dice of the labels annotated in the batch, over the batch as one volume."""
+def _soft_overlap(log_p: Tensor, index: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """(K - 1,) overlap and summed size of each label's probability and truth, over the batch as one volume."""
     probability = log_p.exp() * valid.unsqueeze(1)
     truth = torch.zeros_like(probability).scatter_(1, index, 1.0) * valid.unsqueeze(1)
     # Where a label was not annotated it has neither probability nor truth.
     axes = (0, 2, 3, 4)
-    overlap = (probability * truth).sum(axes)[1:]
-    size = (probability + truth).sum(axes)[1:]
-    dice = (2 * overlap + 1) / (size + 1)
-    taught = known[:, 1:].any(0)
-    return 1 - (dice * taught).sum() / taught.sum().clamp(min=1)
+    return (probability * truth).sum(axes)[1:], (probability + truth).sum(axes)[1:]
 
 
 def _merge_unknown(log_p: Tensor, known: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medseg.nn.ranks import are_several, gathered
 from medseg.nn.segmenter import Segmenter
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Output:
 
     Attributes:
         logits: (B, K, ...) fine to coarse; empty for a classification-only network.
-        classes: (views, number of classes) by head.
+        classes: (views, number of classes) by head; of all processes while training.
         described: (views, width) that the head read; None without one.
     """
 
@@ -183,7 +184,7 @@ class Network(nn.Module):
         """
         skips = self.unet.encode(image)
         logits = self.unet.decode(skips, all_scales=self.training) if self.unet.decodes else []
-        if views is None or not len(views) or self.head is None:
+        if views is None or self.head is None or not (len(views) or (self.training and are_several())):
             return Output(logits, {})
         probabilities = None
         if logits:
@@ -193,7 +194,9 @@ class Network(nn.Module):
                 truth = torch.stack([shown == index for index in range(probabilities.shape[1])], dim=1).float()
                 probabilities = torch.where((shown[:, :1, :1, :1] < 0)[:, None], probabilities, truth)
         described = self._pooled(image[views], [skip[views] for skip in skips], probabilities)
-        return Output(logits, self.head(described), described)
+        if self.training:  # of several processes all learn from everybody's views
+            described = gathered(described)
+        return Output(logits, self.head(described), described) if len(described) else Output(logits, {})
 
     def classify(self, image: Tensor, probabilities: Tensor | None) -> dict[str, Tensor]:
         """Class logits of views whose segmentation (B, K, I, J, K) is already known."""

@@ -43,6 +43,7 @@ class Augmentation:
         rotation_deg: Largest angle.
         scaling: Smallest and largest zoom.
         p_spatial: Share of samples that are turned and zoomed.
+        intensity: Whether intensities vary; a shape has none.
         spacing_mm: Of the patch: what turns keeps its shape in mm.
         p_elastic: Share of samples that are deformed.
         bias_channels: MRI, which a coil shades.
@@ -54,21 +55,26 @@ class Augmentation:
     rotation_deg: float = 20.0
     scaling: tuple[float, float] = (0.8, 1.25)
     p_spatial: float = 0.3
+    intensity: bool = True
     spacing_mm: Vector = (1.0, 1.0, 1.0)
     p_elastic: float = 0.0
     bias_channels: tuple[int, ...] = ()
 
     @classmethod
     def from_plan(cls, plan: Plan, *, elastic: bool = False) -> Augmentation:
-        is_whole = plan.classification is not None and plan.classification.view == "whole"
         channels = enumerate(zip(plan.channels, plan.normalisation, strict=True))
         index = {name: number for number, name in enumerate(plan.label_names, start=1)}
+        diagnosis = plan.classification
+        is_whole = diagnosis is not None and diagnosis.view == "whole"
         return cls(
             mirror_axes=plan.mirror_axes,
             swaps=tuple((index[left], index[right]) for left, right in plan.left_right_pairs),
             rotation_axes=(0, 1, 2) if plan.coarse_axis is None else (plan.coarse_axis,),
-            # A case seen as a whole is always seen from the same place: only turning it gives another view.
+            # A case seen as a whole is always seen from the same place: only turning it gives another view, and its
+            # size may be what tells its class.
             p_spatial=0.8 if is_whole else 0.3,
+            scaling=(0.95, 1.05) if is_whole else (0.8, 1.25),
+            intensity=diagnosis is None or len(diagnosis.shape_channels) < len(plan.channels),
             # Shrunk cases have spacings of their own.
             spacing_mm=(1.0, 1.0, 1.0) if is_whole else plan.spacing_mm,
             p_elastic=_P_ELASTIC if elastic else 0.0,
@@ -95,7 +101,7 @@ def augment(
     draw = Draw(generators, image.device)
     image, labels = _spatial(image, labels, how, draw)
     image, labels, known = _mirror(image, labels, known, how, draw)
-    for probability, transform in CHANGES:
+    for probability, transform in CHANGES if how.intensity else ():
         chosen = draw.chosen(probability)
         if len(chosen):
             image[chosen] = transform(image[chosen], draw.only(chosen))

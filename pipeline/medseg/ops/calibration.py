@@ -6,7 +6,7 @@ raising their softmax to the power 1/T and making it sum to 1 again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,18 @@ def tempered(probabilities: NDArray[np.floating[Any]], temperature: float) -> ND
     logs = np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), _LEAST)) / temperature
     powers = np.exp(logs - logs.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+def at_temperatures(
+    classes: Mapping[str, dict[str, float]], temperatures: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
+    """Class probabilities by head, those of heads with a temperature `tempered`."""
+    made = dict(classes)
+    for head in classes.keys() & temperatures.keys():
+        found = classes[head]
+        values = tempered(np.array([[*found.values()]]), temperatures[head])[0]
+        made[head] = dict(zip(found, values.tolist(), strict=True))
+    return made
 
 
 def negative_log_likelihood(probabilities: NDArray[np.floating[Any]], reference: NDArray[np.integer[Any]]) -> float:

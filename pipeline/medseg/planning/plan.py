@@ -51,7 +51,7 @@ def make_plan(dataset: Dataset, fingerprint: Fingerprint, wishes: Wishes) -> Pla
     spacing = _spacing(fingerprint, wishes, notes)
     coarse_axis = _coarse_axis(spacing, notes)
     crop = _crop(fingerprint, notes, whole=whole)
-    shape = _network_shape(fingerprint, spacing)
+    shape = _network_shape(fingerprint, spacing, whole=whole)
     task = Task(
         shape,
         spacing,
@@ -125,9 +125,12 @@ def _crop(fingerprint: Fingerprint, notes: Notes, *, whole: bool) -> Literal["no
     return "none"
 
 
-def _network_shape(fingerprint: Fingerprint, spacing: Vector) -> Shape:
-    """Median size of a case on the network grid."""
+def _network_shape(fingerprint: Fingerprint, spacing: Vector, *, whole: bool) -> Shape:
+    """Median size of a case on the network grid: of its foreground, or of all that is seen of it."""
     extent = fingerprint.median_extent_mm
+    if whole and fingerprint.cases:
+        extents_mm = np.array([np.multiply(case.shape, case.spacing_mm) for case in fingerprint.cases])
+        extent = tuple(np.median(extents_mm, axis=0))
     i, j, k = (max(1, round(mm / step)) for mm, step in zip(extent, spacing, strict=True))
     return (i, j, k)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
+from medseg.core.baseline import FEATURE_TITLES, TITLES, BaselineHead, BaselineReport
 from medseg.core.findings import CaseReport, ClassSummary, CohortReport, Estimate, LabelMetrics, SubgroupSummary
 from medseg.report.case import PRESENCE_WORDS
 from medseg.report.html import data_uri, render
@@ -46,12 +47,15 @@ class _SubgroupTable:
     rows: tuple[tuple[SubgroupSummary, tuple[Estimate | None, ...]], ...]
 
 
-def render_cohort(report: CohortReport, *, case_pages: Mapping[str, str]) -> str:
+def render_cohort(
+    report: CohortReport, *, case_pages: Mapping[str, str], baselines: BaselineReport | None = None
+) -> str:
     """One self-contained HTML page; the table of cases can be sorted where scripts run.
 
     Args:
         report: All numbers on the page; its cases in the order to show, worst first.
         case_pages: Case id to the relative path of the case's page; cases without one are not linked.
+        baselines: Classical models beside the network, where they were judged.
     """
     wide = 0 < len(report.labels) <= _MAX_LABEL_COLUMNS
     return render(
@@ -70,6 +74,9 @@ def render_cohort(report: CohortReport, *, case_pages: Mapping[str, str]) -> str
             "heads": [_Head(one, roc_curves(one), reliability(one)) for one in report.classes],
             "percentiles": list(report.labels[0].percentiles_mm) if report.labels else [],
             "subgroups": list(_subgroup_tables(report.subgroups)),
+            "baselines": baselines,
+            "baseline_rows": [list(_baseline_rows(head)) for head in baselines.heads] if baselines else [],
+            "models": {case.provenance.model for case in report.cases},
             "unit_x": UNIT_X,
             "unit_y": UNIT_Y,
             "csv": data_uri(cohort_csv(report).encode(), "text/csv;charset=utf-8"),
@@ -155,6 +162,14 @@ def _subgroup_tables(subgroups: Sequence[SubgroupSummary]) -> Iterator[_Subgroup
         yield _SubgroupTable(
             attribute, tuple(columns), tuple((one, tuple(row)) for one, row in zip(rows, cells, strict=True))
         )
+
+
+def _baseline_rows(head: BaselineHead) -> Iterator[tuple[str, str, ClassSummary, float | None]]:
+    """Title, features, numbers, and what was scored in training; the network first."""
+    if head.network is not None:
+        yield "The network", "", head.network, None
+    for one in head.models:
+        yield TITLES[one.family], FEATURE_TITLES[one.features], one.summary, one.training_auroc
 
 
 def _strips(report: CohortReport) -> list[Strips]:

@@ -7,22 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from medseg.core.baseline import BaselineHead, BaselineModel, BaselineReport, MissingRegion
+from medseg.core.baseline import BaselineReport, FeatureSet, MissingRegion
 from medseg.core.document import suggest
 from medseg.core.errors import InputError, MedsegError, ModelError, UsageError, case_context
 from medseg.core.findings import CaseFailure
 from medseg.core.progress import Progress, silent
 from medseg.data.store import open_store
-from medseg.engine.baseline import Table, Teaching, fit_baseline
 from medseg.io.bundle import read_bundle
 from medseg.io.contained import contained
 from medseg.io.files import require_writable, write_text
 from medseg.io.volumes import read_volumes
 from medseg.workflows.baseline_cases import Measured, Measuring, is_two_valued
+from medseg.workflows.baseline_head import judge_head
 from medseg.workflows.baseline_sides import Sides, choose_sides, inner_folds, wanted_heads
-from medseg.workflows.baseline_verdict import Judges, contrast_with
+from medseg.workflows.cohort_report import BASELINE
 from medseg.workflows.forecast import Forecast
 from medseg.workflows.provenance import make_provenance
 from medseg.workflows.report import remake_pages
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
     from medseg.core.case import Case, Dataset
     from medseg.io.bundle import Bundle
     from medseg.workflows.workspace import Workspace
-
-BASELINE = "baseline.json"
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,7 @@ def baseline(
         regions=measuring.labels,
         region_words=measuring.words,
         heads=tuple(
-            _judge_head(head, dataset, taught, judged, settings) for head in progress(heads, "fitting", len(heads))
+            judge_head(head, dataset, taught, judged, settings) for head in progress(heads, "fitting", len(heads))
         ),
         missing=_missing(measuring.labels, taught, judged),
         failures=(*lost, *others),
@@ -149,6 +145,7 @@ def _opened(workspace: Workspace, settings: BaselineSettings, request: Request) 
     if settings.masks == "predicted" and (model is None or not model.plan.num_outputs):
         message = "--masks predicted needs a model that makes masks"
         raise UsageError(message, code="E-OPTION", remedy="Name one with --bundle, or leave --masks out.")
+    _kinds(settings, model)
     return dataset, model, choose_sides(dataset, settings, model)
 
 
@@ -173,10 +170,28 @@ def _measuring(dataset: Dataset, settings: BaselineSettings, model: Bundle | Non
     outlines = not labels and is_two_valued(
         read_volumes(sides.teach[0].images, dataset.reading_of(sides.teach[0]), channels=len(dataset.channels))
     )
+    kinds = _kinds(settings, model)
     if model is None:
-        return Measuring(dataset, labels, outlines)
-    predictor = Predictor(model, InferSettings(device=settings.device, amp=settings.amp, backend="torch"))
-    return Measuring(dataset, labels, outlines, predictor, settings.masks != "reference" and model.plan.num_outputs > 0)
+        return Measuring(dataset, labels, outlines, kinds)
+    wishes = InferSettings(device=settings.device, amp=settings.amp, backend="torch")
+    predictor = Predictor(model, wishes, describe="encoder" in kinds)
+    predicted = settings.masks != "reference" and model.plan.num_outputs > 0
+    return Measuring(dataset, labels, outlines, kinds, predictor, predicted)
+
+
+def _kinds(settings: BaselineSettings, model: Bundle | None) -> tuple[FeatureSet, ...]:
+    """The features asked for, or all there are.
+
+    Raises:
+        UsageError: E-OPTION for features of an encoder that is not there.
+    """
+    has_encoder = model is not None and model.plan.classification is not None
+    if settings.features is None:
+        return ("radiomics", "encoder") if has_encoder else ("radiomics",)
+    if "encoder" in settings.features and not has_encoder:
+        message = "features of the encoder need a network with a classification head"
+        raise UsageError(message, code="E-OPTION", remedy="Name one with --bundle, or ask for --features radiomics.")
+    return settings.features
 
 
 def _each(
@@ -203,65 +218,6 @@ def _each(
             remedy="Run `medseg check` for the whole list.",
         )
     return done, failures
-
-
-def _judge_head(
-    head: str, dataset: Dataset, taught: Sequence[Measured], judged: Sequence[Measured], settings: BaselineSettings
-) -> BaselineHead:
-    names = dataset.heads[head]
-    teach = [one for one in taught if head in one.case.classes]
-    judge = [one for one in judged if head in one.case.classes]
-    if not judge:
-        message = f"no judged case has a class of head {head!r}"
-        raise UsageError(message, code="E-BASELINE-CLASS", remedy="Leave the head out with --head, or judge others.")
-    judges = Judges(
-        head,
-        names,
-        np.array([names.index(one.case.classes[head]) for one in judge], dtype=np.int64),
-        [one.case.group for one in judge],
-    )
-    features = tuple(dict.fromkeys(name for one in teach for name in one.radiomics))
-    folds = inner_folds([one.case for one in teach], dataset, head, num_folds=settings.inner_folds)
-    classes = np.array([names.index(one.case.classes[head]) for one in teach], dtype=np.int64)
-    teaching = Teaching(_table(teach, features), classes, folds, settings.seed)
-    found = []
-    for family in settings.models:
-        fitted = fit_baseline(family, teaching)
-        answers = fitted.predict(_table(judge, features))
-        made = BaselineModel(
-            family=family,
-            features="radiomics",
-            num_features=len(features),
-            chosen=fitted.chosen,
-            training_auroc=fitted.training_auroc,
-            summary=judges.summary(answers),
-        )
-        found.append((made, answers))
-    found.sort(key=lambda one: -(one[0].summary.auroc or 0.0))
-    network = _network_answers(judge, head, names)
-    return BaselineHead(
-        head=head,
-        classes=names,
-        num_training_cases=len(teach),
-        num_training_patients=len({one.case.group for one in teach}),
-        num_judged_cases=len(judge),
-        num_judged_patients=len(set(judges.patients)),
-        models=tuple(made for made, _ in found),
-        network=None if network is None else judges.summary(network),
-        contrast=None if network is None else contrast_with(network, *found[0], judges),
-    )
-
-
-def _network_answers(judged: Sequence[Measured], head: str, names: tuple[str, ...]) -> Table | None:
-    """(n, classes); None when the network has no such head."""
-    if not all(head in one.answers for one in judged):
-        return None
-    return np.array([[one.answers[head][name] for name in names] for one in judged])
-
-
-def _table(cases: Sequence[Measured], features: Sequence[str]) -> Table:
-    """(n, features), NaN where a case has no such feature: the models fill it in."""
-    return np.array([[one.radiomics.get(name, np.nan) for name in features] for one in cases], dtype=np.float64)
 
 
 def _with_class(cases: Sequence[Case], head: str) -> tuple[Case, ...]:

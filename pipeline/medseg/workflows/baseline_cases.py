@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.core.baseline import FeatureSet
 from medseg.core.errors import InputError
 from medseg.core.volume import require_same_grid
 from medseg.data.contents import read_reference
@@ -29,13 +30,13 @@ class Measured:
     """One case in numbers.
 
     Attributes:
-        radiomics: By name; what is not defined or has no mask is not in it.
+        features: By kind and name; what is not defined or has no mask is not in it.
         missing: Labels without a voxel in the mask that was used, or not annotated in it.
         answers: The network's probabilities by head and class; empty without a network.
     """
 
     case: Case
-    radiomics: dict[str, float]
+    features: Mapping[FeatureSet, Mapping[str, float]]
     missing: tuple[str, ...] = ()
     answers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -47,6 +48,7 @@ class Measuring:
     Attributes:
         labels: Under whose masks; without any the image itself is measured.
         outlines: Without labels: the images hold two values and are shapes, measured as such.
+        kinds: Of features that are wanted.
         predictor: The network, or None.
         predicted: Whether the masks of judged cases are the network's.
     """
@@ -54,40 +56,68 @@ class Measuring:
     dataset: Dataset
     labels: tuple[str, ...]
     outlines: bool = False
+    kinds: tuple[FeatureSet, ...] = ("radiomics",)
     predictor: Predictor | None = None
     predicted: bool = False
 
     @property
     def words(self) -> str:
-        """What is measured, in one sentence."""
-        if self.labels:
-            judged = "the network's masks" if self.predicted else "reference masks"
-            return (
-                f"radiomics under {', '.join(self.labels)}: reference masks in training, {judged} in the judged cases"
-            )
-        if self.outlines:
-            return "the shape of the nonzero voxels: the images hold two values"
-        return "the intensities of the whole image: the dataset has no labels"
+        """What is measured."""
+        radiomics = self._radiomics_words() if "radiomics" in self.kinds else ""
+        encoder = "what the network's classification head reads" if "encoder" in self.kinds else ""
+        return "; ".join(words for words in (radiomics, encoder) if words)
 
     def teaching(self, case: Case) -> Measured:
         """A training case, under its reference mask."""
-        volume = self._read(case)
-        return self._measured(case, volume, self._reference(case, volume), case.labelled)
+        return self._measured(case, asks="encoder" in self.kinds, predicted=False)
 
     def judged(self, case: Case) -> Measured:
         """A judged case, with the network's answer where there is a network."""
-        volume = self._read(case)
-        prediction = None if self.predictor is None else self.predictor.predict(volume)
-        if self.predicted and prediction is not None and prediction.labels is not None:
-            return self._measured(case, volume, prediction.labels.array, None, prediction)
-        return self._measured(case, volume, self._reference(case, volume), case.labelled, prediction)
+        return self._measured(case, asks=True, predicted=self.predicted)
 
-    def _read(self, case: Case) -> Volume:
-        return read_volumes(case.images, self.dataset.reading_of(case), channels=len(self.dataset.channels))
+    def _radiomics_words(self) -> str:
+        if self.labels:
+            judged = "the network's masks" if self.predicted else "reference masks"
+            return f"radiomics under {', '.join(self.labels)} (training: reference masks; judged cases: {judged})"
+        if self.outlines:
+            return "the shape of the nonzero voxels (the images hold two values)"
+        return "the intensities of the whole image (the dataset has no labels)"
 
-    def _reference(self, case: Case, volume: Volume) -> NDArray[np.integer] | None:
-        if not self.labels:
-            return None
+    def _measured(self, case: Case, *, asks: bool, predicted: bool) -> Measured:
+        volume = read_volumes(case.images, self.dataset.reading_of(case), channels=len(self.dataset.channels))
+        prediction = self.predictor.predict(volume) if self.predictor is not None and asks else None
+        features: dict[FeatureSet, Mapping[str, float]] = {}
+        missing: tuple[str, ...] = ()
+        if "radiomics" in self.kinds and self.labels:
+            features["radiomics"], missing = self._under_masks(case, volume, prediction if predicted else None)
+        elif "radiomics" in self.kinds:
+            features["radiomics"] = _of_outline(volume) if self.outlines else _of_image(volume)
+        if prediction is not None and prediction.features is not None:
+            features["encoder"] = {f"encoder.{n}": float(one) for n, one in enumerate(prediction.features)}
+        return Measured(case, features, missing, {} if prediction is None else prediction.classes)
+
+    def _under_masks(
+        self, case: Case, volume: Volume, prediction: Prediction | None
+    ) -> tuple[dict[str, float], tuple[str, ...]]:
+        """Radiomics of every label, and the labels that have no voxel."""
+        if prediction is not None and prediction.labels is not None:
+            mask, annotated = prediction.labels.array, self.labels
+        else:
+            mask = self._reference(case, volume)
+            annotated = self.labels if case.labelled is None else case.labelled
+        radiomics: dict[str, float] = {}
+        missing = []
+        for label in self.labels:
+            region = mask == self.dataset.labels[label]
+            is_there = bool(region.any()) and label in annotated
+            radiomics[f"{label}.{PRESENT}"] = float(is_there)
+            if is_there:
+                radiomics |= {f"{label}.{name}": value for name, value in _of_region(volume, region)}
+            else:
+                missing.append(label)
+        return radiomics, tuple(missing)
+
+    def _reference(self, case: Case, volume: Volume) -> NDArray[np.integer]:
         labels = read_reference(case, self.dataset, onto=volume.geometry)
         if labels is None:
             raise InputError(
@@ -98,43 +128,24 @@ class Measuring:
         require_same_grid(volume, labels)
         return labels.array
 
-    def _measured(
-        self,
-        case: Case,
-        volume: Volume,
-        mask: NDArray[np.integer] | None,
-        annotated: tuple[str, ...] | None,
-        prediction: Prediction | None = None,
-    ) -> Measured:
-        answers = {} if prediction is None else prediction.classes
-        if mask is None:
-            return Measured(case, self._of_image(volume), answers=answers)
-        radiomics, missing = {}, []
-        for label in self.labels:
-            region = mask == self.dataset.labels[label]
-            is_there = bool(region.any()) and (annotated is None or label in annotated)
-            radiomics[f"{label}.{PRESENT}"] = float(is_there)
-            if is_there:
-                radiomics |= {f"{label}.{name}": value for name, value in _of_region(volume, region)}
-            else:
-                missing.append(label)
-        return Measured(case, radiomics, tuple(missing), answers)
-
-    def _of_image(self, volume: Volume) -> dict[str, float]:
-        if self.outlines:
-            region = (volume.array != 0).any(axis=0)
-            shape = region_shape(region, spacing_mm=volume.geometry.spacing_mm) if region.any() else {}
-            return {f"outline.{PRESENT}": float(region.any())} | {f"outline.{name}": one for name, one in shape.items()}
-        return {
-            f"image.{name}": value
-            for channel in range(volume.num_channels)
-            for name, value in _numbered(image_intensities(volume.array[channel].ravel()), channel, volume)
-        }
-
 
 def is_two_valued(volume: Volume) -> bool:
     """Whether an image is a shape: one channel of at most two values."""
     return volume.num_channels == 1 and len(np.unique(volume.array)) <= 2
+
+
+def _of_outline(volume: Volume) -> dict[str, float]:
+    region = (volume.array != 0).any(axis=0)
+    shape = region_shape(region, spacing_mm=volume.geometry.spacing_mm) if region.any() else {}
+    return {f"outline.{PRESENT}": float(region.any())} | {f"outline.{name}": value for name, value in shape.items()}
+
+
+def _of_image(volume: Volume) -> dict[str, float]:
+    return {
+        f"image.{name}": value
+        for channel in range(volume.num_channels)
+        for name, value in _numbered(image_intensities(volume.array[channel].ravel()), channel, volume)
+    }
 
 
 def _of_region(volume: Volume, region: NDArray[np.bool_]) -> Iterator[tuple[str, float]]:

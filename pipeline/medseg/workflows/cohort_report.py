@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medseg.core.baseline import BaselineReport
 from medseg.core.findings import CaseFailure, CaseReport, CohortReport
+from medseg.io.documents import read_document
 from medseg.ops.lesions import summarise_lesions
 from medseg.ops.multilabel import multilabel_summary
 from medseg.ops.scores import classification_summary
@@ -16,10 +18,14 @@ from medseg.ops.subgroups import subgroup_summaries
 from medseg.workflows.provenance import make_provenance
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from medseg.core.case import Dataset
     from medseg.core.detection import LesionSummary
     from medseg.core.findings import ClassSummary, MultiLabelSummary
     from medseg.core.settings import EvaluateSettings
+
+BASELINE = "baseline.json"
 
 
 def cohort_report(
@@ -48,6 +54,12 @@ def cohort_report(
         failures=tuple(failures),
         provenance=make_provenance(dataset.name, settings),
     )
+
+
+def baselines_in(folder: Path) -> BaselineReport | None:
+    """What `medseg baseline` left in the folder of an evaluation."""
+    file = folder / BASELINE
+    return read_document(file, BaselineReport) if file.is_file() else None
 
 
 def _lesions(reports: Sequence[CaseReport]) -> tuple[LesionSummary, ...]:

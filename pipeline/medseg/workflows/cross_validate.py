@@ -13,6 +13,7 @@ from medseg.core.progress import Progress, silent
 from medseg.data.manifest import write_manifest
 from medseg.data.splits import Split, remarks_on_folds, split_folds
 from medseg.data.store import Store, open_store
+from medseg.engine.distributed import require_alone
 from medseg.io.bundle import MANIFEST, BundleManifest
 from medseg.io.documents import read_document
 from medseg.io.files import write_text
@@ -81,8 +82,14 @@ def cross_validate(
 
     Raises:
         ModelError: E-NO-STORE without preprocessed data.
-        UsageError: E-SPLIT, before anything is trained; E-RESUME when a finished fold has other cases.
+        UsageError: E-RANKS under torchrun; E-SPLIT, before anything is trained; E-RESUME when a finished fold has
+            other cases.
     """
+    require_alone(
+        "cross-validation",
+        f"Train each fold with torchrun and `--fold K --set train.num_folds={settings.train.num_folds} "
+        f"--name {name}/foldK`; then run --folds without it: it takes them over.",
+    )
     store, chosen = open_store(workspace.store), settings.train
     folder = workspace.runs / name
     folds = _folds(store, chosen)
@@ -109,33 +116,68 @@ def cross_validate(
     if not all(is_finished(folder / f"fold{fold}" / "bundle") for fold in range(len(folds))):
         return CrossValidated(folder, None)
     dataset = _write_held_back(store.dataset, dict(enumerate(folds)), folder / HELD_BACK)
+    record = conclude(workspace, folder, dataset, folds, settings, progress=watchers.progress)
+    notes = {"not_judged": _not_judged(store.dataset, folds), "warnings": remarks}
+    record = record.model_copy(update=notes)
+    write_text(folder / RECORD, record.to_json())
+    return CrossValidated(folder, record)
+
+
+def conclude(
+    workspace: Workspace,
+    folder: Path,
+    dataset: Dataset,
+    folds: Sequence[Split],
+    settings: Settings,
+    *,
+    progress: Progress = silent,
+) -> CrossValidation:
+    """Score all out-of-fold predictions together, fit the temperatures, write the record and the model of all folds.
+
+    Args:
+        workspace: For `evaluate`.
+        folder: With `fold0/bundle` ..., `oof/` and the manifest of all cases that were held back.
+        dataset: That manifest.
+        folds: In order.
+        settings: Of training, for the record, and of scoring.
+        progress: Wraps the loop over cases.
+    """
     report = evaluate(
         workspace,
         folder / OUT_OF_FOLD,
         folder / "reports",
         settings.evaluate.model_copy(update={"split": "all"}),
         manifest=folder / HELD_BACK,
-        progress=watchers.progress,
+        progress=progress,
     ).report
     record = fold_table(dataset, folds, report, settings.evaluate).model_copy(
         update={
-            "name": name,
-            "stratify_by": chosen.stratify_by,
-            "not_judged": _not_judged(store.dataset, folds),
-            "warnings": remarks,
-            "provenance": make_provenance(dataset.name, chosen),
+            "name": folder.name,
+            "stratify_by": settings.train.stratify_by,
+            "provenance": make_provenance(dataset.name, settings.train),
         }
     )
     write_text(folder / RECORD, record.to_json())
-    temperatures = {one.head: one.temperature for one in record.calibration if one.temperature != 1.0}
-    ensemble(
-        [folder / f"fold{fold}" / "bundle" for fold in range(len(folds))],
-        folder / "bundle",
-        name=name,
-        answering=Answering(combine="probabilities", temperatures=temperatures),
+    ensemble_of_folds(folder, record, Answering(combine="probabilities", temperatures=temperatures_of(record)))
+    return record
+
+
+def ensemble_of_folds(
+    folder: Path, record: CrossValidation, answering: Answering, *, out: Path | None = None
+) -> BundleManifest:
+    """One model of all folds, in `bundle/` of the cross-validation or elsewhere."""
+    return ensemble(
+        [folder / fold.bundle for fold in record.folds],
+        out or folder / "bundle",
+        name=record.name,
+        answering=answering,
         measured={"out_of_fold": json.loads(record.pooled.model_dump_json(exclude={"classes"}))},
     )
-    return CrossValidated(folder, record)
+
+
+def temperatures_of(record: CrossValidation) -> dict[str, float]:
+    """Those that were found to help."""
+    return {one.head: one.temperature for one in record.calibration if one.temperature != 1.0}
 
 
 def predict_fold(

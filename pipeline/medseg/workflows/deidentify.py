@@ -11,6 +11,7 @@ from medseg.io.archives import unpacked
 from medseg.io.deid_key import Pseudonyms, read_key, throwaway_key, write_secret
 from medseg.io.files import require_path, require_writable, write_text
 from medseg.workflows.deidentify_account import Account
+from medseg.workflows.deidentify_faces import Faces
 from medseg.workflows.deidentify_files import made_nameless
 from medseg.workflows.deidentify_manifest import deidentify_manifest
 
@@ -24,6 +25,7 @@ def deidentify(
     *,
     key: Path | None,
     mapping: Path | None = None,
+    pictures: Path | None = None,
     progress: Progress = silent,
 ) -> DeidentifyReport:
     """Make every DICOM object and image nameless; a file that is refused leaves no trace.
@@ -34,6 +36,7 @@ def deidentify(
         options: Of the profile.
         key: File of the secret key, made where there is none; None only counts and writes nothing.
         mapping: Where to write who is who.
+        pictures: Folder for pictures of each defaced head before and after.
         progress: Wraps the loop over files, or cases of a manifest.
 
     Raises:
@@ -41,11 +44,12 @@ def deidentify(
         InputError: `E-DEID-KEY`, and what concerns the folders as a whole.
     """
     require_path(source)
-    _refuse_overlap(source, out, *(path for path in (key, mapping) if path is not None))
+    _refuse_overlap(source, out, *(path for path in (key, mapping, pictures) if path is not None))
     if key is not None:
         require_writable(out)
     pseudonyms = Pseudonyms(throwaway_key() if key is None else read_key(key))
-    account = Account(None if key is None else out, options, pseudonyms)
+    faces = Faces(options.ears, None if key is None else pictures) if options.deface else None
+    account = Account(None if key is None else out, options, pseudonyms, faces)
     if source.is_file() and source.suffix.lower() == ".json":
         num_files = deidentify_manifest(source, out, account, progress)
     else:
@@ -65,6 +69,8 @@ def _deidentify_files(source: Path, account: Account, progress: Progress) -> int
         raise UsageError(message, code="E-DEID-COLUMN", file=source, remedy="Leave --keep-columns out.")
     with unpacked(source) as folder:
         files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
+        if account.faces is not None:
+            account.faces.know(files)
         for number, path in progress(list(enumerate(files, start=1)), "deidentifying", len(files)):
             name = path.relative_to(folder) if path != folder else Path(path.name)
             shown = source / name if path != source else source
@@ -85,6 +91,6 @@ def _refuse_overlap(source: Path, out: Path, *secret: Path) -> None:
         message = "the output folder and the input lie within one another"
         raise UsageError(message, code="E-DEID-OUT", file=out, remedy="Choose a new folder elsewhere.")
     for path in secret:
-        if outside in path.resolve().parents:
-            message = "the key or the mapping would lie among the nameless files"
+        if outside in {path.resolve(), *path.resolve().parents}:
+            message = "the key, the mapping or the pictures would lie among the nameless files"
             raise UsageError(message, code="E-DEID-OUT", file=path, remedy="Keep it where only you can read it.")

@@ -11,6 +11,7 @@ from medseg.core.errors import InputError
 from medseg.io.deid_key import Pseudonyms
 from medseg.io.deid_rules import read_profile
 from medseg.io.deid_tally import Tally
+from medseg.workflows.deidentify_faces import Faces
 from medseg.workflows.provenance import make_provenance
 
 
@@ -42,6 +43,7 @@ class Account:
 
     Attributes:
         out: None where nothing is written and all is counted.
+        faces: None where they stay.
         places: Source to place.
         cases: Case id of a manifest to its pseudonym.
     """
@@ -49,6 +51,7 @@ class Account:
     out: Path | None
     options: DeidentifyOptions
     pseudonyms: Pseudonyms
+    faces: Faces | None = None
     tally: Tally = field(default_factory=Tally)
     patients: dict[str, str] = field(default_factory=dict)
     cases: dict[str, str] = field(default_factory=dict)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from medseg.core.reading import Reading
 from medseg.core.volume import LabelMap, Volume
 from medseg.io.deid import deidentify_object, is_directory
+from medseg.io.deid_faces import Face
 from medseg.io.dicom_headers import HEAD_BYTES, is_dicom
 from medseg.io.files import opened
 from medseg.io.volumes import SUFFIXES, read_volume, write_labels, write_volume
+from medseg.ops.deface import FaceCut
 from medseg.workflows.deidentify_account import Account, Ready
 
 _IMAGE_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix not in {".dcm", ".ima", ".dicom", ".zip"})
@@ -28,14 +33,15 @@ def made_nameless(path: Path, name: str, shown: Path, account: Account) -> Ready
 
     Raises:
         InputError: As `deidentify_object` and `read_volume`.
-        GeometryError: As `read_volume`.
+        GeometryError: As `read_volume`; `E-DEFACE`.
     """
     if begins_as_dicom(path):
         return None if is_directory(path) else ready_object(path, shown, account)
     if not path.name.lower().endswith(_IMAGE_SUFFIXES) or _is_data(path):
         return None
-    place = Path("images", f"{account.pseudonyms.case(name)}{written_suffix(path, '.nii.gz')}")
-    return ready_volume(read_volume(path), place, shown)
+    volume, called = read_volume(path), account.pseudonyms.case(name)
+    cut = None if account.faces is None else account.faces.of_image(volume, called)
+    return ready_volume(volume, Path("images", f"{called}{written_suffix(path, '.nii.gz')}"), shown, cut)
 
 
 def begins_as_dicom(path: Path) -> bool:
@@ -47,7 +53,10 @@ def ready_object(
     path: Path, shown: Path, account: Account, *, identity: str = "", names: tuple[str, ...] = ()
 ) -> Ready:
     """A DICOM object; `identity` and `names` as of `deidentify_object`."""
-    made = deidentify_object(path, account.options, account.pseudonyms, identity=identity, names=names)
+    picture = f"series-{account.pseudonyms.case(str(shown))}"
+    cut = None if account.faces is None else account.faces.of_object(path, picture)
+    face = None if cut is None else Face(cut.holds, cut.air)
+    made = deidentify_object(path, account.options, account.pseudonyms, identity=identity, names=names, face=face)
     return Ready(
         source=shown,
         place=made.place,
@@ -56,16 +65,21 @@ def ready_object(
         identity=made.identity,
         patient=made.patient,
         pixels_cleaned=made.pixels_cleaned,
+        defaced=made.defaced,
     )
 
 
-def ready_volume(volume: Volume, place: Path, shown: Path) -> Ready:
+def ready_volume(volume: Volume, place: Path, shown: Path, cut: FaceCut | None) -> Ready:
     """Voxels and grid written anew: no text of the old header comes along."""
-    return Ready(shown, place, lambda folder: write_volume(volume, folder / place))
+    image = volume if cut is None else cut.removed_from(volume)
+    return Ready(shown, place, lambda folder: write_volume(image, folder / place), defaced=cut is not None)
 
 
-def ready_labels(labels: LabelMap, place: Path, shown: Path, names: dict[str, int]) -> Ready:
-    return Ready(shown, place, lambda folder: write_labels(labels, folder / place, names=names))
+def ready_labels(labels: LabelMap, place: Path, shown: Path, names: dict[str, int], cut: FaceCut | None) -> Ready:
+    """A mask; where the face was cut out of its image it is 0, for a mask of the skin shows a face too."""
+    array = labels.array if cut is None else np.where(cut.mask(labels.geometry), 0, labels.array)
+    mask = replace(labels, array=array.astype(labels.array.dtype))
+    return Ready(shown, place, lambda folder: write_labels(mask, folder / place, names=names))
 
 
 def written_suffix(path: Path, otherwise: str) -> str:

@@ -18,6 +18,7 @@ from medseg.io.deid_key import is_uid
 from medseg.io.deid_rules import read_profile
 from medseg.io.deid_tally import Tally
 from medseg.io.volumes import read_labels
+from medseg.ops.deface import FaceCut
 from medseg.workflows.deidentify_account import Account, Ready
 from medseg.workflows.deidentify_files import (
     begins_as_dicom,
@@ -84,12 +85,13 @@ def _nameless_reading(reading: Reading, account: Account, source: Path) -> Readi
 
 @dataclass
 class _NamelessCase:
-    """One case on its way."""
+    """One case on its way; `cut` is its face, as far as it is known."""
 
     case: Case
     dataset: Dataset
     account: Account
     out: Path
+    cut: FaceCut | None = None
 
     def made(self) -> Case:
         """Write its files, all or none, and describe it anew.
@@ -121,7 +123,10 @@ class _NamelessCase:
         channels = len(self.dataset.channels) if len(self.case.images) == 1 else 1
         number = f"_{index:04d}" if len(self.case.images) > 1 else ""
         place = Path("images", f"{name}{number}{written_suffix(path, '.nii.gz')}")
-        ready.append(ready_volume(read_as_it_is(path, self.dataset.reading, channels), place, path))
+        volume = read_as_it_is(path, self.dataset.reading, channels)
+        if self.account.faces is not None and self.cut is None:
+            self.cut = self.account.faces.of_image(volume, name)  # the files of a case lie on one grid
+        ready.append(ready_volume(volume, place, path, self.cut))
         return self.out / place
 
     def _series(self, path: Path, ready: list[Ready], stack: ExitStack) -> Path:
@@ -129,11 +134,15 @@ class _NamelessCase:
         folder = stack.enter_context(unpacked(path))
         files = sorted(one for one in folder.rglob("*") if one.is_file()) if folder.is_dir() else [folder]
         objects = [one for one in files if begins_as_dicom(one)]
+        if self.account.faces is not None:
+            self.account.faces.know(objects)
         self.account.num_left_out += len(files) - len(objects)
         made = [self._object(one, path if folder == one else path / one.relative_to(folder)) for one in objects]
         if not made:
             message = "it holds no DICOM object"
             raise InputError(message, code="E-NO-DICOM", file=path, remedy="Give the folder that holds the images.")
+        if self.account.faces is not None:
+            self.cut = next(filter(None, (self.account.faces.of_object(one, "") for one in objects)), self.cut)
         ready.extend(made)
         places = [one.place for one in made]
         is_one_file = not folder.is_dir()
@@ -147,7 +156,7 @@ class _NamelessCase:
             ready.append(self._object(path, path))
             return self.out / ready[-1].place
         place = Path("labels", f"{name}{written_suffix(path, '.nii.gz')}")
-        ready.append(ready_labels(read_labels(path, self.dataset.reading), place, path, self.dataset.labels))
+        ready.append(ready_labels(read_labels(path, self.dataset.reading), place, path, self.dataset.labels, self.cut))
         return self.out / place
 
     def _attributes(self, patient: str) -> dict[str, str]:

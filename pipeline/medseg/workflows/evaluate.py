@@ -13,7 +13,7 @@ from medseg.core.progress import Progress, silent
 from medseg.io.contained import contained
 from medseg.io.files import require_writable, staged_folder, write_text
 from medseg.report.cohort import cohort_csv, render_cohort
-from medseg.workflows.cohort_report import cohort_report
+from medseg.workflows.cohort_report import baselines_in, cohort_report
 from medseg.workflows.evaluate_case import Scoring, attempt_case
 from medseg.workflows.evaluate_inputs import Inputs, open_inputs
 from medseg.workflows.parallel import each_in_processes
@@ -67,6 +67,7 @@ def evaluate(
     bare = dataset.model_copy(update={"cases": ()})
     items = [(case, inputs.masks.get(case.id, ())) for case in dataset.cases]
     require_writable(out)
+    baselines = baselines_in(out)  # before the work: a damaged file is to cost nothing
     with staged_folder(out) as staging:
         scoring = Scoring(Rules(bare, inputs.lesions, settings), predictions, inputs.relabelling, staging)
         outcomes = each_in_processes(
@@ -91,7 +92,7 @@ def evaluate(
         pages = {case.case: f"cases/{case.case}.html" for case in report.cases}
         write_text(staging / "cohort.json", report.to_json())
         write_text(staging / "cohort.csv", cohort_csv(report))
-        write_text(staging / "index.html", render_cohort(report, case_pages=pages))
+        write_text(staging / "index.html", render_cohort(report, case_pages=pages, baselines=baselines))
     return Evaluated(out / "index.html", report)
 
 

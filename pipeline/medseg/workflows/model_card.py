@@ -27,7 +27,7 @@ Research use only: not a medical device.
 
 ## Scores on the validation cases
 {scores}
-
+{warnings}
 Measured on the network grid with the averaged weights at the end of the training; no checkpoint was chosen by them.
 
 ## Use
@@ -55,5 +55,6 @@ def model_card(manifest: BundleManifest, plan: Plan) -> str:
         version=manifest.provenance.medseg_version,
         created=manifest.provenance.created,
         state="finished" if manifest.finished else "training still runs",
+        warnings="".join(f"\n**{warning}**\n" for warning in manifest.warnings),
         scores=scores or "none: no case was held back",
     )

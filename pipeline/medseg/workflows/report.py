@@ -16,6 +16,7 @@ from medseg.report.case import render_case
 from medseg.report.cohort import cohort_csv, render_cohort
 from medseg.report.comparison import cases_csv, contrasts_csv, render_comparison
 from medseg.report.paper import Paper, for_paper
+from medseg.workflows.cohort_report import baselines_in
 from medseg.workflows.forecast import Forecast
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _cohort(folder: Path) -> list[Path]:
     report = read_document(file, CohortReport)
     pages = {case.case: f"cases/{case.case}.html" for case in report.cases}
     pages = {case: page for case, page in pages.items() if (folder / page).is_file()}
-    write_text(folder / "index.html", render_cohort(report, case_pages=pages))
+    write_text(folder / "index.html", render_cohort(report, case_pages=pages, baselines=baselines_in(folder)))
     write_text(folder / "cohort.csv", cohort_csv(report))
     return [folder / "index.html", folder / "cohort.csv"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from medseg.core.progress import Progress, silent
 from medseg.data.splits import Split, split_cases
 from medseg.data.store import LoadedCase, Store, open_store
 from medseg.engine.clock import Status
+from medseg.engine.distributed import Ranks, joined
 from medseg.engine.journal import LOG, read_log
 from medseg.engine.stop import Stopped, stop_requests
 from medseg.engine.train import CHECKPOINT, Run, fit, has_ended
@@ -19,8 +21,10 @@ from medseg.io.bundle import MANIFEST, BundleManifest, write_bundle
 from medseg.io.documents import read_document
 from medseg.io.files import write_text
 from medseg.workflows.claim import claimed_run
+from medseg.workflows.fine_tune import REPORT, start_from
 from medseg.workflows.model_card import model_card
 from medseg.workflows.provenance import make_provenance
+from medseg.workflows.train_warnings import class_warnings, collapse_warnings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,10 +32,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from medseg.core.settings import TrainSettings
+    from medseg.core.transfer import Transfer
     from medseg.workflows.workspace import Workspace
 
-_FREE = {"budget", "epochs", "batch_size", "device", "amp", "learning_rate", "gradient_clip", "deterministic"}
-_FREE |= {"accumulate", "compile"}
+_FREE = {"budget", "epochs", "batch_size", "device", "rank_timeout_s", "init_from"}
+_FREE |= {"amp", "learning_rate", "gradient_clip", "deterministic", "accumulate", "compile"}
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,16 @@ class Trained:
         validation: Scores on the cases held back.
         finished: False when somebody asked to stop; the same command goes on.
         was_done: The run had already come to this end before; nothing was trained.
+        transfer: What it took over from another model.
+        warnings: W- codes and words, as in the bundle.
     """
 
     bundle: Path
     validation: dict[str, float]
     finished: bool
     was_done: bool = False
+    transfer: Transfer | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def train(
@@ -70,49 +79,80 @@ def train(
         progress: Wraps the loading of cases.
         watch: Told after every step.
 
+    Under torchrun every process calls it; process 0 writes and watches.
+
     Raises:
         ModelError: E-NO-STORE without preprocessed data.
-        UsageError: E-SPLIT, E-RESUME, E-DEVICE.
+        UsageError: E-SPLIT, E-RESUME, E-DEVICE, E-RANKS, E-RANKS-DIFFER.
         BatchError: E-LOCKED while another training runs in the folder.
+        ResourceError: E-RANK-LOST.
     """
-    store = open_store(workspace.store)
-    split = _usable_split(store, settings)
-    folder = workspace.run(name, settings.fold)
-    with claimed_run(folder, emptied=restart):
-        return _train(store, split, settings, folder, progress=progress, watch=watch)
+    with joined(settings.device, timeout_s=settings.rank_timeout_s) as ranks:
+        store = open_store(workspace.store)
+        split = usable_split(store, settings)
+        folder = workspace.run(name, settings.fold)
+        with claimed_run(folder, emptied=restart) if ranks.is_writer else nullcontext():
+            ranks.any(False)  # nobody looks into the folder before it was emptied
+            if not ranks.is_writer:
+                progress, watch = silent, _nobody
+            return _train(store, split, settings, ranks, folder=folder, progress=progress, watch=watch)
+
+
+def _nobody(*_: object) -> None:
+    """Hears of a training, and leaves telling to another process."""
 
 
 def _train(
     store: Store,
     split: Split,
     settings: TrainSettings,
-    folder: Path,
+    ranks: Ranks,
     *,
+    folder: Path,
     progress: Progress,
     watch: Callable[[Status], None],
 ) -> Trained:
-    identity = _identity(store, split, settings)
     plan = store.plan.model_copy(update={"batch_size": settings.batch_size or store.plan.batch_size})
+    start: dict[str, Tensor] = {}
+    transfer = None
+    if settings.init_from is not None:
+        start, transfer = start_from(settings.init_from, plan, seed=settings.seed)
+    identity = _identity(store, split, settings, transfer)
     finished, has_checkpoint, end = _finished_bundle(folder), (folder / CHECKPOINT).is_file(), None
     if has_checkpoint:
         sizes = {"num_cases": len(split.train), "num_held_back": len(split.val)}
         end = has_ended(folder, identity, plan, settings, **sizes)
     # Without a checkpoint nothing can go on from a finished model; with one, the model may be of a shorter training.
     if finished and (not has_checkpoint or end == finished.num_steps):
-        return Trained(folder / "bundle", finished.validation, finished=True, was_done=True)
+        return Trained(
+            folder / "bundle",
+            finished.validation,
+            finished=True,
+            was_done=True,
+            transfer=transfer,
+            warnings=finished.warnings,
+        )
     try:
         cases = _load(store, split.train, folder, progress, "loading training cases")
         held_back = _load(store, split.val, folder, progress, "loading validation cases")
+        stopped = False
     except Stopped:
+        stopped = True
+    if ranks.any(stopped):
         return Trained(folder / "bundle", {}, finished=False)
-    write_text(folder / "settings.json", settings.to_json())
+    if ranks.is_writer:
+        write_text(folder / "settings.json", settings.to_json())
+        if transfer is not None:
+            write_text(folder / REPORT, transfer.to_json())
     writer = _BundleWriter(folder, store, split, settings)
     # While a finished training is made longer its model stays until the better one is there.
-    run = Run(folder, identity, watch, writer.early if finished is None else lambda *_: None)
-    fitted = fit(plan, cases, held_back, settings=settings, run=run)
-    if fitted.finished:
+    run = Run(folder, identity, watch, writer.early if finished is None and ranks.is_writer else _nobody, ranks, start)
+    here = settings.model_copy(update={"device": ranks.device(settings.device)})
+    fitted = fit(plan, cases, held_back, settings=here, run=run)
+    if fitted.finished and ranks.is_writer:
         writer.write(fitted.weights, fitted.validation, num_steps=fitted.progress.step)
-    return Trained(folder / "bundle", fitted.validation, fitted.finished)
+    warnings = (*class_warnings(store.dataset, split), *collapse_warnings(fitted.validation))
+    return Trained(folder / "bundle", fitted.validation, fitted.finished, transfer=transfer, warnings=warnings)
 
 
 def _load(store: Store, chosen: Sequence[str], folder: Path, progress: Progress, what: str) -> list[LoadedCase]:
@@ -130,7 +170,7 @@ def _load(store: Store, chosen: Sequence[str], folder: Path, progress: Progress,
     return cases
 
 
-def _usable_split(store: Store, settings: TrainSettings) -> Split:
+def usable_split(store: Store, settings: TrainSettings) -> Split:
     """The split without the cases that could not be preprocessed."""
     usable = {case.id for case in store.index.cases}
     split = split_cases(
@@ -149,7 +189,7 @@ def _finished_bundle(folder: Path) -> BundleManifest | None:
     return manifest if manifest.finished else None
 
 
-def _identity(store: Store, split: Split, settings: TrainSettings) -> dict[str, str]:
+def _identity(store: Store, split: Split, settings: TrainSettings, transfer: Transfer | None) -> dict[str, str]:
     """What must not change between a checkpoint and its resumption, each in words that can be shown.
 
     The length may change, and so may what is changed to get a training through: device, precision, rate and batch.
@@ -161,6 +201,7 @@ def _identity(store: Store, split: Split, settings: TrainSettings) -> dict[str, 
     )
     return {
         **_flat("train", shaping),
+        **({} if transfer is None else {"weights to start with": transfer.weights_sha256}),
         **_flat("plan", plan),
         **{f"label {name}": str(value) for name, value in store.plan.labels.items()},
         **{f"training case {case}": files[case] for case in split.train},
@@ -201,6 +242,7 @@ class _BundleWriter:
             num_validation_cases=len(self.split.val),
             training_cases=self.split.train,
             validation=validation,
+            warnings=(*class_warnings(dataset, self.split), *collapse_warnings(validation)),
             finished=num_steps is not None,
             num_steps=num_steps or 0,
             sha256={},

@@ -1,0 +1,46 @@
+"""What a user must know of a diagnosis that was trained: classes it never saw, answers that are all the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from medseg.core.case import Dataset
+    from medseg.data.splits import Split
+
+COLLAPSED = "collapsed"
+
+
+def class_warnings(dataset: Dataset, split: Split) -> tuple[str, ...]:
+    """`W-CLASS-UNSEEN` for each class without a training case, and `W-CLASS-ONE` for a head left with one class."""
+    training = [case for case in dataset.cases if case.id in set(split.train)]
+    warnings = []
+    for head, names in dataset.heads.items():
+        seen = Counter(case.classes[head] for case in training if head in case.classes)
+        held = Counter(case.classes.get(head) for case in dataset.cases if case.id in set(split.val))
+        warnings += [
+            f"W-CLASS-UNSEEN: no training case has {head} {name!r} ({held[name]} held-back cases have); "
+            "the model has no reason to answer it"
+            for name in names
+            if not seen[name]
+        ]
+        if len(seen) < 2:
+            found = f"is {next(iter(seen))!r} in all {seen.total()}" if seen else "is known in none of the"
+            warnings.append(f"W-CLASS-ONE: {head} {found} training cases: there is nothing to tell apart")
+    return tuple(warnings)
+
+
+def collapse_warnings(validation: Mapping[str, float]) -> tuple[str, ...]:
+    """`W-COLLAPSED` for each head that gives nearly all held-back cases the same class although they differ.
+
+    Args:
+        validation: Scores by name, `HEAD/collapsed` among them.
+    """
+    return tuple(
+        f"W-COLLAPSED: {head} gives nearly every held-back case the same class, though they differ "
+        f"(balanced accuracy {validation[f'{head}/balanced_accuracy']:.2f})"
+        for head, _, score in (name.rpartition("/") for name, value in validation.items() if value)
+        if score == COLLAPSED
+    )

@@ -1,0 +1,224 @@
+"""Two processes on this machine, connected by gloo, against one."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from medseg.core.errors import UsageError
+from medseg.core.settings import TrainSettings
+from medseg.data.patches import Batch
+from medseg.engine import evidence
+from medseg.engine.distributed import ALONE, Ranks, joined, require_alone
+from medseg.nn.ranks import average_gradients, everybodys, gathered, total
+from medseg.workflows.train import train
+from medseg.workflows.workspace import Workspace
+
+# Without mixed precision: what is compared are sums in another order, not rounding.
+SETTINGS = TrainSettings(epochs=2, warmup_steps=1, amp=False, device="cpu", seed=3)
+
+PAIR = """
+import sys, torch
+from pathlib import Path
+from medseg.core.errors import InputError, MedsegError
+from medseg.core.settings import TrainSettings
+from medseg.engine.distributed import joined
+from medseg.nn.ranks import gathered
+from medseg.workflows.train import train
+from medseg.workflows.workspace import Workspace
+
+try:
+    with joined("cpu", timeout_s=20) as ranks:
+        settings = TrainSettings.model_validate_json(sys.argv[2])
+        assert train(Workspace(Path(sys.argv[1])), settings, name="pair", watch=lambda _: print("watched")).finished
+        mine = torch.full((2 * ranks.rank, 3), 5.0, requires_grad=True)
+        whole = gathered(mine)
+        (whole.sum() ** 2 / 2).backward()
+        assert whole.shape == (2, 3), whole
+        assert mine.grad.mean() == 2 * 30 if ranks.rank else not len(mine.grad), mine.grad  # twice, as the mean halves
+        try:
+            ranks.require_equal("store", ranks.rank)
+        except MedsegError as error:
+            print(error.code, flush=True)
+        if ranks.rank == 1:
+            raise InputError("broken", code="E-GZ-CRC", case="case_7")
+        ranks.any(False)
+except MedsegError as error:
+    print(error.code, error.case, flush=True)
+"""
+
+
+def _start(rank: int, port: int, *arguments: str) -> subprocess.Popen[str]:
+    meeting = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **{name: str(value) for name, value in meeting.items()}},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _weights(workspace: Workspace, name: str) -> dict[str, torch.Tensor]:
+    return load_file(workspace.runs / name / "bundle" / "weights.safetensors")
+
+
+def _distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def test_two_processes_train_the_network_that_one_trains_and_tell_their_end(workspace: Workspace):
+    """Samples, augmentation, loss, feature statistics and scores are those of the whole batch; errors come once."""
+    port = _free_port()
+    both = [_start(rank, port, "-c", PAIR, str(workspace.folder), SETTINGS.to_json()) for rank in (0, 1)]
+    alone = train(workspace, SETTINGS, name="alone")
+    told = [process.communicate(timeout=100) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    one, two = _weights(workspace, "alone"), _weights(workspace, "pair")
+    fresh = train(workspace, SETTINGS.model_copy(update={"seed": 4}), name="other") and _weights(workspace, "other")
+    # Adam divides tiny gradients by tiny deviations: where a gradient is next to nothing, rounding shows.
+    assert _distance(one, two) < 1e-3 < 0.01 < _distance(one, fresh)
+    again = train(workspace, SETTINGS, name="pair")
+    assert again.was_done
+    assert again.validation == pytest.approx(alone.validation, abs=1e-3)
+    assert "watched" in told[0][0]
+    assert "watched" not in told[1][0]
+    ends = [[line for line in out.splitlines() if line.startswith("E-")] for out, _ in told]
+    assert ends == [["E-RANKS-DIFFER", "E-RANK-ENDED None"], ["E-RANKS-DIFFER", "E-GZ-CRC case_7"]]
+
+
+def test_alone_nothing_is_exchanged():
+    values = torch.arange(3.0)
+    with joined("cpu", timeout_s=1) as ranks:
+        assert ranks == ALONE
+        assert ranks.is_writer
+        assert ranks.any(True)
+        assert not ranks.any(False)
+        ranks.require_equal("plan", "a")
+    assert total(values) is values
+    assert gathered(values) is values
+    assert everybodys("ab") == ["a", "b"]
+    average_gradients([values])
+    assert values.grad is None
+
+
+@pytest.mark.parametrize(("batch", "size"), [(9, 2), (4, 4), (7, 3)])
+def test_the_slots_of_all_are_the_batch(batch, size):
+    slots = [Ranks(rank, size, rank).slots(batch) for rank in range(size)]
+    assert [slot for part in slots for slot in part] == list(range(batch))
+    assert max(map(len, slots)) - min(map(len, slots)) <= 1
+
+
+def test_more_processes_than_patches_are_refused():
+    with pytest.raises(UsageError, match="2 patches cannot be dealt to 3 processes") as caught:
+        Ranks(0, 3, 0).slots(2)
+    assert caught.value.code == "E-RANKS"
+
+
+def test_what_is_for_one_process_is_refused_under_torchrun(monkeypatch):
+    require_alone("this", "Do otherwise.")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="torchrun started several") as caught:
+        require_alone("this", "Do otherwise.")
+    assert caught.value.code == "E-RANKS"
+
+
+def test_the_case_at_fault_is_told_by_the_process_that_holds_it(monkeypatch):
+    batch = Batch(*[torch.zeros(2)] * 3, {}, ("a", "b"), (0, 1))
+    monkeypatch.setattr(evidence, "everybodys", lambda here: [*here, "c"])
+    assert evidence.not_finite("a loss", batch, []).code == "E-RANK-ENDED"
+    assert "cases a, c" in str(evidence.not_finite("a loss", batch, ["a"]))
+
+
+def test_each_process_takes_its_own_gpu(monkeypatch):
+    assert Ranks(1, 2, 1).device("auto") == "auto"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert Ranks(5, 8, 1).device("auto") == Ranks(5, 8, 1).device("cuda") == "cuda:1"
+    assert Ranks(5, 8, 1).device("cpu") == "cpu"
+    assert ALONE.device("auto") == "auto"
+
+
+class Torchrun:
+    """`torchrun` with two processes; its output as it comes."""
+
+    def __init__(self, workspace: Workspace, out: Path, *options: str) -> None:
+        self.out = out
+        command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "medseg", "train"]
+        command += ["--device", "cpu", "--name", "torchrun"]
+        with out.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, *command, "--workspace", str(workspace.folder), *options],
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+
+    def child(self, rank: int) -> int:
+        """Process id of a rank, once it trains."""
+        self.wait_for("training +0%")
+        for place in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                words, parent = place.read_bytes(), (place.parent / "stat").read_text().rsplit(")", 1)[1].split()[1]
+            except OSError:
+                continue
+            if int(parent) == self.process.pid and f"\0RANK={rank}\0".encode() in b"\0" + words:
+                return int(place.parent.name)
+        raise AssertionError(self.out.read_text())
+
+    def wait_for(self, pattern: str) -> None:
+        end = time.monotonic() + 120
+        while not re.search(pattern, self.out.read_text()):
+            assert self.process.poll() is None, self.out.read_text()
+            assert time.monotonic() < end, self.out.read_text()
+            time.sleep(0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_process_ends_the_other_in_time_and_is_named(workspace: Workspace, tmp_path, how):
+    run = Torchrun(workspace, tmp_path / "out", "--restart", "--budget", "300s", "--set", "train.rank_timeout_s=6")
+    os.kill(run.child(1), how)
+    start = time.monotonic()
+    run.wait_for(r"E-RANK-LOST\] process 1 of 2 was lost")
+    assert time.monotonic() - start < 30
+    assert run.process.wait(timeout=60) != 0
+    assert run.out.read_text().count("error [") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+def test_whoever_is_asked_to_stop_stops_all_and_one_process_goes_on(workspace: Workspace, tmp_path):
+    run = Torchrun(workspace, tmp_path / "out", "--restart", "--epochs", "500")
+    os.kill(run.child(1), signal.SIGTERM)
+    run.process.wait(timeout=60)
+    assert "the same command goes on" in run.out.read_text()
+    log = workspace.runs / "torchrun" / "log.jsonl"
+    settings = TrainSettings(epochs=500, device="cpu")
+
+    class EnoughError(Exception):
+        pass
+
+    def watch(status):
+        assert status.step > 1
+        raise EnoughError
+
+    assert log.is_file()
+    with pytest.raises(EnoughError):
+        train(workspace, settings, name="torchrun", watch=watch)

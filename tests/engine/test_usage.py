@@ -1,0 +1,38 @@
+"""What of the machine is used."""
+
+import sys
+import time
+
+import pytest
+import torch
+
+from medseg.engine import usage
+from medseg.engine.usage import Usage
+
+
+def test_a_busy_process_uses_its_core_and_a_sleeping_one_does_not():
+    seen = Usage(torch.device("cpu"))
+    time.sleep(0.2)
+    assert seen.read()["cpu_percent"] < 50
+    start = time.process_time()
+    while time.process_time() - start < 0.05:
+        pass
+    found = seen.read()
+    assert found["cpu_percent"] > 1
+    assert "gpu_percent" not in found
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the system does not tell")
+def test_memory_is_in_gib():
+    assert 0.05 < Usage(torch.device("cpu")).read()["memory_gib"] < 500
+
+
+def test_a_gpu_without_its_library_tells_memory_alone(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 3 * 2**30)
+    monkeypatch.setattr(torch.cuda, "utilization", lambda _: 87)
+    monkeypatch.setattr(usage, "find_spec", lambda _: None)
+    found = Usage(torch.device("cuda")).read()
+    assert found["gpu_memory_gib"] == 3
+    assert "gpu_percent" not in found
+    monkeypatch.setattr(usage, "find_spec", lambda _: object())
+    assert Usage(torch.device("cuda")).read()["gpu_percent"] == 87

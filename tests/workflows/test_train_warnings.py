@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from medseg.apps.terminal import _describe
+from medseg.core.case import Case, Dataset
+from medseg.core.settings import TrainSettings
+from medseg.data.splits import Split
+from medseg.data.store import open_store
+from medseg.engine.clock import Status
+from medseg.engine.validate import validate
+from medseg.io.bundle import read_bundle
+from medseg.nn.build import build_network
+from medseg.workflows.train import train
+from medseg.workflows.train_warnings import class_warnings, collapse_warnings
+from medseg.workflows.workspace import Workspace
+
+COLLAPSED = {"dice": 0.5, "grade/balanced_accuracy": 0.5, "grade/collapsed": 1.0, "side/accuracy": 0.9}
+
+
+def _dataset(**classes: str | None) -> Dataset:
+    cases = tuple(
+        Case(id=name, images=(), classes={} if value is None else {"grade": value}) for name, value in classes.items()
+    )
+    return Dataset(name="d", heads={"grade": ("low", "mid", "high")}, cases=cases)
+
+
+def test_a_class_without_a_training_case_is_named_with_its_held_back_cases():
+    dataset = _dataset(a="low", b="high", c=None, d="mid", e="mid")
+    (warning,) = class_warnings(dataset, Split(("a", "b", "c"), ("d", "e")))
+    assert warning.startswith("W-CLASS-UNSEEN: no training case has grade 'mid' (2 held-back cases have)")
+    assert class_warnings(dataset, Split(("a", "b", "d"), ("c", "e"))) == ()
+
+
+@pytest.mark.parametrize(("value", "words"), [("low", "grade is 'low' in all 2 training"), (None, "known in none of")])
+def test_a_head_with_nothing_to_tell_apart_is_named(value, words):
+    warnings = class_warnings(_dataset(a=value, b=value, c="mid"), Split(("a", "b"), ("c",)))
+    assert warnings[-1].startswith("W-CLASS-ONE")
+    assert words in warnings[-1]
+    assert len(warnings) == (3 if value else 4)
+
+
+def test_a_collapse_is_named_with_its_head_alone():
+    (warning,) = collapse_warnings(COLLAPSED)
+    assert warning.startswith("W-COLLAPSED: grade gives")
+    assert "0.50" in warning
+    assert collapse_warnings({"grade/accuracy": 0.5, "grade/collapsed": 0.0}) == ()
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.3, False), (0.7, True)])
+def test_a_collapse_is_said_while_training_once_half_of_it_is_over(share, said):
+    status = Status(step=9, share=share, losses={}, validation=COLLAPSED, remaining_s=1, steps_per_s=1, samples_per_s=2)
+    assert ("W-COLLAPSED" in _describe(status)) is said
+
+
+def test_a_network_that_answers_one_class_is_caught_and_one_that_tells_them_apart_is_not(workspace):
+    store = open_store(workspace.store)
+    network = build_network(store.plan, seed=1)
+    cases = [store.load(entry.id) for entry in store.index.cases[:4]]
+    layer = network.head.heads["lesion_type"]
+    torch.nn.init.zeros_(layer.weight)
+    layer.bias.data = torch.tensor([1.0, -1.0])
+    scores = validate(network, cases, store.plan, device=torch.device("cpu"), dtype=None)
+    assert scores["lesion_type/collapsed"] == 1
+    alike = [case for case in cases if case.entry.classes["lesion_type"] == 0]
+    assert "lesion_type/collapsed" not in validate(network, alike, store.plan, device=torch.device("cpu"), dtype=None)
+
+
+def test_the_warnings_of_a_training_reach_the_model_its_card_and_its_user(workspace, tmp_path):
+    place = Workspace(tmp_path / "work")
+    shutil.copytree(workspace.store, place.store)
+    path = place.store / "dataset.json"
+    path.write_text(path.read_text().replace('"malignant"\n', '"benign"\n').replace('"benign",', '"malignant",', 1))
+    dataset = open_store(place.store).dataset
+    assert {case.classes["lesion_type"] for case in dataset.cases} == {"benign"}
+    made = train(place, TrainSettings(epochs=1, warmup_steps=1))
+    assert [warning.split(":")[0] for warning in made.warnings[:2]] == ["W-CLASS-UNSEEN", "W-CLASS-ONE"]
+    again = train(place, TrainSettings(epochs=1, warmup_steps=1))
+    assert again.was_done
+    assert again.warnings == made.warnings == read_bundle(made.bundle).manifest.warnings
+    card = (made.bundle / "README.md").read_text()
+    assert all(f"**{warning}**" in card for warning in made.warnings)
