@@ -82,6 +82,7 @@ def nnunet_trainer(folder: Path):
     }
     plans["configurations"] = {"3d_fullres": chosen}
     path.write_text(json.dumps(plans))
+    plans["continue_training"] = False
     preprocess([901], configurations=("3d_fullres",), num_processes=(1,))
     os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112 - its own spelling
     trainer = nnUNetTrainer(
