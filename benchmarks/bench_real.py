@@ -2,10 +2,16 @@
 
     python benchmarks/bench_real.py hippocampus --data FOLDER [--budget 30m] [--work FOLDER]
     python benchmarks/bench_real.py openkbp --data FOLDER [--budget 20m]
-    python benchmarks/bench_real.py adrenal --data FOLDER [--budget 5m]
+    python benchmarks/bench_real.py adrenal --data FOLDER [--budget 5m] [--seeds 0,1,2]
+    python benchmarks/bench_real.py hippocampus --data FOLDER --work FOLDER --folds 5 --seeds 0,1,2 --budget 2m,5m,10m
 
 FOLDER holds the dataset. A fifth of the cases (adrenal: the official validation part) is held back from training and
 scored on its own grid with `medseg evaluate`. Writes benchmarks/results/NAME.json.
+
+With --folds every case is scored by the fold that did not see it (`medseg train --folds`); with --seeds everything is
+trained again with each seed. Several budgets give the curve of the score against minutes, each point a training planned
+for that time. Writes NAME_folds.json or NAME_seeds.json after every run; with --work the same command again goes on
+where it was stopped, and keeps what is done.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -55,16 +62,148 @@ def hold_back(manifest: Path) -> int:
     return len(split.val)
 
 
+def prepare(options: argparse.Namespace, work: Path) -> Path:
+    """The manifest; import and preprocessing are done once."""
+    manifest = work / f"{options.name}.json"
+    if not (work / "store" / "index.json").exists():
+        medseg("import", options.data, "--out", manifest, *IMPORT_OPTIONS[options.name])
+        if not options.folds:
+            hold_back(manifest)
+        medseg("preprocess", "--manifest", manifest, "--workspace", work, *settings(options))
+    return manifest
+
+
+def settings(options: argparse.Namespace) -> list[str]:
+    return [part for assignment in options.set for part in ("--set", assignment)]
+
+
+def cross_validation(options: argparse.Namespace, work: Path, *, budget: str, seed: int) -> dict:
+    """Out-of-fold scores of one training in folds."""
+    name = f"{budget}-seed{seed}"
+    seconds = medseg(
+        "train", "--workspace", work, "--folds", options.folds, "--budget", budget, "--seed", seed, "--name", name,
+        "--set", "evaluate.pictures=false", *settings(options),
+    )  # fmt: skip
+    found = json.loads((work / "runs" / name / "cross-validation.json").read_text())
+    pooled = found["pooled"]
+    folds = [fold["scores"] for fold in found["folds"] if fold["scores"] is not None]
+    return {
+        "seconds_in_all": seconds,
+        "mean_dice": pooled["mean_dice"],
+        "mean_dice_by_fold": [fold["mean_dice"]["mean"] for fold in folds if fold["mean_dice"]],
+        "labels": table(pooled["labels"]),
+        "classes": [summary(head) for head in pooled["classes"]],
+        "calibration": [
+            {key: one[key] for key in ("head", "temperature", "nll", "ece")} for one in found["calibration"]
+        ],
+        "failures": found["failures"],
+    }
+
+
+def held_back_scores(options: argparse.Namespace, work: Path, *, budget: str, seed: int) -> dict:
+    """Scores of one training on the cases that the manifest holds back."""
+    name, manifest = f"{budget}-seed{seed}", work / f"{options.name}.json"
+    place = {kind: work / kind / name for kind in ("predictions", "reports")}
+    seconds = medseg(
+        "train", "--workspace", work, "--budget", budget, "--seed", seed, "--name", name, *settings(options)
+    )
+    bundle = work / "runs" / name / "bundle"
+    medseg("infer", "--input", manifest, "--split", "val", "--bundle", bundle, "--out", place["predictions"])
+    medseg(
+        "evaluate", "--manifest", manifest, "--split", "val", "--predictions", place["predictions"],
+        "--out", place["reports"], "--set", "evaluate.pictures=false",
+    )  # fmt: skip
+    report = json.loads((place["reports"] / "cohort.json").read_text())
+    return {
+        "seconds_in_all": seconds,
+        "mean_dice": report["mean_dice"],
+        "labels": table(report["labels"]),
+        "classes": [summary(head) for head in report["classes"]],
+    }
+
+
+def table(rows: list[dict]) -> dict:
+    return {
+        row["label"]: {
+            "dice": row["dice"]["mean"],
+            "hd95_mm": row["hd95_mm"]["mean"],
+            "nsd_1mm": row["nsd"]["mean"],
+            "n": row["dice"]["n"],
+            "missed": row["num_missed"],
+        }
+        for row in rows
+    }
+
+
+def summary(head: dict) -> dict:
+    return {
+        key: head[key] for key in ("head", "n", "accuracy", "balanced_accuracy", "auroc", "auroc_low", "auroc_high")
+    }
+
+
+def repeated(options: argparse.Namespace, work: Path) -> None:
+    """Every budget with every seed, the result written after each."""
+    import torch
+
+    from medseg.core.settings import seconds
+
+    prepare(options, work)
+    score = cross_validation if options.folds else held_back_scores
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    where = f"{options.folds} folds, the budget is each fold's" if options.folds else "on the held-back cases"
+    result: dict = {"what": f"{options.name}, {where}, {device}", "settings": options.set, "budgets": {}, "curve": []}
+    target = Path(__file__).with_name("results") / f"{options.name}_{'folds' if options.folds else 'seeds'}.json"
+    for budget in (options.budget or BUDGETS[options.name]).split(","):
+        runs = result["budgets"].setdefault(budget, {"seeds": {}})
+        for seed in (options.seeds or "0").split(","):
+            runs["seeds"][seed] = score(options, work, budget=budget, seed=int(seed))
+            runs["spread"] = spread(list(runs["seeds"].values()))
+            point = {"minutes": seconds(budget) / 60, **{key: one["mean"] for key, one in runs["spread"].items()}}
+            result["curve"] = [*(one for one in result["curve"] if one["minutes"] != point["minutes"]), point]
+            target.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps({"curve": result["curve"]}, indent=2))
+
+
+def spread(runs: list[dict]) -> dict:
+    """Mean, standard deviation and range over seeds, of each score."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        if run["mean_dice"]:
+            found.setdefault("mean_dice", []).append(run["mean_dice"]["mean"])
+        for label, row in run["labels"].items():
+            found.setdefault(f"{label} hd95_mm", []).append(row["hd95_mm"])
+        for head in run["classes"]:
+            for key in ("auroc", "balanced_accuracy"):
+                if head[key] is not None:
+                    found.setdefault(f"{head['head']} {key}", []).append(head[key])
+    return {
+        name: {
+            "mean": statistics.mean(values),
+            "deviation": statistics.stdev(values) if len(values) > 1 else None,
+            "least": min(values),
+            "most": max(values),
+            "n": len(values),
+        }
+        for name, values in found.items()
+    }
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(BUDGETS))
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--budget")
+    parser.add_argument("--budget", help="of a training; several separated by commas with --folds or --seeds")
     parser.add_argument("--work", type=Path)
+    parser.add_argument("--folds", type=int, help="cross-validate in so many folds")
+    parser.add_argument("--seeds", help="separated by commas: train everything again with each")
+    parser.add_argument("--set", action="append", default=[], help="as medseg's, with --folds or --seeds")
     options = parser.parse_args()
-    budget = options.budget or BUDGETS[options.name]
     work = options.work or Path(tempfile.mkdtemp(prefix="medseg-bench-"))
     work.mkdir(parents=True, exist_ok=True)
+    if options.folds or options.seeds:
+        repeated(options, work)
+        return
+    budget = options.budget or BUDGETS[options.name]
     manifest = work / f"{options.name}.json"
     seconds = {"import": medseg("import", options.data, "--out", manifest, *IMPORT_OPTIONS[options.name])}
     num_held_back = hold_back(manifest)
@@ -80,16 +219,7 @@ def main() -> None:
         "seconds": seconds,
         "infer_seconds_per_case": round(sum(sum(one.values()) for one in found) / len(found), 3),
         "mean_dice": report["mean_dice"],
-        "labels": {
-            row["label"]: {
-                "dice": row["dice"]["mean"],
-                "hd95_mm": row["hd95_mm"]["mean"],
-                "nsd_1mm": row["nsd"]["mean"],
-                "n": row["dice"]["n"],
-                "missed": row["num_missed"],
-            }
-            for row in report["labels"]
-        },
+        "labels": table(report["labels"]),
         "classes": report["classes"],
     }
     target = Path(__file__).with_name("results") / f"{options.name}.json"

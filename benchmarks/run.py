@@ -17,6 +17,7 @@ SCRIPTS = (
     "bench_metrics.py",
     "bench_orientation.py",
     "bench_read.py",
+    "bench_sliding.py",
 )
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from medseg.core.errors import UsageError
 from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS, Plan
-from medseg.data.patches import PatchSampler, class_view, crop, view_start, whole_view
+from medseg.data.patches import PatchSampler, class_view, crop, require_foreground, view_start, whole_view
 from medseg.data.store import LoadedCase, StoredCase
 
 PATCH = (8, 6, 4)
@@ -220,3 +220,34 @@ def test_view_start_by_hand():
         [view_start(np.zeros(3), (40, 20, 4), jitter=np.random.default_rng(seed)) for seed in range(200)]
     ) - view_start(np.zeros(3), (40, 20, 4))
     assert np.abs(moved).max(0).tolist() == [4, 2, 1]
+
+
+def test_a_label_of_one_voxel_in_ten_thousand_is_shown_as_often_as_a_common_one():
+    shape = (48, 48, 48)
+    common = [
+        _case(f"{n}", shape=shape, boxes=[(1, (4 * i, 4 * j, 20)) for i in range(12) for j in range(12)])
+        for n in range(5)
+    ]
+    rare = _case("rare", shape=shape, boxes=[(1, (20, 20, 20)), (2, (30, 31, 32))])  # 8 of 110,592 voxels
+    sampler = PatchSampler([*common, rare], _plan(), seed=2)
+    batches = [sampler.batch(step) for step in range(60)]
+    shown = np.mean([bool((labels == 2).any()) for batch in batches for labels in batch.labels])
+    assert 0.15 < shown < 0.35  # a quarter: half of the patches, shared by two labels
+
+
+def test_one_huge_case_among_small_ones_is_drawn_no_more_often_than_they_are():
+    small = [_case(f"{n}", shape=(6, 5, 4)) for n in range(4)]
+    huge = _case("huge", shape=(220, 180, 150))
+    sampler = PatchSampler([*small, huge], _plan(), seed=2)
+    drawn = Counter(case for step in range(60) for case in sampler.batch(step).cases)
+    assert 60 * 8 / 5 * 0.7 < drawn["huge"] < 60 * 8 / 5 * 1.3
+    assert sampler.batch(0).image.shape == (8, 1, *PATCH)
+
+
+def test_masks_that_are_all_empty_are_refused_before_training():
+    empty, mute = [_case("a"), _case("b")], _case("c", labelled=False)
+    with pytest.raises(UsageError, match=r"masks of all 2 .* empty: no voxel of liver, tumour") as caught:
+        require_foreground([*empty, LoadedCase(mute.entry, mute.image, torch.zeros(0, 0, 0), mute.foreground)], _plan())
+    assert caught.value.code == "E-NOTHING-TO-LEARN"
+    require_foreground([*empty, _case("d", boxes=[(2, (3, 3, 3))])], _plan())
+    require_foreground([], _plan())

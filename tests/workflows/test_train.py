@@ -23,6 +23,7 @@ from medseg.engine.train import CHECKPOINT
 from medseg.io.bundle import read_bundle
 from medseg.io.lock import locked
 from medseg.workflows import train as training
+from medseg.workflows.forecast import forecast_train
 from medseg.workflows.train import train
 from medseg.workflows.workspace import Workspace
 
@@ -252,3 +253,23 @@ def test_a_full_disk_while_logging_is_named(tmp_path, monkeypatch):
         with pytest.raises(InputError) as caught:
             told.record("train", 1, {"loss": 1.0})
     assert caught.value.code == "E-DISK-FULL"
+
+
+def test_a_damaged_case_of_the_store_is_named(place):
+    victim = training.usable_split(open_store(place.store), SHORT).train[-1]
+    file = place.store / "cases" / f"{victim}.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(InputError) as caught:
+        train(place, SHORT)
+    assert (caught.value.code, caught.value.case) == ("E-STORE-DAMAGED", victim)
+
+
+@pytest.mark.parametrize(
+    ("length", "told"), [({"epochs": 5}, r"5 epochs = \d+ steps, about"), ({"budget": "2h"}, "2h, at most")]
+)
+def test_a_dry_run_measures_steps_and_says_what_the_length_means(place, length, told):
+    rows = dict(forecast_train(place, TrainSettings(**length, batch_size=1)).rows)
+    assert re.search(told, rows["length"])
+    assert "patches/s, measured here" in rows["time of a step"]
+    assert "1 a step" in rows["patch"]
+    assert not place.runs.exists()

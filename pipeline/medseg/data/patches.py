@@ -173,6 +173,22 @@ class _Sample:
     classes: dict[str, int]
 
 
+def require_foreground(cases: Sequence[LoadedCase], plan: Plan) -> None:
+    """Make sure that where cases have references, these show something of what is to be found.
+
+    Raises:
+        UsageError: E-NOTHING-TO-LEARN when every mask is empty.
+    """
+    with_reference = [case for case in cases if case.labels.numel()]
+    if plan.labels and with_reference and not any(len(case.foreground) for case in with_reference):
+        raise UsageError(
+            f"the masks of all {len(with_reference)} training cases that have one are empty: no voxel of "
+            f"{', '.join(plan.label_names)}",
+            code="E-NOTHING-TO-LEARN",
+            remedy="Compare the masks' values with `labels` in the manifest (`medseg check`), then preprocess again.",
+        )
+
+
 def class_view(case: LoadedCase, plan: Plan, *, jitter: np.random.Generator | None = None) -> tuple[Tensor, Tensor]:
     """What the classification head sees of a case: (C, *patch) and (*patch) labels.
 

@@ -75,9 +75,11 @@ def forecast_preprocess(
 
 
 def forecast_train(workspace: Workspace, settings: TrainSettings) -> Forecast:
-    """Cases, patches, network, memory and length of a training."""
+    """Cases, patches, network, memory and length of a training, from a few measured steps."""
+    from medseg.engine.trial import seconds_per_step
+
     store = open_store(workspace.store)
-    plan = store.plan
+    plan = store.plan.model_copy(update={"batch_size": settings.batch_size or store.plan.batch_size})
     split = split_cases(
         store.dataset, fold=settings.fold, num_folds=settings.num_folds, stratify_by=settings.stratify_by
     )
@@ -85,7 +87,13 @@ def forecast_train(workspace: Workspace, settings: TrainSettings) -> Forecast:
     # Activations of both convolutions, their norms and their gradients, at full and at each halved resolution.
     activations = plan.batch_size * float(np.prod(plan.patch_size)) * plan.network.features[0] * 4 * 12
     steps_per_epoch = -(-len(split.train) // plan.batch_size)
-    length = settings.budget or f"{settings.epochs} epochs = {(settings.epochs or 0) * steps_per_epoch} steps"
+    step_s = seconds_per_step(plan, settings)
+    if settings.budget_s:
+        num_steps = settings.budget_s / step_s
+        length = f"{settings.budget}, at most {num_steps:,.0f} steps = {num_steps / steps_per_epoch:,.0f} epochs"
+    else:
+        num_steps = (settings.epochs or 0) * steps_per_epoch
+        length = f"{settings.epochs} epochs = {num_steps} steps, about {num_steps * step_s / 60:,.1f} min + validations"
     return Forecast(
         rows=(
             ("training cases", str(len(split.train))),
@@ -93,6 +101,7 @@ def forecast_train(workspace: Workspace, settings: TrainSettings) -> Forecast:
             ("patch", f"{'x'.join(map(str, plan.patch_size))} voxels, {plan.batch_size} a step"),
             ("network", f"{plan.network.kind}, {weights / 1e6:.1f} million weights"),
             ("memory", f"about {(activations + 20 * weights) / _MIB:,.0f} MiB beside the data"),
+            ("time of a step", f"{step_s:.2f} s, {plan.batch_size / step_s:.1f} patches/s, measured here"),
             ("length", length),
             ("bundle", str(workspace.runs)),
         )

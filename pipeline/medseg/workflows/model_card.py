@@ -56,5 +56,5 @@ def model_card(manifest: BundleManifest, plan: Plan) -> str:
         created=manifest.provenance.created,
         state="finished" if manifest.finished else "training still runs",
         warnings="".join(f"\n**{warning}**\n" for warning in manifest.warnings),
-        scores=scores or "none: no case was held back",
+        scores=scores or "none: no case was held back from all that this model was made of; metrics.json has more",
     )

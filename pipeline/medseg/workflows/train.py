@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from medseg.core.errors import UsageError
 from medseg.core.progress import Progress, silent
+from medseg.data.patches import require_foreground
 from medseg.data.splits import Split, split_cases
 from medseg.data.store import LoadedCase, Store, open_store
 from medseg.engine.clock import Status
@@ -140,6 +141,7 @@ def _train(
         stopped = True
     if ranks.any(stopped):
         return Trained(folder / "bundle", {}, finished=False)
+    require_foreground(cases, plan)
     if ranks.is_writer:
         write_text(folder / "settings.json", settings.to_json())
         if transfer is not None:
