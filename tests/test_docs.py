@@ -74,6 +74,7 @@ def test_every_number_of_a_report_is_defined():
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     documents = (
         findings.LabelMetrics, findings.LabelSummary, findings.Estimate, findings.ClassSummary, findings.ClassArea,
+        findings.OrdinalSummary,
         findings.RocCurve, findings.ReliabilityBin, findings.MultiLabelSummary, findings.SubgroupSummary,
         detection.LesionMatch, detection.LesionDetection, detection.LesionSummary,
     )  # fmt: skip

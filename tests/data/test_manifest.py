@@ -127,3 +127,26 @@ def test_nothing_is_written_when_names_do_not_fit(tmp_path):
     with pytest.raises(UsageError, match="E-LABEL-NAME"):
         write_manifest(dataset, tmp_path / "m.json")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_null_among_the_images_is_a_missing_channel(tmp_path):
+    values = {
+        "name": "d",
+        "channels": ["MRI", "MRI", "PET"],
+        "cases": [{"id": "a", "images": ["t1.nii", None, "p.nii"]}],
+    }
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(values))
+    case = read_manifest(path).cases[0]
+    assert (case.missing, [image.name for image in case.images]) == ((1,), ["t1.nii", "p.nii"])
+    write_manifest(read_manifest(path), tmp_path / "again.json")
+    assert read_manifest(tmp_path / "again.json").cases[0] == case
+
+
+@pytest.mark.parametrize("case", [{"images": [None, None, None]}, {"images": ["a.nii"], "missing": [0]}])
+def test_missing_channels_must_add_up(tmp_path, case):
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps({"name": "d", "channels": ["MRI", "MRI", "PET"], "cases": [{"id": "a", **case}]}))
+    with pytest.raises(UsageError, match="missing ones for the 3 channels") as caught:
+        read_manifest(path)
+    assert caught.value.code == "E-CHANNELS"

@@ -12,6 +12,8 @@ from medseg.data.store import LoadedCase, Store, open_store
 from medseg.engine.diagnosis import Task, _folds, fit_layer, fit_path, refit_heads
 from medseg.engine.stop import Stopped
 from medseg.nn.build import build_network
+from medseg.nn.diagnosis import OrdinalLayer
+from medseg.ops.ordinal import weighted_kappa
 from medseg.workflows.workspace import Workspace
 
 
@@ -139,6 +141,27 @@ def test_a_stop_changes_nothing(cases):
             stop_asked=lambda: next(asked),
         )
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def _scale(*, num_cases: int, seed: int) -> Task:
+    """Three steps of one feature, the middle one between the others."""
+    random = np.random.default_rng(seed)
+    targets = np.arange(num_cases) % 3
+    features = random.normal(size=(num_cases, 1, 6))
+    features[:, 0, 0] += 2.0 * targets
+    patients = np.array([str(number) for number in range(num_cases)])
+    return Task(torch.from_numpy(features), torch.from_numpy(targets), patients, (6,))
+
+
+def test_an_ordered_head_is_fitted_with_its_steps_in_order():
+    fitted = fit_layer(_scale(num_cases=60, seed=0), OrdinalLayer(6, 3), seed=0)
+    new = _scale(num_cases=300, seed=1)
+    assert fitted is not None
+    answers = fitted(new.features[:, 0]).argmax(1)
+    assert weighted_kappa(answers.numpy(), new.targets.numpy(), num_classes=3) > 0.7
+    lowest, highest = (fitted(torch.tensor([[value, 0, 0, 0, 0, 0]], dtype=torch.float64)) for value in (-4.0, 8.0))
+    assert (int(lowest.argmax()), int(highest.argmax())) == (0, 2)
+    assert not torch.equal(fitted.bias, OrdinalLayer(6, 3).bias)
 
 
 def test_the_layer_of_a_frozen_network_can_be_fitted_again():

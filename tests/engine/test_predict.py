@@ -12,11 +12,14 @@ from medseg.core.geometry import Geometry
 from medseg.core.settings import InferSettings
 from medseg.core.volume import Volume
 from medseg.data.manifest import read_manifest
-from medseg.engine.case_run import Thrift
+from medseg.data.store import open_store
+from medseg.engine.backends import torch_segment
+from medseg.engine.case_run import Thrift, infer_case
 from medseg.engine.devices import amp_dtype, pick_device
 from medseg.engine.predict import Predictor, load_networks
 from medseg.io.bundle import Bundle, read_bundle
 from medseg.io.volumes import read_volume
+from medseg.nn.build import build_network
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,24 @@ def test_the_diagnosis_hardly_depends_on_the_tiling(bundle, volume):
         Predictor(bundle, InferSettings(overlap=overlap, amp=False)).predict(volume).classes["lesion_type"]["benign"]
         for overlap in (0.0, 0.3, 0.6)
     ]
+    assert max(answers) - min(answers) < 0.05
+
+
+@pytest.mark.parametrize("pooling", ["global", "attention"])
+def test_nor_does_it_with_another_pooling(pooling, bundle, workspace):
+    store = open_store(workspace.store)
+    diagnosis = bundle.plan.classification.model_copy(update={"pooling": pooling})
+    plan = bundle.plan.model_copy(update={"classification": diagnosis})
+    network = build_network(plan, seed=0).eval()
+    trained = {name: value for name, value in bundle.weights[0].items() if name.startswith("unet.")}
+    network.load_state_dict(trained, strict=False)
+    network.head.heads["lesion_type"].weight.data *= 10
+    image, answers = store.load(store.index.cases[0].id).image.float(), []
+    with torch.inference_mode():
+        for overlap in (0.0, 0.3, 0.6):
+            segments = [torch_segment(network, None)]
+            _, classes = infer_case([network], image, plan, segments=segments, overlap=overlap)
+            answers.append(classes["lesion_type"]["benign"])
     assert max(answers) - min(answers) < 0.05
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from medseg.nn.diagnosis import Standardise, _pool, measure_shape
+from medseg.nn.diagnosis import Attention, OrdinalLayer, Standardise, _pool, measure_shape
 
 
 def test_features_are_standardised_over_all_cases_seen():
@@ -65,3 +65,40 @@ def test_regions_are_measured_one_by_one():
     together = measure_shape(regions).reshape(2, 7, 3)
     for number in range(3):
         torch.testing.assert_close(together[:, :, number], measure_shape(regions[:, number : number + 1]))
+
+
+def test_steps_of_a_scale_by_hand():
+    layer = OrdinalLayer(1, 3)
+    with torch.no_grad():
+        layer.weight.fill_(2.0)
+        layer.bias.copy_(torch.tensor([-1.0, 1.0]))  # used in falling order
+    (found,) = layer(torch.tensor([[0.25]])).exp().tolist()
+    above = [1 / (1 + math.exp(-(0.5 + bias))) for bias in (1.0, -1.0)]
+    assert found == pytest.approx([1 - above[0], above[0] - above[1], above[1]], abs=1e-6)
+
+
+def test_a_fresh_scale_has_equal_steps_and_its_answers_are_log_probabilities():
+    layer = OrdinalLayer(4, 5)
+    assert layer(torch.zeros(1, 4)).exp()[0].tolist() == pytest.approx([0.2] * 5, abs=1e-6)
+    answers = layer(10 * torch.randn(50, 3, 4))
+    assert answers.shape == (50, 3, 5)
+    torch.testing.assert_close(answers.exp().sum(-1), torch.ones(50, 3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(answers.softmax(-1), answers.exp(), atol=1e-4, rtol=0)
+
+
+def test_attention_by_hand():
+    """Two places; without a gate's opinion both count alike, with one the second counts e^2 times as much."""
+    attend = Attention(1)
+    with torch.no_grad():
+        for layer in (attend.content, attend.gate, attend.to_weight):
+            layer.weight.zero_()
+            layer.bias.zero_()
+    features = torch.tensor([1.0, 4.0]).reshape(1, 1, 2, 1, 1)
+    assert attend(features)[0].tolist() == pytest.approx([2.5, 4])
+    with torch.no_grad():
+        attend.gate.bias.fill_(50.0)
+        attend.content.weight[0] = 100.0
+        attend.content.bias[0] = -250.0  # tanh: -1 at the first place, 1 at the second
+        attend.to_weight.weight[0, 0] = 1.0
+    share = math.exp(2) / (1 + math.exp(2))
+    assert attend(features)[0].tolist() == pytest.approx([1 * (1 - share) + 4 * share, 4])

@@ -260,3 +260,13 @@ def test_only_mri_channels_are_shaded():
     assert 0 < changed[:, 0].sum() < 16
     assert torch.equal(changed[:, 0], changed[:, 2])
     assert not changed[:, 1].any()
+
+
+def test_a_missing_channel_stays_away():
+    image = torch.randn(6, 2, 10, 10, 10)
+    image[::2, 1] = 0
+    labels, known = torch.zeros(6, 10, 10, 10, dtype=torch.uint8), torch.ones(6, 2).bool()
+    for number in range(5):
+        varied, _, _ = augment(image, labels, known, how=TURNED, generators=_seeded(number, 6))
+        assert varied[::2, 1].count_nonzero() == 0
+        assert (varied.flatten(2).count_nonzero(2) > 0).sum() == 9

@@ -239,7 +239,7 @@ def test_features_do_not_depend_on_where_the_region_lies(phantom):
     values = [
         {
             name: value
-            for name, value in region_intensities(*pair, spacing_mm=(1.0, 2.0, 3.0)).items()
+            for name, value in region_intensities(*pair, spacing_mm=(1.0, 2.0, 3.0), volume_mm3=1.0).items()
             if "peak" not in name
         }
         for pair in ((image, mask), (moved_image, moved_mask))

@@ -163,6 +163,16 @@ def test_a_shape_of_two_values_keeps_both_and_a_whole_case_is_not_cropped():
     assert (how.intensity, how.scaling) == (False, (0.95, 1.05))
 
 
+@pytest.mark.parametrize("pooling", [None, "foreground", "global", "attention"])
+def test_the_users_pooling_is_planned_and_a_whole_case_has_no_foreground(pooling):
+    plan = make_plan(_dataset(heads=HEADS), _fingerprint(), Wishes(pooling=pooling))
+    assert plan.classification is not None
+    assert plan.classification.pooling == (pooling or "foreground")
+    whole = make_plan(_dataset((), heads=HEADS), _fingerprint(), Wishes(pooling=pooling)).classification
+    assert whole is not None
+    assert whole.pooling == ("attention" if pooling == "attention" else "global")
+
+
 def test_a_whole_case_is_seen_at_its_own_resolution_with_all_its_air():
     case = CaseFingerprint(
         id="a", shape=(28, 30, 32), spacing_mm=(1, 1, 2), cropped_shape=(10, 15, 16), label_voxels={}, label_sides={}

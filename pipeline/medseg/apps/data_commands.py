@@ -19,6 +19,9 @@ def import_(
     channels: Annotated[str | None, typer.Option(help="Modality per channel: CT or MRI,MRI ...")] = None,
     labels: Annotated[str | None, typer.Option(help="Names of the mask values: liver=1,tumour=2.")] = None,
     classes: Annotated[str | None, typer.Option(help="Names of the case classes, in order: benign,malignant.")] = None,
+    ordered: Annotated[
+        str | None, typer.Option(help="Heads whose classes are steps of one scale, lowest first: stage,grade.")
+    ] = None,
     images: Annotated[str | None, typer.Option(help="Sub-folder or pattern of the images.")] = None,
     masks: Annotated[str | None, typer.Option(help="Sub-folder or pattern of the masks.")] = None,
     absent_is_unlabelled: Annotated[
@@ -46,6 +49,7 @@ def import_(
         channels=show.split_names(channels),
         labels=show.parse_labels(labels),
         classes=show.split_names(classes),
+        ordered=show.split_names(ordered),
         images=images,
         masks=masks,
         absent_is_unlabelled=absent_is_unlabelled,

@@ -36,6 +36,9 @@ def train(
     deterministic: Annotated[
         bool | None, typer.Option("--deterministic", help="The same result every time on the same machine.")
     ] = None,
+    channel_dropout: Annotated[
+        float | None, typer.Option(help="Share of patches that lose a channel: the model then copes without it.")
+    ] = None,
     init_from: Annotated[
         Path | None, typer.Option(help="Fine-tune: start with the weights of this model folder, where they fit.")
     ] = None,
@@ -81,6 +84,7 @@ def train(
         num_folds=folds,
         stratify_by=stratify_by,
         batch_size=batch_size,
+        channel_dropout=channel_dropout,
         init_from=init_from,
         freeze_encoder=freeze_encoder,
         accumulate=accumulate,

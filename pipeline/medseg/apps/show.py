@@ -197,8 +197,11 @@ def evaluated(terminal: Terminal, made: Evaluated, *, as_json: bool) -> None:
     for head in report.classes:
         area = "" if head.auroc is None else f", AUROC {head.auroc:.3f}"
         alarm = "  COLLAPSED: nearly every answer is one class" if head.collapsed else ""
+        steps = "" if head.ordinal is None else f", {head.ordinal.mae_steps:.2f} steps off"
+        if head.ordinal is not None and head.ordinal.kappa is not None:
+            steps += f", weighted kappa {head.ordinal.kappa:.3f}"
         terminal.result(
-            f"{head.head}: accuracy {head.accuracy:.3f}, balanced accuracy {head.balanced_accuracy:.3f}{area}, "
+            f"{head.head}: accuracy {head.accuracy:.3f}, balanced accuracy {head.balanced_accuracy:.3f}{area}{steps}, "
             f"n = {head.n}{alarm}"
         )
     terminal.result(f"report: {made.page.resolve()}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,11 @@ class Case(Document):
     images: tuple[Path, ...] = Field(
         description="one file per channel, or one file with all channels; none only where masks alone are compared"
     )
+    missing: tuple[int, ...] = Field(
+        default=(),
+        description="places among the dataset's channels that this case has no file for; `images` holds the "
+        "others, or null in these places",
+    )
     label: Path | None = Field(default=None, description="reference segmentation on the image's grid")
     labelled: tuple[str, ...] | None = Field(
         default=None, description="labels that were annotated in this case; absent: all of the dataset's"
@@ -38,6 +43,16 @@ class Case(Document):
     series: str | None = Field(
         default=None, description="DICOM: which series of the image's folder, where it holds several; as in Reading"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_gaps(cls, values: Any) -> Any:
+        images = values.get("images") if isinstance(values, dict) else None
+        if not isinstance(images, list | tuple) or None not in images:
+            return values
+        gaps = [place for place, image in enumerate(images) if image is None]
+        present = [image for image in images if image is not None]
+        return {**values, "images": present, "missing": [*values.get("missing", ()), *gaps]}
 
     @property
     def group(self) -> str:
@@ -75,6 +90,9 @@ class Dataset(Document):
     heads: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="classification head to its class names"
     )
+    ordered: tuple[str, ...] = Field(
+        default=(), description="heads whose classes are steps of one scale, the lowest first: stages, grades"
+    )
     reading: Reading = Field(default=AS_IT_IS, description="how the images are read where their files do not decide")
     generator: Generator | None = None
     cases: tuple[Case, ...] = ()
@@ -105,6 +123,11 @@ class Dataset(Document):
 
     @model_validator(mode="after")
     def _about_labels(self) -> Dataset:
+        if unknown := set(self.ordered) - set(self.heads):
+            message = (
+                f"ordered names {', '.join(sorted(unknown))}, not among the heads: {', '.join(self.heads) or 'none'}"
+            )
+            raise ValueError(message)
         for field, names in (("terms", self.terms), ("lesion_labels", self.lesion_labels)):
             if unknown := set(names) - set(self.labels):
                 message = f"{field} are given for {', '.join(sorted(unknown))}, which are no labels"

@@ -200,6 +200,14 @@ class ReliabilityBin(Document):
     num_cases: int
 
 
+class OrdinalSummary(Document):
+    """What is asked of an ordered head besides: how far the answers are off."""
+
+    kappa: float | None = Field(description="quadratic weighted; None where both sides know one same class only")
+    mae_steps: float = Field(description="mean distance of answer and reference in steps of the scale")
+    cuts: dict[str, ClassArea] = Field(description="this class and higher ones against the lower ones")
+
+
 class ClassSummary(Document):
     """One classification head over the cohort."""
 
@@ -223,6 +231,7 @@ class ClassSummary(Document):
     )
     collapsed: bool = Field(description="at least 95 % of the answers are one class although the references are not")
     areas: dict[str, ClassArea] = Field(default_factory=dict, description="each class against the rest")
+    ordinal: OrdinalSummary | None = Field(default=None, description="of a head whose classes are ordered")
     roc: tuple[RocCurve, ...] = Field(default=(), description="of the classes auroc is about")
     reliability: tuple[ReliabilityBin, ...] = ()
 

@@ -11,6 +11,8 @@ from medseg.core.document import Document
 from medseg.core.geometry import Shape, Vector
 from medseg.core.terminology import Term
 
+Pooling = Literal["foreground", "global", "attention"]
+
 IGNORE_INDEX = 255  # network index of voxels that neither teach nor score
 MISSING_CLASS = -1  # class index of a case whose class is not known
 
@@ -151,7 +153,13 @@ class ClassificationPlan(Document):
     """
 
     heads: dict[str, tuple[str, ...]]
+    ordered: tuple[str, ...] = Field(default=(), description="heads whose classes are steps of one scale, lowest first")
     view: Literal["foreground", "whole"]
+    pooling: Pooling = Field(
+        default="foreground",
+        description="features are pooled under the predicted pool_labels, over the whole view (global), or over the "
+        "places that the network has learnt to look at (attention)",
+    )
     pool_labels: tuple[str, ...] = Field(description="labels under whose predicted probability features are pooled")
     shape_channels: tuple[int, ...] = Field(
         default=(),

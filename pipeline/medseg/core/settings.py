@@ -20,7 +20,7 @@ from medseg.core.errors import UsageError
 from medseg.core.geometry import Shape, Vector
 from medseg.core.listening import ListenSettings
 from medseg.core.outputs import Outputs
-from medseg.core.plan import NetworkKind
+from medseg.core.plan import NetworkKind, Pooling
 from medseg.core.reading import Containment, Reading
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
@@ -45,6 +45,9 @@ class PreprocessSettings(Reading, Containment):
         default=None, gt=0, description="of the device that will train, which no step may exceed; absent: this one's"
     )
     correct_bias_field: bool = Field(default=False, description="N4 bias-field correction of MRI channels")
+    pooling: Pooling | None = Field(
+        default=None, description="of the diagnosis: foreground, global or attention; absent: foreground"
+    )
     equalise: bool = Field(default=False, description="adaptive histogram equalisation of uncalibrated channels")
 
     @field_validator("spacing_mm", "patch_size")
@@ -83,6 +86,9 @@ class TrainSettings(Document):
     amp: bool = Field(default=True, description="mixed precision where the device gains from it")
     deterministic: bool = Field(default=False, description="same result every time on the same machine")
     augment: bool = True
+    channel_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="share of patches that lose a channel, each by itself; never all of them"
+    )
     init_from: Path | None = Field(default=None, description="bundle whose weights the training starts with")
     freeze_encoder: float = Field(
         default=0.0, ge=0, le=1, description="share of the training during which the encoder stays as init_from gave it"

@@ -29,6 +29,7 @@ class Volume:
         warnings: `W-...` flags raised while reading; they travel into the report.
         unit: What one step of a value is (`HU`, `SUVbw`, `BQML`), where the file says so.
         modality: As DICOM names it (`CT`, `MR`, `PT`, `US`), where the file says so.
+        missing: Channels that the case lacks; the array holds zeros there.
     """
 
     array: NDArray[Any]
@@ -37,6 +38,7 @@ class Volume:
     warnings: tuple[str, ...] = ()
     unit: str | None = None
     modality: str | None = None
+    missing: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.array.ndim != 4 or self.array.shape[1:] != self.geometry.shape:

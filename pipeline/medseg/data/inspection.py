@@ -103,7 +103,7 @@ def inspect_case(case: Case, dataset: Dataset, reading: Reading = AS_IT_IS) -> S
 
 def examine_images(case: Case, dataset: Dataset, reading: Reading) -> list[Examined]:
     """Every image file of a case, whether it can be read or not."""
-    channels = len(dataset.channels) if len(case.images) == 1 else 1
+    channels = len(dataset.channels) if len(case.images) == 1 and not case.missing else 1
     return [examine_image(path, reading, channels=channels) for path in case.images]
 
 

@@ -135,7 +135,9 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _check_case(case: Case, dataset: Dataset, file: Path) -> None:
-    if len(case.images) not in {1, len(dataset.channels)}:
+    if case.missing:
+        _check_missing(case, dataset, file)
+    elif len(case.images) not in {1, len(dataset.channels)}:
         raise UsageError(
             f"images: {len(case.images)} files for the {len(dataset.channels)} channels {list(dataset.channels)}",
             code="E-CHANNELS",
@@ -165,3 +167,16 @@ def _check_case(case: Case, dataset: Dataset, file: Path) -> None:
                 file=file,
                 remedy=f"In 'heads' of the dataset: {suggest(name, list(dataset.heads[head]))}",
             )
+
+
+def _check_missing(case: Case, dataset: Dataset, file: Path) -> None:
+    channels, missing = len(dataset.channels), set(case.missing)
+    if missing <= set(range(channels)) and case.images and len(case.images) + len(missing) == channels:
+        return
+    raise UsageError(
+        f"images: {len(case.images)} files and {len(missing)} missing ones for the {channels} channels "
+        f"{list(dataset.channels)}",
+        code="E-CHANNELS",
+        file=file,
+        remedy="List one file or null per channel in the order of 'channels', at least one of them a file.",
+    )

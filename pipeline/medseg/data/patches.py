@@ -8,7 +8,7 @@ Shape legend: B batch, C channels, K network outputs, (I, J, K) voxels of the pa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -99,8 +99,9 @@ class PatchSampler:
         UsageError: E-NOTHING-TO-LEARN when no case has a reference or a class.
     """
 
-    def __init__(self, cases: Sequence[LoadedCase], plan: Plan, *, seed: int) -> None:
+    def __init__(self, cases: Sequence[LoadedCase], plan: Plan, *, seed: int, channel_dropout: float = 0.0) -> None:
         self._cases = list(cases)
+        self._channel_dropout = channel_dropout
         self._plan = plan
         self._seed = seed
         self._strata = _strata(self._cases, plan)
@@ -121,7 +122,7 @@ class PatchSampler:
     def batch(self, step: int, slots: Sequence[int] | None = None) -> Batch:
         """The patches of one step, or of some of its slots; the same for the same step and slot."""
         slots = range(self._plan.batch_size) if slots is None else slots
-        samples = [self._sample(np.random.default_rng((self._seed, step, slot)), slot) for slot in slots]
+        samples = [self._lacking(np.random.default_rng((self._seed, step, slot)), slot) for slot in slots]
         classes = {
             head: torch.tensor([sample.classes.get(head, MISSING_CLASS) for sample in samples])
             for head in (self._plan.classification.heads if self._plan.classification else {})
@@ -134,6 +135,19 @@ class PatchSampler:
             tuple(sample.case.entry.id for sample in samples),
             tuple(slots),
         )
+
+    def _lacking(self, random: np.random.Generator, slot: int) -> _Sample:
+        """A sample with some channels taken away, never the last one that the case has."""
+        sample = self._sample(random, slot)
+        if not self._channel_dropout:
+            return sample
+        present = [number for number in range(len(sample.image)) if number not in sample.case.entry.missing]
+        lost = [number for number in present if random.random() < self._channel_dropout]
+        if len(lost) == len(present):
+            lost.remove(int(random.choice(present)))
+        image = sample.image.clone()
+        image[lost] = 0.0
+        return replace(sample, image=image)
 
     def _sample(self, random: np.random.Generator, slot: int) -> _Sample:
         plan = self._plan

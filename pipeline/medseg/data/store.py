@@ -39,6 +39,7 @@ class StoredCase(Document):
     Attributes:
         known: By network index (background first) whether the label was annotated.
         classes: Class index by head; MISSING_CLASS where the case has none.
+        missing: Channels that the case lacks: 0 in network units.
     """
 
     id: str
@@ -48,6 +49,7 @@ class StoredCase(Document):
     shape: Shape
     known: tuple[bool, ...]
     classes: dict[str, int]
+    missing: tuple[int, ...] = ()
 
 
 class StoreIndex(Document):
@@ -123,6 +125,7 @@ def store_case(folder: Path, case: Case, prepared: Prepared, dataset: Dataset) -
             head: names.index(case.classes[head]) if head in case.classes else MISSING_CLASS
             for head, names in dataset.heads.items()
         },
+        missing=case.missing,
     )
 
 

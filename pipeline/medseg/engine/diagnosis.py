@@ -24,6 +24,7 @@ from medseg.core.plan import MISSING_CLASS
 from medseg.data.patches import class_view
 from medseg.engine.devices import autocast
 from medseg.engine.stop import Stopped
+from medseg.nn.diagnosis import OrdinalLayer
 from medseg.ops.augment import Augmentation, augment
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from medseg.core.plan import Plan
     from medseg.data.store import LoadedCase
+    from medseg.nn.diagnosis import Layer
     from medseg.nn.network import Network, Output
 
 logger = logging.getLogger(__name__)
@@ -146,7 +148,7 @@ class Task:
     blocks: tuple[int, ...]
 
 
-def fit_layer(task: Task, like: nn.Linear, *, seed: int) -> nn.Linear | None:
+def fit_layer(task: Task, like: Layer, *, seed: int) -> Layer | None:
     """A layer like the given one, with the penalty that foretells patients left out best.
 
     Returns:
@@ -174,7 +176,7 @@ def _folds(task: Task, *, seed: int) -> list[Tensor]:
     return [fold != number for number in range(_NUM_FOLDS) if bool((fold == number).any())]
 
 
-def _losses_left_out(task: Task, like: nn.Linear, inside: Tensor) -> list[float]:
+def _losses_left_out(task: Task, like: Layer, inside: Tensor) -> list[float]:
     """Mean loss of the cases left out, each class counting alike, by penalty."""
     learnt = Task(task.features[inside], task.targets[inside], task.patients[inside.numpy()], task.blocks)
     left_out, targets = task.features[~inside], task.targets[~inside]
@@ -185,7 +187,7 @@ def _losses_left_out(task: Task, like: nn.Linear, inside: Tensor) -> list[float]
     ]
 
 
-def fit_path(task: Task, like: nn.Linear, penalties: Sequence[float]) -> list[nn.Linear]:
+def fit_path(task: Task, like: Layer, penalties: Sequence[float]) -> list[Layer]:
     """One layer for each penalty, strictest first, each starting where the last one ended."""
     flat = task.features.flatten(0, 1)
     shift, scale = flat.mean(0), flat.std(0).clamp(min=_LEAST_DEVIATION)
@@ -193,8 +195,11 @@ def fit_path(task: Task, like: nn.Linear, penalties: Sequence[float]) -> list[nn
     trust = torch.cat([torch.full((size,), float(size)) for size in task.blocks]).double()
     weights = _balance(task.targets)
     layer = copy.deepcopy(like).double().cpu().requires_grad_()  # the averaged weights are frozen
+    if isinstance(layer, OrdinalLayer):
+        layer.reset_parameters()
+    else:
+        nn.init.zeros_(layer.bias)
     nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
 
     def loss(penalty: float) -> Tensor:
         layer.zero_grad()
@@ -214,7 +219,7 @@ def fit_path(task: Task, like: nn.Linear, penalties: Sequence[float]) -> list[nn
     return layers
 
 
-def _row_losses(layer: nn.Linear, features: Tensor, targets: Tensor) -> Tensor:
+def _row_losses(layer: Layer, features: Tensor, targets: Tensor) -> Tensor:
     """(cases, views)."""
     logits = layer(features)
     repeated = targets[:, None].expand(logits.shape[:2])

@@ -18,6 +18,7 @@ from medseg.engine.backends import Finest, Segment, torch_segment
 from medseg.engine.case_run import CaseRun, Classifier, combined
 from medseg.engine.export_formats import KINDS, Kind, Run
 from medseg.io.files import sha256_of
+from medseg.nn.build import region_groups
 from medseg.ops.sliding import WindowGrid
 
 if TYPE_CHECKING:
@@ -218,13 +219,14 @@ def _segmentation_part(plan: Plan, member: int) -> Part:
 def _classification_part(plan: Plan, member: int) -> Part:
     classification = plan.classification
     heads = {} if classification is None else classification.heads
-    pooled = classification is not None and classification.view == "foreground" and bool(plan.num_outputs)
-    pooled = pooled and bool(classification.pool_labels if classification else ())
+    centred = classification is not None and classification.view == "foreground" and bool(plan.num_outputs)
+    centred = centred and bool(classification.pool_labels if classification else ())
+    pooled = bool(region_groups(plan))
     meaning = "crop of the prepared case around the centre of the predicted pooled labels"
     view = Port(
         name="view",
         shape=(1, len(plan.channels), *plan.patch_size),
-        meaning=meaning if pooled else "the whole prepared case, shrunk to fit a window and padded",
+        meaning=meaning if centred else "the whole prepared case, shrunk to fit a window and padded",
     )
     under = Port(
         name="probabilities",

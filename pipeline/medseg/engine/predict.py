@@ -113,6 +113,16 @@ class Predictor:
         with self._turn:
             return self._predict(volume, probabilities)
 
+    def _require_known(self, volume: Volume) -> None:
+        plan, optional = self.bundle.plan, self.bundle.manifest.optional_channels
+        if unknown := [plan.channels[place] for place in volume.missing if place not in optional]:
+            raise ModelError(
+                f"the case lacks {', '.join(unknown)}, without which this model was never trained",
+                code="E-CHANNEL-MISSING",
+                file=volume.source,
+                remedy="Give the channel, or use a model trained with --channel-dropout.",
+            )
+
     def _predict(self, volume: Volume, sink: ProbabilitySink | None) -> Prediction:
         plan, start = self.bundle.plan, time.perf_counter()
         if not self._networks:
@@ -126,6 +136,7 @@ class Predictor:
                 file=volume.source,
                 remedy="Give one --volume per channel, in this order.",
             )
+        self._require_known(volume)
         prepared = to_network(volume, plan)
         watch = _Watch(start)
         watch.lap("prepare")

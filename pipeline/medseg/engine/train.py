@@ -93,7 +93,7 @@ def fit(
     machine = build_machine(plan, settings)
     state = TrainingState(machine.network, machine.averaged, machine.optimizer, machine.scaler)
     progress = _resumed(run, state)
-    sampler = PatchSampler(cases, plan, seed=settings.seed)
+    sampler = PatchSampler(cases, plan, seed=settings.seed, channel_dropout=settings.channel_dropout)
     watched = _some_of(held_back, seed=settings.seed)
     clock = _clock(plan, settings, progress, ranks.now, num_cases=len(cases), num_held_back=len(held_back))
     usage = Usage(machine.device)

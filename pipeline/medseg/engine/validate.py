@@ -15,6 +15,7 @@ from medseg.engine.devices import autocast
 from medseg.engine.distributed import ALONE, Ranks
 from medseg.engine.stop import Stopped
 from medseg.nn.ranks import everybodys
+from medseg.ops.ordinal import ordinal_summary
 from medseg.ops.scores import classification_summary
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ def validate(
 
     Returns:
         `dice` (mean over labels of the mean over cases in which the label was annotated), `dice/<label>`, and for each
-        head `<head>/accuracy`, `<head>/balanced_accuracy`, `<head>/auroc` and, when nearly all answers are one class
-        although the cases are not, `<head>/collapsed`. Empty without cases. A label missing in
-        reference and prediction scores 1, in one of them 0.
+        head `<head>/accuracy`, `<head>/balanced_accuracy`, `<head>/auroc`; for an ordered one `<head>/mae_steps` and
+        `<head>/kappa`; `<head>/collapsed` when nearly all answers are one class although the cases are not. Empty
+        without cases. A label missing in reference and prediction scores 1, in one of them 0.
     """
     network.eval()
     segment = torch_segment(network, dtype)
@@ -134,11 +135,17 @@ def _dice(answer: np.ndarray, case: LoadedCase, plan: Plan) -> dict[str, float]:
 
 
 def _class_scores(head: str, rows: list[tuple[list[float], int]], plan: Plan) -> dict[str, float]:
-    names = plan.classification.heads[head] if plan.classification else ()
-    summary = classification_summary(
-        head, names, np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
-    )
+    if plan.classification is None:
+        return {}
+    names = plan.classification.heads[head]
+    probabilities, reference = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    summary = classification_summary(head, names, probabilities, reference)
     scores = {f"{head}/accuracy": summary.accuracy, f"{head}/balanced_accuracy": summary.balanced_accuracy}
     if summary.auroc is not None:
         scores[f"{head}/auroc"] = summary.auroc
+    if head in plan.classification.ordered:
+        ordinal = ordinal_summary(names, probabilities, reference)
+        scores[f"{head}/mae_steps"] = ordinal.mae_steps
+        if ordinal.kappa is not None:
+            scores[f"{head}/kappa"] = ordinal.kappa
     return {**scores, f"{head}/collapsed": 1.0} if summary.collapsed else scores

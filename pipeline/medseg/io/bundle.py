@@ -50,6 +50,7 @@ class BundleManifest(Document):
     labels: dict[str, int]
     heads: dict[str, tuple[str, ...]]
     channels: tuple[str, ...]
+    optional_channels: tuple[int, ...] = Field(default=(), description="channels that it was also trained without")
     num_training_cases: int
     num_validation_cases: int
     training_cases: tuple[str, ...] = Field(description="ids, so that a score on them can be told from an honest one")

@@ -26,8 +26,8 @@ def volume_from(
     """Take an image as it comes.
 
     Args:
-        image: A `Volume`; a path, or one path per channel; a nibabel image; a SimpleITK image; or an array (I, J, K) or
-            (C, I, J, K) together with `affine`.
+        image: A `Volume`; a path, or one path per channel (None where it is missing); a nibabel image; a SimpleITK
+            image; or an array (I, J, K) or (C, I, J, K) together with `affine`.
         affine: (4, 4) voxel indices to RAS+ mm; for arrays only.
         reading: How a path is read.
         channels: How many channels a path must hold.
@@ -42,7 +42,9 @@ def volume_from(
     if isinstance(image, str | Path):
         return read_volumes([Path(image)], reading, channels=channels)
     if isinstance(image, Sequence):
-        return read_volumes([Path(path) for path in image], reading, channels=channels)
+        missing = [place for place, path in enumerate(image) if path is None]
+        paths = [Path(path) for path in image if path is not None]
+        return read_volumes(paths, reading, channels=channels, missing=missing)
     if hasattr(image, "dataobj") and hasattr(image, "affine"):
         array = np.asanyarray(image.dataobj)
         return _checked(Decoded(np.moveaxis(array, 3, 0) if array.ndim == 4 else array, np.asarray(image.affine)))

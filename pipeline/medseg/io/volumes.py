@@ -87,18 +87,24 @@ def read_volume(path: Path | str, reading: Reading = AS_IT_IS, *, channels: int 
     return volume
 
 
-def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels: int | None = None) -> Volume:
+def read_volumes(
+    paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels: int | None = None, missing: Sequence[int] = ()
+) -> Volume:
     """Read a case: one file per channel stacked in the order given, or one file with all of them.
 
     Args:
         paths: Images on one grid.
         reading: As in `read_volume`.
         channels: How many channels the case must have; None takes one per file.
+        missing: Places among them for which there is no file: zeros.
 
     Raises:
         InputError: As `read_volume`.
         GeometryError: `E-GRID-MISMATCH`, or as `read_volume`.
     """
+    if missing:
+        present = read_volumes(paths, reading, channels=None if channels is None else channels - len(missing))
+        return _with_gaps(present, tuple(sorted(set(missing))))
     if len(paths) == 1:
         return read_volume(paths[0], reading, channels=channels or 1)
     volumes = [_read_one(path, reading, 1) for path in paths]
@@ -115,6 +121,14 @@ def read_volumes(paths: Sequence[Path], reading: Reading = AS_IT_IS, *, channels
     )
     array = np.concatenate([volume.array for volume in volumes])
     return Volume(array, first.geometry, first.source, warnings, unit, modality)
+
+
+def _with_gaps(volume: Volume, missing: tuple[int, ...]) -> Volume:
+    present = iter(volume.array)
+    nothing = np.zeros(volume.geometry.shape, volume.array.dtype)
+    number = volume.num_channels + len(missing)
+    array = np.stack([nothing if place in missing else next(present) for place in range(number)])
+    return replace(volume, array=array, missing=missing)
 
 
 def read_labels(

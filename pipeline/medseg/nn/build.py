@@ -68,7 +68,8 @@ def head_scales(num_stages: int, *, pooled: bool) -> tuple[int, ...]:
 
 def region_groups(plan: Plan) -> tuple[tuple[int, ...], ...]:
     """Network indices per pooled region: one region per pooled label, or all of them together when there are many."""
-    if plan.classification is None or plan.classification.view == "whole" or not plan.labels:
+    diagnosis = plan.classification
+    if diagnosis is None or diagnosis.view == "whole" or diagnosis.pooling != "foreground" or not plan.labels:
         return ()
-    indices = tuple(plan.label_names.index(name) + 1 for name in plan.classification.pool_labels)
+    indices = tuple(plan.label_names.index(name) + 1 for name in diagnosis.pool_labels)
     return tuple((index,) for index in indices) if len(indices) <= _MAX_REGIONS else (indices,)

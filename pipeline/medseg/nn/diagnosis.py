@@ -7,6 +7,7 @@ Pooling under the predicted foreground follows the joint segmentation-classifica
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from medseg.core.plan import ClassificationPlan
 
+_ATTENTION_WIDTH = 16
+_LEAST_PROBABILITY = 1e-6
 _WIDTHS = (3, 5, 7)  # voxels
 _MEASURES = 1 + 2 * len(_WIDTHS)
 
@@ -49,15 +52,59 @@ class Standardise(nn.Module):
         return ((x - self.mean) / (self.variance + 1e-6).sqrt()).clamp(-5, 5)
 
 
+class Attention(nn.Module):
+    """A mean in which each place counts as much as a small network says (gated attention, Ilse et al., ICML 2018)."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.content = nn.Conv3d(num_features, _ATTENTION_WIDTH, 1)
+        self.gate = nn.Conv3d(num_features, _ATTENTION_WIDTH, 1)
+        self.to_weight = nn.Conv3d(_ATTENTION_WIDTH, 1, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, F, I, J, K) to (B, 2 F): the weighted mean, and the maximum."""
+        weights = self.to_weight(torch.tanh(self.content(features)) * torch.sigmoid(self.gate(features)))
+        shares = torch.softmax(weights.float().flatten(2), dim=2)
+        return torch.cat([(features.flatten(2) * shares).sum(2), features.amax((2, 3, 4))], dim=1)
+
+
+class OrdinalLayer(nn.Module):
+    """One score, cut into steps: the cumulative-link model (McCullagh, J R Stat Soc B 1980).
+
+    The probability of lying above step n is sigmoid(weight x + bias_n). The biases are used in falling order, so that
+    no class's probability is negative whatever they were trained to.
+    """
+
+    def __init__(self, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(1, in_features))
+        self.bias = nn.Parameter(torch.empty(num_classes - 1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Small weights, and classes of about the same probability."""
+        above = 1 - torch.arange(1, len(self.bias) + 1) / (len(self.bias) + 1)
+        with torch.no_grad():
+            nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # as a linear layer's
+            self.bias.copy_(torch.logit(above))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to log-probabilities (..., classes), which are logits as any."""
+        score = functional.linear(x, self.weight)
+        above = torch.sigmoid(score + self.bias.sort(descending=True).values)
+        edges = functional.pad(functional.pad(above, (1, 0), value=1.0), (0, 1), value=0.0)
+        return torch.log((edges[..., :-1] - edges[..., 1:]).clamp(min=_LEAST_PROBABILITY))
+
+
 class ClassificationHead(nn.Module):
     """Encoder features pooled under regions, to class logits of each head.
 
     Mean and maximum of each scale under each region's probability (dilated by one voxel of that scale, so that the rim
     of a lesion counts), the size and raggedness of each region and outline, then one linear layer per head: a plain one
-    is what a few dozen cases can teach. Without regions the whole view is pooled.
+    is what a few dozen cases can teach. Without regions the whole view is pooled, or where attention looks.
 
     Args:
-        features: Of each pooled scale.
+        features: Of each pooled scale, the image first.
         num_regions: Under which they are pooled; 0 pools everything.
         plan: Heads and dropout.
         num_outlines: Measured as regions are, but not pooled under.
@@ -70,18 +117,28 @@ class ClassificationHead(nn.Module):
         blocks = (*(2 * number * max(num_regions, 1) for number in features), _MEASURES * (num_regions + num_outlines))
         self.blocks = tuple(size for size in blocks if size)
         self.standardise = Standardise(sum(self.blocks))
+        is_learnt = plan.pooling == "attention"
+        self.attention = nn.ModuleList(Attention(number) for number in features[1:]) if is_learnt else None
         self.dropout = nn.Dropout(plan.dropout)
         self.heads = nn.ModuleDict(
-            {name: nn.Linear(sum(self.blocks), len(classes)) for name, classes in plan.heads.items()}
+            {
+                name: (OrdinalLayer if name in plan.ordered else nn.Linear)(sum(self.blocks), len(classes))
+                for name, classes in plan.heads.items()
+            }
         )
 
-    def layers(self) -> dict[str, nn.Linear]:
+    def layers(self) -> dict[str, Layer]:
         """The layer of each head."""
-        return {name: layer for name, layer in self.heads.items() if isinstance(layer, nn.Linear)}
+        return {name: layer for name, layer in self.heads.items() if isinstance(layer, (nn.Linear, OrdinalLayer))}
 
     def pool(self, features: Sequence[Tensor], regions: Tensor | None, outlines: Tensor | None = None) -> Tensor:
         """Features (B, F, ...) per scale; regions and outlines (B, R, I, J, K) in [0, 1]. Returns (B, width)."""
-        pooled = [_pool(scale.float(), regions) for scale in features]
+        image, *scales = (scale.float() for scale in features)
+        if self.attention is None:
+            pooled = [_pool(scale, regions) for scale in (image, *scales)]
+        else:
+            attended = (attend(scale) for attend, scale in zip(self.attention, scales, strict=True))
+            pooled = [_pool(image, None), *attended]
         measured = [part.float() for part in (regions, outlines) if part is not None]
         return torch.cat([*pooled, *(measure_shape(part) for part in measured)], dim=1)
 
@@ -89,6 +146,9 @@ class ClassificationHead(nn.Module):
         """(B, width) to (B, classes) by head."""
         standard = self.dropout(self.standardise(pooled))
         return {name: head(standard) for name, head in self.heads.items()}
+
+
+Layer = nn.Linear | OrdinalLayer
 
 
 def _pool(features: Tensor, regions: Tensor | None) -> Tensor:

@@ -98,6 +98,7 @@ def augment(
     Returns:
         The three, varied; the inputs are left alone.
     """
+    missing = (image == 0).flatten(2).all(2)[:, :, None, None, None]
     draw = Draw(generators, image.device)
     image, labels = _spatial(image, labels, how, draw)
     image, labels, known = _mirror(image, labels, known, how, draw)
@@ -110,7 +111,8 @@ def augment(
         if len(chosen):
             where = (chosen[:, None], torch.tensor(how.bias_channels, device=image.device))
             image[where] = bias_field(image[where], draw.only(chosen))
-    return image, labels, known
+    # A channel of nothing but 0 is one that the case lacks: noise and the like must not bring it back.
+    return image.masked_fill(missing, 0.0), labels, known
 
 
 def _spatial(image: Tensor, labels: Tensor, how: Augmentation, draw: Draw) -> tuple[Tensor, Tensor]:

@@ -174,6 +174,7 @@ def to_network(volume: Volume, plan: Plan, *, labels: LabelMap | None = None, ig
         data[LABEL] = MetaTensor(indices, affine=affine)
     ready = prepare_transform(plan)(data)
     tensor = ready[IMAGE]
+    tensor[list(volume.missing)] = 0.0  # what is not known is average
     return Prepared(
         image=tensor.as_tensor().contiguous(),
         labels=ready[LABEL].as_tensor()[0].contiguous() if LABEL in ready else None,

@@ -74,7 +74,7 @@ def classification_summary(
         f1=dict(zip(classes, f1.tolist(), strict=True)),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
         collapsed=bool(answered[favourite] >= _COLLAPSED * num_cases and referred[favourite] < _COLLAPSED * num_cases),
-        areas={name: _area(probabilities[:, n], reference == n) for n, name in enumerate(classes)},
+        areas={name: class_area(probabilities[:, n], reference == n) for n, name in enumerate(classes)},
         roc=tuple(
             roc_curve_points(probabilities[:, n], reference == n, name=classes[n])
             for n in _scorable(num_classes, reference)
@@ -83,8 +83,8 @@ def classification_summary(
     )
 
 
-def _area(scores: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> ClassArea:
-    """One class against the rest."""
+def class_area(scores: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> ClassArea:
+    """One class against the rest: (n,) its probabilities, and (n,) who has it."""
     pair, answer = np.stack([1 - scores, scores], axis=1), positive.astype(np.int64)
     value, low, high = auroc(pair, answer) or (None, None, None)
     return ClassArea(auroc=value, auroc_low=low, auroc_high=high, auprc=auprc(pair, answer))

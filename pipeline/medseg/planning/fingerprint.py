@@ -49,6 +49,9 @@ def measure_case(case: Case, dataset: Dataset, volume: Volume, *, labels: LabelM
         foreground[tuple(slice(low, high) for low, high in zip(start, stop, strict=True))] = True
     flat = array.reshape(len(array), -1)[:, foreground.ravel()]
     step = max(1, flat.shape[1] // _SAMPLES)
+    samples, intensities = flat[:, ::step].astype(np.float32), list(whole_intensities(array))
+    for channel in case.missing:
+        samples[channel], intensities[channel] = np.nan, (np.nan,) * 3
     fingerprint = CaseFingerprint(
         id=case.id,
         shape=geometry.shape,
@@ -56,9 +59,9 @@ def measure_case(case: Case, dataset: Dataset, volume: Volume, *, labels: LabelM
         cropped_shape=geometry.cropped(start, stop).shape,
         label_voxels={} if mask is None else {name: int(counts.sum()) for name, counts in profiles.items()},
         label_sides={name: _side(counts) for name, counts in profiles.items() if counts.any()},
-        intensities=whole_intensities(array),
+        intensities=tuple(intensities),
     )
-    return CaseMeasurement(fingerprint, flat[:, ::step].astype(np.float32))
+    return CaseMeasurement(fingerprint, samples)
 
 
 def fingerprint_of(measurements: Sequence[CaseMeasurement], cases: Sequence[Case]) -> Fingerprint:
@@ -79,7 +82,7 @@ def fingerprint_of(measurements: Sequence[CaseMeasurement], cases: Sequence[Case
         median_shape=_shape(np.median(shapes, axis=0)),
         median_extent_mm=_vector(np.median(shapes * spacings, axis=0)),
         crop_share=float(np.median(kept)),
-        channels=tuple(_statistics(channel) for channel in samples),
+        channels=tuple(_statistics(channel[~np.isnan(channel)]) for channel in samples),
         class_counts={head: dict(sorted(counter.items())) for head, counter in counts.items()},
         cases=tuple(rows),
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from medseg.core.plan import ClassificationPlan, Normalisation, Plan
+from medseg.core.plan import ClassificationPlan, Normalisation, Plan, Pooling
 from medseg.core.sides import left_right_pairs
 from medseg.planning.network import Notes, Task, plan_step
 from medseg.planning.sides import mirror_axes
@@ -42,6 +42,7 @@ class Wishes:
     memory_gib: float | None = None
     correct_bias_field: bool = False
     equalise: bool = False
+    pooling: Pooling | None = None
 
 
 def make_plan(dataset: Dataset, fingerprint: Fingerprint, wishes: Wishes) -> Plan:
@@ -78,7 +79,7 @@ def make_plan(dataset: Dataset, fingerprint: Fingerprint, wishes: Wishes) -> Pla
         mirror_axes=axes,
         left_right_pairs=pairs,
         network=step.network,
-        classification=_classification(dataset, fingerprint, whole=whole, notes=notes),
+        classification=_classification(dataset, fingerprint, wishes.pooling, whole=whole, notes=notes),
         decisions=tuple(notes.decisions),
     )
 
@@ -179,18 +180,36 @@ def _normalisation(
 
 
 def _classification(
-    dataset: Dataset, fingerprint: Fingerprint, *, whole: bool, notes: Notes
+    dataset: Dataset, fingerprint: Fingerprint, pooling: Pooling | None, *, whole: bool, notes: Notes
 ) -> ClassificationPlan | None:
     if not dataset.heads:
         return None
     if whole:
         shapes = tuple(index for index, channel in enumerate(fingerprint.channels) if channel.two_valued)
         notes.add("diagnosis", "from the whole case", "there are no labels to look under")
-        return ClassificationPlan(heads=dataset.heads, view="whole", pool_labels=(), shape_channels=shapes)
+        return ClassificationPlan(
+            heads=dataset.heads,
+            ordered=dataset.ordered,
+            view="whole",
+            pooling="attention" if pooling == "attention" else "global",
+            pool_labels=(),
+            shape_channels=shapes,
+        )
     lesions = tuple(name for name in dataset.label_names if _LESION.search(name))
     pooled = lesions or dataset.label_names
     reason = "in a patch centred on the foreground: patches without it do not show the class"
     if lesions:
         reason += "; these labels are lesions by name, and a class is told by the lesion, not by the organ around it"
-    notes.add("diagnosis", f"features pooled under {', '.join(pooled)}", reason)
-    return ClassificationPlan(heads=dataset.heads, view="foreground", pool_labels=pooled)
+    where = {
+        "foreground": f"under {', '.join(pooled)}",
+        "global": f"over a patch around {', '.join(pooled)}",
+        "attention": f"by attention in a patch around {', '.join(pooled)}",
+    }
+    notes.add("diagnosis", f"features pooled {where[pooling or 'foreground']}", reason)
+    return ClassificationPlan(
+        heads=dataset.heads,
+        ordered=dataset.ordered,
+        view="foreground",
+        pooling=pooling or "foreground",
+        pool_labels=pooled,
+    )

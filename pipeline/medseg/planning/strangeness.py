@@ -75,8 +75,11 @@ def _intensities(volume: Volume, plan: Plan, fingerprint: Fingerprint) -> Iterat
     seen = np.array(known)  # (cases, C, 3)
     values = np.array(whole_intensities(volume.array))
     for index, (channel, rule) in enumerate(zip(plan.channels, plan.normalisation, strict=True)):
-        low, high = seen[:, index].min(axis=0), seen[:, index].max(axis=0)
-        margin = _INTENSITY_SHARE * float(np.median(seen[:, index, 2] - seen[:, index, 0]))
+        there = seen[~np.isnan(seen[:, index, 0]), index]  # cases that have the channel
+        if index in volume.missing or not len(there):
+            continue
+        low, high = there.min(axis=0), there.max(axis=0)
+        margin = _INTENSITY_SHARE * float(np.median(there[:, 2] - there[:, 0]))
         strange = (values[index] < low - margin) | (values[index] > high + margin)
         if rule.scheme == "fixed" and strange.any():
             at = int(strange.argmax())

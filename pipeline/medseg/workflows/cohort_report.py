@@ -12,6 +12,7 @@ from medseg.core.findings import CaseFailure, CaseReport, CohortReport
 from medseg.io.documents import read_document
 from medseg.ops.lesions import summarise_lesions
 from medseg.ops.multilabel import multilabel_summary
+from medseg.ops.ordinal import ordinal_summary
 from medseg.ops.scores import classification_summary
 from medseg.ops.statistics import estimate, summarise_labels
 from medseg.ops.subgroups import subgroup_summaries
@@ -42,9 +43,7 @@ def cohort_report(
         mean_dice=estimate([value for _, value in scored], [patient for patient, _ in scored], bounds=(0, 1))
         if scored
         else None,
-        classes=tuple(
-            summary for head in dataset.heads for summary in _class_summary(head, dataset.heads[head], reports)
-        ),
+        classes=tuple(summary for head in dataset.heads for summary in _class_summary(head, dataset, reports)),
         multilabel=_multilabel(dataset, reports),
         unanswered=_unanswered(dataset, reports),
         lesions=_lesions(reports),
@@ -68,7 +67,8 @@ def _lesions(reports: Sequence[CaseReport]) -> tuple[LesionSummary, ...]:
     return tuple(summarise_lesions([one for one in found if one.label == label]) for label in labels)
 
 
-def _class_summary(head: str, names: tuple[str, ...], reports: Sequence[CaseReport]) -> Iterable[ClassSummary]:
+def _class_summary(head: str, dataset: Dataset, reports: Sequence[CaseReport]) -> Iterable[ClassSummary]:
+    names = dataset.heads[head]
     answers = [
         answer
         for report in reports
@@ -76,12 +76,11 @@ def _class_summary(head: str, names: tuple[str, ...], reports: Sequence[CaseRepo
         if answer.head == head and answer.reference is not None
     ]
     if answers:
-        yield classification_summary(
-            head,
-            names,
-            np.array([[answer.probabilities[name] for name in names] for answer in answers]),
-            np.array([names.index(answer.reference or "") for answer in answers]),
-        )
+        probabilities = np.array([[answer.probabilities[name] for name in names] for answer in answers])
+        reference = np.array([names.index(answer.reference or "") for answer in answers])
+        summary = classification_summary(head, names, probabilities, reference)
+        ordinal = ordinal_summary(names, probabilities, reference) if head in dataset.ordered else None
+        yield summary.model_copy(update={"ordinal": ordinal})
 
 
 def _multilabel(dataset: Dataset, reports: Sequence[CaseReport]) -> MultiLabelSummary | None:

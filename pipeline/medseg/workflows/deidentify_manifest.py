@@ -120,7 +120,7 @@ class _NamelessCase:
     def _image(self, path: Path, index: int, name: str, ready: list[Ready], stack: ExitStack) -> Path:
         if path.is_dir() or path.name.lower().endswith(_DICOM_ARCHIVE) or begins_as_dicom(path):
             return self._series(path, ready, stack)
-        channels = len(self.dataset.channels) if len(self.case.images) == 1 else 1
+        channels = len(self.dataset.channels) if len(self.case.images) == 1 and not self.case.missing else 1
         number = f"_{index:04d}" if len(self.case.images) > 1 else ""
         place = Path("images", f"{name}{number}{written_suffix(path, '.nii.gz')}")
         volume = read_as_it_is(path, self.dataset.reading, channels)

@@ -150,7 +150,9 @@ def _image(case: Case, masks: tuple[Path, ...], scoring: Scoring) -> tuple[Volum
         return None, []
     if not any(path.exists() for path in case.images):
         return None, [NO_IMAGE]
-    volume = read_volumes(case.images, scoring.dataset.reading_of(case), channels=len(scoring.dataset.channels))
+    volume = read_volumes(
+        case.images, scoring.dataset.reading_of(case), channels=len(scoring.dataset.channels), missing=case.missing
+    )
     return volume, list(volume.warnings)
 
 

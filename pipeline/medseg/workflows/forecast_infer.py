@@ -80,7 +80,9 @@ def forecast_infer(
     total = _Work()
     with contained(settings):
         for case in progress(cases, "reading cases", len(cases)):
-            image = read_volumes(case.images, settings.over(case.reading), channels=len(plan.channels))
+            image = read_volumes(
+                case.images, settings.over(case.reading), channels=len(plan.channels), missing=case.missing
+            )
             total += _work(image, plan, settings)
     run = total.windows - total.blank
     mib = (

@@ -110,7 +110,7 @@ class CaseWork:
         with ExitStack() as unchanged:
             seals = [unchanged.enter_context(sealed(path)) for path in case.images]
             slices = open_series(case.images[0], reading) if settings.dicom else None
-            volume = read_volumes(case.images, reading, channels=len(plan.channels))
+            volume = read_volumes(case.images, reading, channels=len(plan.channels), missing=case.missing)
             inputs = tuple(seal() for seal in seals)
         return Opened(case, volume, slices, inputs, (*volume.warnings, *self._remarks(case, volume)))
 

@@ -26,6 +26,7 @@ class InferCase:
     """One case to predict: its id names the output files, and a manifest may say how its images are read.
 
     Attributes:
+        missing: Channels for which there is no image.
         seed: What the UIDs of new DICOM objects are computed from; empty: they are random.
     """
 
@@ -33,6 +34,7 @@ class InferCase:
     images: tuple[Path, ...]
     reading: Reading = AS_IT_IS
     seed: str = ""
+    missing: tuple[int, ...] = ()
 
 
 def collect_inputs(
@@ -108,7 +110,7 @@ def _from_input(path: Path, split: str | None, num_channels: int) -> list[InferC
             return [InferCase(case_id(path), (path,))]
         dataset = read_manifest(path)
         return [
-            InferCase(case.id, case.images, dataset.reading_of(case))
+            InferCase(case.id, case.images, dataset.reading_of(case), missing=case.missing)
             for case in dataset.cases
             if split in {None, case.split}
         ]

@@ -107,7 +107,9 @@ def preprocess(workspace: Workspace, settings: PreprocessSettings, *, progress: 
 
 
 def _read(case: Case, dataset: Dataset, settings: PreprocessSettings) -> tuple[Volume, LabelMap | None]:
-    volume = read_volumes(case.images, settings.over(dataset.reading_of(case)), channels=len(dataset.channels))
+    volume = read_volumes(
+        case.images, settings.over(dataset.reading_of(case)), channels=len(dataset.channels), missing=case.missing
+    )
     return volume, read_reference(case, dataset, settings, onto=volume.geometry)
 
 
@@ -155,6 +157,7 @@ def _wishes(settings: PreprocessSettings) -> Wishes:
         memory_gib=settings.memory_gib or _memory_gib(settings.target),
         correct_bias_field=settings.correct_bias_field,
         equalise=settings.equalise,
+        pooling=settings.pooling,
     )
 
 

@@ -94,7 +94,7 @@ def preview_batch(workspace: Workspace, settings: TrainSettings, file: Path) -> 
 
 def _row(number: int, case: LoadedCase, plan: Plan, settings: TrainSettings) -> PatchRow:
     """A patch of one case and its variants; every second one is what the classification head is shown."""
-    sampler = PatchSampler([case], plan, seed=settings.seed)
+    sampler = PatchSampler([case], plan, seed=settings.seed, channel_dropout=settings.channel_dropout)
     slot = number % 2 if plan.classification is not None else 0
     drawn = sampler.batch(number, [slot])
     how, patches = Augmentation.from_plan(plan), [_patch("as stored", drawn.image[0], drawn.labels[0])]

@@ -227,6 +227,14 @@ class _BundleWriter:
     split: Split
     settings: TrainSettings
 
+    def _optional_channels(self) -> tuple[int, ...]:
+        """All when they were dropped at random, else those that training cases lacked."""
+        every = range(len(self.store.plan.channels))
+        if self.settings.channel_dropout and len(every) > 1:
+            return tuple(every)
+        cases = [case for case in self.store.index.cases if case.id in set(self.split.train)]
+        return tuple(channel for channel in every if any(channel in case.missing for case in cases))
+
     def early(self, weights: dict[str, Tensor], validation: dict[str, float]) -> None:
         self.write(weights, validation, num_steps=None)
 
@@ -240,6 +248,7 @@ class _BundleWriter:
             labels=dataset.labels,
             heads=dataset.heads,
             channels=dataset.channels,
+            optional_channels=self._optional_channels(),
             num_training_cases=len(self.split.train),
             num_validation_cases=len(self.split.val),
             training_cases=self.split.train,

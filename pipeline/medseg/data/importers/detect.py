@@ -44,6 +44,7 @@ def import_dataset(  # noqa: PLR0913 - one argument for each question a layout m
     channels: Sequence[str] = (),
     labels: Mapping[str, int] | None = None,
     classes: Sequence[str] = (),
+    ordered: Sequence[str] = (),
     absent_is_unlabelled: bool = False,
     images: str | None = None,
     masks: str | None = None,
@@ -64,6 +65,7 @@ def import_dataset(  # noqa: PLR0913 - one argument for each question a layout m
         channels: Modality per channel; by default what the source says, or CT when voxels fall below -200, else MRI.
         labels: Name to mask value; by default what the source says, or `label_1`, `label_2` ... as found in the masks.
         classes: Class names of the one classification head, in order; sources that number classes count from 0.
+        ordered: Heads whose classes are steps of one scale.
         absent_is_unlabelled: A label without voxels in a case counts as not annotated there.
         images: Sub-folder or glob pattern of the images in a folder; several, one per channel, with commas between.
         masks: Sub-folder or glob pattern of the masks.
@@ -92,6 +94,8 @@ def import_dataset(  # noqa: PLR0913 - one argument for each question a layout m
         reading=reading,
         progress=progress,
     )
+    if ordered:
+        dataset = Dataset.parse({**dataset.model_dump(), "ordered": tuple(ordered)})
     write_manifest(dataset, out)
     return dataset
 
