@@ -206,7 +206,7 @@ def _record(model: Bundle, name: Format, made: _Checked, tolerance: Tolerance, c
         window=plan.patch_size,
         overlap=OVERLAP,
         how_to_run=how_to_run(plan, name, num_members=len(model.weights), answering=model.manifest.answering),
-        left_out=left_out(plan, name),
+        left_out=left_out(plan, name, answering=model.manifest.answering),
         differences=DIFFERENCES if name == "monai-bundle" else (),
         checked_on=checked_on,
         checks=made.checks,

@@ -43,7 +43,7 @@ def how_to_run(plan: Plan, name: Format, *, num_members: int, answering: Answeri
     return tuple(steps)
 
 
-def left_out(plan: Plan, name: Format) -> tuple[str, ...]:
+def left_out(plan: Plan, name: Format, *, answering: Answering) -> tuple[str, ...]:
     """What medseg does and the files do not."""
     missing = ["mirroring (--tta)", "medseg's checks of the input and its flags"]
     if plan.skip_constant_windows:
@@ -52,6 +52,7 @@ def left_out(plan: Plan, name: Format) -> tuple[str, ...]:
         missing += ["DICOM: convert the series to NIfTI first"]
         if plan.nearest_slices:
             missing.append("nearest slices along a coarse axis: MONAI interpolates there")
+        missing += [f"cleaning of {label}: {rule} (26-connected)" for label, rule in answering.cleanup.items()]
     if name == "monai-bundle" and plan.classification is not None:
         missing.append(
             "the classification head: it reads one view of the case under the stitched mask, for which a MONAI "
