@@ -93,6 +93,14 @@ def test_gaussian_by_hand():
     assert gaussian((1, 1, 1)).item() == 1
 
 
+def test_the_weights_of_nnunet_by_hand():
+    weight = gaussian((8, 9, 8), "nnunet")
+    assert weight[4, 4, 4] == 1
+    assert weight[3, 4, 4].item() == pytest.approx(2.718281828 ** (-0.5 / 1.0**2))
+    assert weight[0, 4, 4].item() == pytest.approx(2.718281828**-8, rel=1e-4)
+    assert weight[0, 0, 0].item() == pytest.approx(6e-9)
+
+
 @pytest.mark.parametrize("shape", [(30, 9, 7), (8, 20, 20), (3, 4, 5), (17, 4, 19)])
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 0.8])
 def test_slabs_come_in_order_and_are_finished(shape, overlap):

@@ -220,6 +220,7 @@ def test_the_plan_is_theirs_in_our_axes(tmp_path):
     write(tmp_path / "m", plans(transpose=(2, 0, 1)), networks=[Foreign(1, 3, residual=False)])
     import_nnunet(tmp_path / "m", tmp_path / "b")
     plan = read_bundle(tmp_path / "b").plan
+    assert plan.blending == "nnunet"
     # their axes are x, z, y: ours 0, 2, 1
     assert plan.patch_size == (8, 12, 16)
     assert plan.spacing_mm == (2.5, 0.8, 0.8)

@@ -202,6 +202,10 @@ class Plan(Document):
         description="answer windows that hold nothing but air with background; set by preprocess where no labelled "
         "voxel of the training cases could be lost",
     )
+    blending: Literal["even", "nnunet"] = Field(
+        default="even",
+        description="weights of overlapping windows: a Gaussian about the centre, at least a thousandth; or nnU-Net's",
+    )
     network: NetworkPlan
     classification: ClassificationPlan | None = None
     decisions: tuple[Decision, ...] = ()

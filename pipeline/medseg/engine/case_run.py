@@ -129,6 +129,7 @@ class CaseRun:
                 partial(_turned, partial(self._answer, segment), lead),
                 grid=self._grid.led_by(lead),
                 num_outputs=self._plan.num_outputs,
+                blending=self._plan.blending,
                 window_batch=self._window_batch,
                 stitch_on=self._stitch_on,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _SIGMA = 1 / 8
 _FLOOR = 1e-3
+_NNUNET_FLOOR = 6e-9  # the smallest number of half precision, of a peak of 10
+
+Blending = Literal["even", "nnunet"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def sliding_slabs(
     *,
     grid: WindowGrid,
     num_outputs: int,
+    blending: Blending = "even",
     window_batch: int = 1,
     stitch_on: torch.device | None = None,
 ) -> Iterator[Tensor]:
@@ -99,6 +103,7 @@ def sliding_slabs(
         predict: (B, C, *window) to (B, num_outputs, *window).
         grid: Where the windows lie.
         num_outputs: Channels of the result.
+        blending: Weights of overlapping windows, as `gaussian`.
         window_batch: Windows per call of `predict`.
         stitch_on: Where the answers are blended; the image's device when None.
 
@@ -116,7 +121,7 @@ def sliding_slabs(
     )
     starts = list(product(*others))
     stitch_on = stitch_on or image.device
-    weight = gaussian(window).to(stitch_on)
+    weight = gaussian(window, blending).to(stitch_on)
     total = torch.zeros((num_outputs, window[0], *outer.shape[2:]), dtype=torch.float32, device=stitch_on)
     weight_sum = torch.zeros((window[0], *outer.shape[2:]), dtype=torch.float32, device=stitch_on)
     for row, following in zip(first_rows, [*first_rows[1:], first_rows[-1] + window[0]], strict=True):
@@ -156,13 +161,20 @@ def _reached(image: Tensor, grid: WindowGrid, reached: Sequence[tuple[int, int]]
     return functional.pad(part, flat) if any(flat) else part
 
 
-def gaussian(window: Shape) -> Tensor:
-    """(I, J, K) float32: separable, 1 at the centre, never below a thousandth."""
+def gaussian(window: Shape, blending: Blending = "even") -> Tensor:
+    """(I, J, K) float32: separable, 1 at the centre, never below a floor.
+
+    `even`: about the middle of the window, at least a thousandth. `nnunet`: about the voxel at half the size, which is
+    half a voxel farther on where the size is even, and down to what half precision resolves, as nnU-Net blends.
+    """
+    shift, floor = (0.0, _FLOOR) if blending == "even" else (0.5, _NNUNET_FLOOR)
+    centres = [(size - 1) / 2 + (shift if size % 2 == 0 else 0.0) for size in window]
     lines = [
-        torch.exp(-0.5 * ((torch.arange(size) - (size - 1) / 2) / max(size * _SIGMA, 1e-3)) ** 2) for size in window
+        torch.exp(-0.5 * ((torch.arange(size) - centre) / max(size * _SIGMA, 1e-3)) ** 2)
+        for size, centre in zip(window, centres, strict=True)
     ]
     weight = lines[0][:, None, None] * lines[1][None, :, None] * lines[2][None, None, :]
-    return weight.clamp(min=_FLOOR)
+    return weight.clamp(min=floor)
 
 
 def _starts(length: int, side: int, step: int) -> tuple[int, ...]:

@@ -56,6 +56,7 @@ def plan_of(model: NnunetModel) -> Plan:
         batch_size=theirs.batch_size,
         mirror_axes=tuple(sorted(axes.index(axis) for axis in model.mirror_axes)),
         regions=regions,
+        blending="nnunet",
         network=_network(model, theirs.architecture, axes),
         decisions=(
             Decision(
