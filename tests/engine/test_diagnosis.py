@@ -139,3 +139,11 @@ def test_a_stop_changes_nothing(cases):
             stop_asked=lambda: next(asked),
         )
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_the_layer_of_a_frozen_network_can_be_fitted_again():
+    """Training ends with averaged weights, which ask for no gradient."""
+    task = _task()
+    frozen, free = nn.Linear(5, 2).requires_grad_(requires_grad=False), nn.Linear(5, 2)
+    pairs = zip(fit_path(task, frozen, [0.1]), fit_path(task, free, [0.1]), strict=True)
+    assert all(torch.equal(one.weight, other.weight) for one, other in pairs)

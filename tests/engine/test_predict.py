@@ -14,7 +14,7 @@ from medseg.core.volume import Volume
 from medseg.data.manifest import read_manifest
 from medseg.engine.case_run import Thrift
 from medseg.engine.devices import amp_dtype, pick_device
-from medseg.engine.predict import Predictor
+from medseg.engine.predict import Predictor, load_networks
 from medseg.io.bundle import Bundle, read_bundle
 from medseg.io.volumes import read_volume
 
@@ -171,3 +171,15 @@ def test_threads_share_a_predictor_and_the_block_closes_it(bundle, volume):
     with pytest.raises(MedsegError) as caught:
         predictor.predict(volume)
     assert caught.value.code == "E-CLOSED"
+
+
+def test_the_described_features_are_what_the_answer_comes_from(bundle, volume):
+    """The head, given them, answers as the prediction does; nobody pays for them who does not ask."""
+    predictor = Predictor(bundle, InferSettings(amp=False, device="cpu"), describe=True)
+    answer = predictor.predict(volume)
+    assert answer.features is not None
+    (network,) = load_networks(bundle)
+    logits = network.head(torch.from_numpy(answer.features)[None])
+    for head, probabilities in answer.classes.items():
+        assert torch.softmax(logits[head][0], dim=0).tolist() == pytest.approx(list(probabilities.values()), abs=1e-5)
+    assert Predictor(bundle, InferSettings(amp=False, device="cpu")).predict(volume).features is None

@@ -188,8 +188,9 @@ def test_no_head_and_an_unknown_head(balls, tmp_path):
         run(balls, tmp_path, QUICK.model_copy(update={"heads": ("sise",)}))
     with pytest.raises(UsageError, match="E-LABEL-NAME"):
         run(balls, tmp_path, QUICK.model_copy(update={"labels": ("bell",)}))
-    with pytest.raises(UsageError, match="E-OPTION"):
-        run(balls, tmp_path, QUICK.model_copy(update={"masks": "predicted"}))
+    for wish in ({"masks": "predicted"}, {"features": ("encoder",)}):
+        with pytest.raises(UsageError, match="E-OPTION"):
+            run(balls, tmp_path, QUICK.model_copy(update=wish))
 
 
 def test_a_head_that_no_judged_case_has(balls, tmp_path):
@@ -295,7 +296,9 @@ def test_the_network_stands_beside_them(beside_the_network):
     (head,) = report.heads
     assert head.network is not None
     assert head.network.n == head.models[0].summary.n == head.num_judged_cases
+    assert {model.features for model in head.models} == {"radiomics", "encoder"}
     assert report.model
+    assert "Baselines beside the network" in (out / "index.html").read_text(encoding="utf-8")
     assert "judged cases: the network's masks" in report.region_words
     assert head.contrast.sentence in done.output.replace("\n", "")
     listed = CliRunner().invoke(app, [*words, "--masks", "reference", "--json"])

@@ -192,7 +192,7 @@ def fit_path(task: Task, like: nn.Linear, penalties: Sequence[float]) -> list[nn
     features = (task.features - shift) / scale
     trust = torch.cat([torch.full((size,), float(size)) for size in task.blocks]).double()
     weights = _balance(task.targets)
-    layer = copy.deepcopy(like).double().cpu()
+    layer = copy.deepcopy(like).double().cpu().requires_grad_()  # the averaged weights are frozen
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
 
