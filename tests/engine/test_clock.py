@@ -89,3 +89,12 @@ def test_throughput_counts_this_session_only():
     assert status.samples_per_s == pytest.approx(2 * status.steps_per_s, rel=0.9)  # time passes between the two
     assert status.step == 1001
     assert status.remaining_s >= 0
+
+
+def test_throughput_counts_a_step_that_has_just_been_made(monkeypatch):
+    """The schedule's time stands still within a step; what is shown does not."""
+    times = iter([0.0, 2.0])
+    monkeypatch.setattr("medseg.engine.clock.time.monotonic", lambda: next(times))
+    running = clock(epochs=10)
+    running.advance()
+    assert running.samples_per_s() == pytest.approx(2 / 2.0)

@@ -81,7 +81,9 @@ class TrainSettings(Document):
     gradient_clip: float | None = Field(default=None, gt=0)
     accumulate: int = Field(default=1, ge=1, description="parts in which a step's batch goes through the network")
     compile: bool | None = Field(default=None, description="torch.compile; absent: on CUDA")
-    class_weight: float = Field(default=1.0, ge=0, description="of the classification loss once it is ramped up")
+    class_weight: float = Field(
+        default=0.1, ge=0, description="of the classification loss once it is ramped up, beside a segmentation"
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:N or mps")
     amp: bool = Field(default=True, description="mixed precision where the device gains from it")
     deterministic: bool = Field(default=False, description="same result every time on the same machine")

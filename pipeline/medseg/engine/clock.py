@@ -74,6 +74,7 @@ class Clock:
         self._num_samples = None if settings.epochs is None else settings.epochs * epoch
         self._validation_s = progress.validation_s
         self._start = self._last_checkpoint = self._time = now()
+        self._began = time.monotonic()
         # A training that was made longer stands at a smaller share than the one at which it was last validated.
         self._next_validation = min(progress.next_validation or 1.0, self.share() + self._between_validations())
 
@@ -139,7 +140,8 @@ class Clock:
         return (self._samples - self._before.samples) / self._here()
 
     def _here(self) -> float:
-        return max(self._time - self._start, 1e-6)
+        """Seconds of this session as this process counts them: what it shows need not agree with the others."""
+        return max(time.monotonic() - self._began, 1e-6)
 
     def status(self, losses: dict[str, float], validation: dict[str, float]) -> Status:
         share, elapsed = self.share(), self.elapsed()
