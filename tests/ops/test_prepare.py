@@ -221,14 +221,12 @@ def test_the_input_is_left_alone():
 
 
 def test_the_preparation_is_one_monai_compose():
-    transform = prepare_transform(_plan((1, 1, 1), crop="nonzero"))
-    assert isinstance(transform, Compose)
-    assert [type(step).__name__ for step in transform.transforms] == [
-        "Orientationd",
-        "ToNonzero",
-        "Intensity",
-        "ToSpacing",
-    ]
+    names = {"fixed": ["Orientationd", "ToNonzero", "ToSpacing"]}
+    names["per_image"] = [*names["fixed"][:2], "Intensity", "ToSpacing"]
+    for scheme, expected in names.items():
+        transform = prepare_transform(_plan((1, 1, 1), crop="nonzero", rules=({"scheme": scheme},)))
+        assert isinstance(transform, Compose)
+        assert [type(step).__name__ for step in transform.transforms] == expected
 
 
 def test_label_values_undo_label_indices_with_16_bit_values_and_ignore():
