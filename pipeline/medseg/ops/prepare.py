@@ -80,8 +80,8 @@ class Prepared:
 class ToSpacing(MapTransform):  # type: ignore[misc]
     """Resample image (cubic spline; linear or nearest along a coarse axis) and label to the plan's spacing.
 
-    Stands in for MONAI's Spacing: an order of magnitude faster, and the extent of the volume is kept. Rules that look at
-    one voxel at a time are applied on the way, so that no copy of the whole image is made for them.
+    Stands in for MONAI's Spacing: an order of magnitude faster, and the extent of the volume is kept. Rules
+    that look at one voxel at a time are applied on the way, so that no copy of the whole image is made for them.
     """
 
     def __init__(self, plan: Plan) -> None:

@@ -98,7 +98,8 @@ def _vote(labels: Tensor, lines: Sequence[Line]) -> Tensor:
     for corner in product((0, 1), repeat=3):
         i, j, k = (pair[side][at] for pair, side, at in zip(ends, corner, mixed, strict=True))
         values.append(labels[i, j, k])
-        shares.append(math.prod(weight if side else 1 - weight for weight, side in zip(weights, corner, strict=True)))
+        a, b, c = (weight if side else 1 - weight for weight, side in zip(weights, corner, strict=True))
+        shares.append(a * b * c)
     value, share = torch.stack(values), torch.stack(shares)
     share = ((value[:, None] == value) * share).sum(1)
     low[tuple(mixed)] = value.masked_fill(share < share.amax(0) - _TIE, 255).amin(0)
@@ -107,7 +108,7 @@ def _vote(labels: Tensor, lines: Sequence[Line]) -> Tensor:
 
 def _as_stored(array: Tensor) -> list[int]:
     """The axes from the one whose steps are longest in memory to the one whose neighbours lie side by side."""
-    return sorted(range(array.ndim), key=lambda axis: -array.stride(axis))
+    return sorted(range(array.ndim), key=array.stride, reverse=True)
 
 
 def _centres(old: int, new: int) -> NDArray[np.float64]:
@@ -239,7 +240,8 @@ def _bands(old: int, new: int, order: int) -> tuple[tuple[slice, Tensor], ...]:
     """
     matrix = torch.from_numpy(interpolation_matrix(_centres(old, new), old, order))
     bands = []
-    for block in matrix.split(_BAND_ROWS):
+    for first in range(0, new, _BAND_ROWS):
+        block = matrix[first : first + _BAND_ROWS]
         read = (block.abs() > _NO_WEIGHT).any(0).nonzero().flatten()
         support = slice(int(read[0]), int(read[-1]) + 1)
         bands.append((support, block[:, support].contiguous()))
