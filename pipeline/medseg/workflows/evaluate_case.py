@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from medseg.core.errors import InputError, MedsegError, case_context, told
 from medseg.core.findings import CaseFailure, CasePrediction, CaseReport, ClassAnswer, GridSummary
 from medseg.core.volume import LabelMap, Volume
@@ -98,10 +100,13 @@ def evaluate_case(case: Case, masks: tuple[Path, ...], scoring: Scoring) -> Case
     image, flags = _image(case, masks, scoring)
     compared = None
     if case.label is not None:
-        mask = _only(masks, case, scoring)
-        onto = _grid_without_image(mask, case.label) if image is None else image.geometry
-        found_mask = read_labels(mask, onto=onto, names=dataset.labels)
-        prediction = scoring.relabelling.applied(found_mask)
+        if not masks and found is not None and _says_nothing_found(found):
+            grid = image.geometry if image is not None else read_labels(case.label).geometry
+            prediction = LabelMap(np.zeros(grid.shape, np.uint8), grid)
+        else:
+            mask = _only(masks, case, scoring)
+            onto = _grid_without_image(mask, case.label) if image is None else image.geometry
+            prediction = scoring.relabelling.applied(read_labels(mask, onto=onto, names=dataset.labels))
         compared, image, moved = score_masks(prediction, case, image, scoring.rules)
         flags += moved
     scored = make_provenance(dataset.name, scoring.settings)
@@ -140,6 +145,11 @@ def _only(masks: tuple[Path, ...], case: Case, scoring: Scoring) -> Path:
             remedy=f"Run `medseg infer` for it, or name its mask {case.id}.nii.gz.",
         )
     return masks[0]
+
+
+def _says_nothing_found(found: CasePrediction) -> bool:
+    """DICOM masks cannot be empty: `infer` writes none, and says why."""
+    return found.mask is None and any(flag.startswith("W-NO-SEGMENT") for flag in found.flags)
 
 
 def _image(case: Case, masks: tuple[Path, ...], scoring: Scoring) -> tuple[Volume | None, list[str]]:
