@@ -192,6 +192,7 @@ class Predictor:
             windows=run.windows,
             skipped_windows=run.skipped,
             region=region,
+            values=run.values(),
         )
 
     def _features(self, run: CaseRun) -> NDArray[np.float32]:

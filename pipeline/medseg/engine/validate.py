@@ -59,8 +59,9 @@ def validate(
     Returns:
         `dice` (mean over labels of the mean over cases in which the label was annotated), `dice/<label>`, and for each
         head `<head>/accuracy`, `<head>/balanced_accuracy`, `<head>/auroc`; for an ordered one `<head>/mae_steps` and
-        `<head>/kappa`; `<head>/collapsed` when nearly all answers are one class although the cases are not. Empty
-        without cases. A label missing in reference and prediction scores 1, in one of them 0.
+        `<head>/kappa`; `<head>/collapsed` when nearly all answers are one class although the cases are not; for each
+        target `<name>/mae` and `<name>/rmse` in its unit. Empty without cases. A label missing in reference and
+        prediction scores 1, in one of them 0.
     """
     network.eval()
     segment = torch_segment(network, dtype)
@@ -73,7 +74,7 @@ def validate(
             if number >= len(cases):
                 continue
             case = cases[number]
-            logits, classes = infer_case(
+            logits, classes, values = infer_case(
                 [network], case.image.float().to(device), plan, segments=segments, overlap=_OVERLAP
             )
             dice = {}
@@ -84,17 +85,20 @@ def validate(
                 for head, probabilities in classes.items()
                 if case.entry.classes.get(head, MISSING_CLASS) != MISSING_CLASS
             }
-            rows.append(_Row(number, dice, answers))
+            truth = case.entry.values
+            said = {name: (value, truth[name]) for name, value in values.items() if name in truth}
+            rows.append(_Row(number, dice, answers, said))
     return _scores(sorted(everybodys(rows), key=lambda row: row.number), plan)
 
 
 @dataclass(frozen=True)
 class _Row:
-    """What one case scores: Dice by label, and by head the probabilities and the class."""
+    """What one case scores: Dice by label, by head the probabilities and the class, by target answer and reference."""
 
     number: int
     dice: dict[str, float]
     answers: dict[str, tuple[list[float], int]]
+    values: dict[str, tuple[float, float]]
 
 
 def _scores(rows: Sequence[_Row], plan: Plan) -> dict[str, float]:
@@ -110,6 +114,9 @@ def _scores(rows: Sequence[_Row], plan: Plan) -> dict[str, float]:
     result |= {f"dice/{name}": value for name, value in scored.items()}
     for head, given in answers.items():
         result |= _class_scores(head, given, plan)
+    for name in dict.fromkeys(name for row in rows for name in row.values):
+        errors = np.array([said - truth for said, truth in (row.values[name] for row in rows if name in row.values)])
+        result |= {f"{name}/mae": float(np.abs(errors).mean()), f"{name}/rmse": float(np.sqrt((errors**2).mean()))}
     return result
 
 
