@@ -178,10 +178,9 @@ def fit_number(task: Task, like: Layer, *, seed: int) -> Layer | None:
     if losses[best] >= constant:
         return None
     ((weights, bias),) = ridge_path(features, wanted, _PENALTIES[best : best + 1], trust=trust)
-    layer = copy.deepcopy(like).double().cpu()
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(weights)[None])
-        layer.bias.fill_(bias)
+    layer = copy.deepcopy(like).double().cpu().requires_grad_(requires_grad=False)
+    layer.weight.copy_(torch.from_numpy(weights)[None])
+    layer.bias.fill_(bias)
     return layer
 
 
@@ -204,7 +203,7 @@ def fit_layer(task: Task, like: Layer, *, seed: int) -> Layer | None:
 
 
 def _folds(task: Task, *, seed: int) -> list[Tensor]:
-    """(cases,) bool each: who is learnt from; patients of one class (or value) after another are dealt out like cards."""
+    """(cases,) bool each: who is learnt from; patients are dealt out like cards, in the order of class or value."""
     random = np.random.default_rng(seed)
     names = random.permutation(np.unique(task.patients))
     first = {name: float(task.targets[int(np.flatnonzero(task.patients == name)[0])]) for name in names}

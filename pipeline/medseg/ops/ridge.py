@@ -22,9 +22,10 @@ def ridge_path(
     *,
     trust: NDArray[np.float64],
 ) -> list[Weights]:
-    """The weights of the least mean squared error plus penalty, for each penalty (Hoerl and Kennard, Technometrics 1970).
+    """The weights of the least mean squared error plus penalty, for each penalty.
 
-    The penalty is the sum of trust x weight^2 of features with deviation 1; the constant is free.
+    Hoerl and Kennard, Technometrics 1970, 12:55. Features count in their deviations; the penalty is the sum of trust
+    times squared weight, and the constant is free.
 
     Args:
         features: (N, V, F); every view of a case is to give the case's number.

@@ -149,7 +149,7 @@ def _row(case: CaseReport) -> dict[str, object]:
         "worst": min(case.metrics, key=lambda row: row.dice, default=None),
         "absent": [row for row in case.metrics if row.presence in ("missed", "invented")],
         "answers": {answer.head: answer for answer in case.classes},
-        "values": {one.name: one for one in case.values},
+        "numbers": {one.name: one for one in case.values},
     }
 
 

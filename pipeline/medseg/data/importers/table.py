@@ -50,8 +50,8 @@ def read_rows(path: Path) -> list[Row]:
 def read_table(path: Path) -> Draft:
     """One case per row.
 
-    Columns: case_id, patient_id, image, image_2 ..., label, labelled, class or class_<head>, target_<name>, split, fold.
-    Every other column becomes an attribute of the case. Paths are relative to the table's folder.
+    Columns: case_id, patient_id, image, image_2 ..., label, labelled, class or class_<head>, target_<name>, split and
+    fold. Every other column becomes an attribute of the case. Paths are relative to the table's folder.
 
     Raises:
         UsageError: `E-TABLE`, a column is missing or a cell does not fit.
