@@ -179,7 +179,7 @@ def test_an_export_answers_the_same_number_and_says_how_to_read_it(aged, cohort,
 
 
 def test_nothing_is_chosen_by_numbers_alone(cohort, tmp_path, monkeypatch):
-    _manifest(cohort, tmp_path / find_best.HELD_BACK, [50.0, 60.0])
+    _manifest(cohort, tmp_path / find_best.HELD_BACK, [50.0, 60.0], labels={}, lesion_labels=())
     monkeypatch.setattr(find_best, "_records", lambda _: {})
     with pytest.raises(UsageError, match="cannot choose by numbers alone"):
         find_best.find_best(
