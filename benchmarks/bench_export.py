@@ -2,8 +2,8 @@
 
 Needs nnunetv2. Every run is a process of its own; `above_mib` is the peak of its memory less what it held with the
 logits in place. 25 classes to 512x512x300 are compared (`--small`: 256x256x150); for medseg alone the memory of 3 and
-60 classes (an allocator that gives back what is freed at once), the seconds of 2 to 120 classes and of 64 to 1200 slices. Writes benchmarks/results/export.json and
-docs/pictures/export.png.
+60 classes (with an allocator that gives back at once what is freed), the seconds of 2 to 120 classes and of 64 to 1200
+slices. Writes benchmarks/results/export.json and docs/pictures/export.png.
 
     python benchmarks/bench_export.py [--rounds 3] [--small]
 """
