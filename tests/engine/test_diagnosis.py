@@ -190,10 +190,16 @@ def test_a_number_is_fitted_for_patients_left_out():
     assert float((answers - new.targets).square().mean()) < 0.45  # 0.25 is the best possible, 0.75 the mean's
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_features_that_foretell_no_number_leave_the_trained_layer_alone(seed):
-    """Cases of one patient are alike: only leaving whole patients out shows that nothing was learnt."""
-    assert fit_number(_numbers(signal=0.0, per_patient=3, seed=seed), nn.Linear(20, 1), seed=0) is None
+def test_features_that_foretell_no_number_leave_the_trained_layer_alone():
+    """Cases of one patient are alike: only leaving whole patients out shows that nothing was learnt.
+
+    A gain of more than its standard error comes by chance about once in seven times.
+    """
+    tasks = [_numbers(signal=0.0, per_patient=3, seed=seed) for seed in range(8)]
+    apart = [Task(one.features, one.targets, np.arange(60).astype(str), one.blocks) for one in tasks]
+    fitted, naive = ([fit_number(one, nn.Linear(20, 1), seed=0) for one in some] for some in (tasks, apart))
+    assert sum(one is not None for one in fitted) <= 2
+    assert all(one is not None for one in naive)
 
 
 @pytest.mark.parametrize("task", [_numbers(num_cases=9), _numbers(num_cases=20, per_patient=5)])

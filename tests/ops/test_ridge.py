@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from medseg.ops.ridge import losses_left_out, ridge_path
+from medseg.ops.ridge import errors_left_out, ridge_path
 
 
 def _data(*, num_cases=40, views=1, width=5, seed=0):
@@ -30,9 +30,10 @@ def test_loss_left_out_by_hand():
     """Strict beyond measure, every fold answers the mean of the others: that of 1 and 3, and of 0 and 2."""
     features, wanted = np.array([[[0.0]], [[1.0]], [[2.0]], [[3.0]]]), np.array([0.0, 1.0, 2.0, 3.0])
     folds = [np.array([True, False, True, False]), np.array([False, True, False, True])]
-    losses, constant = losses_left_out(features, wanted, [1e9, 1e-9], trust=np.ones(1), folds=folds)
-    assert constant == pytest.approx((0 + 4 + 4 + 0) / 4)
-    assert losses == pytest.approx([constant, 0.0], abs=1e-6)
+    errors, constant = errors_left_out(features, wanted, [1e9, 1e-9], trust=np.ones(1), folds=folds)
+    assert constant == pytest.approx([4, 0, 0, 4])
+    assert errors[0] == pytest.approx([4, 0, 0, 4], abs=1e-6)
+    assert errors[1] == pytest.approx([0, 0, 0, 0], abs=1e-6)
 
 
 def test_a_feature_that_never_changes_gets_no_weight():

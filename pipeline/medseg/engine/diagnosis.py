@@ -26,7 +26,7 @@ from medseg.engine.devices import autocast
 from medseg.engine.stop import Stopped
 from medseg.nn.diagnosis import OrdinalLayer
 from medseg.ops.augment import Augmentation, augment
-from medseg.ops.ridge import losses_left_out, ridge_path
+from medseg.ops.ridge import errors_left_out, ridge_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -165,17 +165,20 @@ def fit_number(task: Task, like: Layer, *, seed: int) -> Layer | None:
     """A linear layer to one value: ridge regression with the penalty that foretells patients left out best.
 
     Returns:
-        None with too few cases or patients, or when no penalty does better than answering with the mean.
+        None with too few cases or patients, or when no penalty does better than answering with the mean by more than
+        the standard error of the gain over the patients: among so many penalties one always seems to.
     """
     patients = len(np.unique(task.patients))
     if len(task.targets) < _FEWEST_VALUES or patients < _NUM_FOLDS or bool((task.targets == task.targets[0]).all()):
         return None
     features, wanted, trust = (part.numpy() for part in (task.features, task.targets, task.trust))
     folds = [inside.numpy() for inside in _folds(task, seed=seed)]
-    losses, constant = losses_left_out(features, wanted, _PENALTIES, trust=trust, folds=folds)
-    best = int(losses.argmin())
-    logger.info("squared error of patients left out %.3f, of the mean %.3f", losses[best], constant)
-    if losses[best] >= constant:
+    errors, constant = errors_left_out(features, wanted, _PENALTIES, trust=trust, folds=folds)
+    best = int(errors.mean(1).argmin())
+    _, owner = np.unique(task.patients, return_inverse=True)
+    gains = np.bincount(owner, weights=constant - errors[best])
+    logger.info("squared error of patients left out %.3f, of the mean %.3f", errors[best].mean(), constant.mean())
+    if gains.mean() <= gains.std(ddof=1) / math.sqrt(patients):
         return None
     ((weights, bias),) = ridge_path(features, wanted, _PENALTIES[best : best + 1], trust=trust)
     layer = copy.deepcopy(like).double().cpu().requires_grad_(requires_grad=False)

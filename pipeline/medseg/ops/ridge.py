@@ -46,15 +46,15 @@ def ridge_path(
     return found
 
 
-def losses_left_out(
+def errors_left_out(
     features: NDArray[np.float64],
     wanted: NDArray[np.float64],
     penalties: Sequence[float],
     *,
     trust: NDArray[np.float64],
     folds: Sequence[NDArray[np.bool_]],
-) -> tuple[NDArray[np.float64], float]:
-    """Mean squared error of cases left out, by penalty, and that of answering the mean of the others.
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Squared error of each case when it is left out, (penalties, N), and of answering the mean of the others, (N,).
 
     Args:
         features: (N, V, F).
@@ -63,11 +63,11 @@ def losses_left_out(
         trust: (F,) how dear each feature is.
         folds: (N,) each: who is learnt from; every case is left out once.
     """
-    squares, constant = np.zeros(len(penalties)), 0.0
+    errors, constant = np.empty((len(penalties), len(wanted))), np.empty(len(wanted))
     for inside in folds:
         left_out, truth = features[~inside], wanted[~inside]
         path = ridge_path(features[inside], wanted[inside], penalties, trust=trust)
         answers = np.stack([left_out @ weights + bias for weights, bias in path])
-        squares += ((answers - truth[:, None]) ** 2).mean(2).sum(1)
-        constant += float(((wanted[inside].mean() - truth) ** 2).sum())
-    return squares / len(wanted), constant / len(wanted)
+        errors[:, ~inside] = ((answers - truth[:, None]) ** 2).mean(2)
+        constant[~inside] = (wanted[inside].mean() - truth) ** 2
+    return errors, constant
