@@ -22,8 +22,8 @@ from medseg.engine.journal import Journal
 from medseg.engine.train import CHECKPOINT
 from medseg.io.bundle import read_bundle
 from medseg.io.lock import locked
-from medseg.workflows import train as training
 from medseg.planning.memory import step_bytes
+from medseg.workflows import train as training
 from medseg.workflows.forecast import forecast_train
 from medseg.workflows.train import train
 from medseg.workflows.workspace import Workspace
