@@ -1,6 +1,7 @@
 """Fifty words in every field of text that an input can have: no command leaves one in what it writes or says.
 
-`medseg series` is left out: to show descriptions is what it is for. DICOM results name the patient by design.
+What may say them, by design: `medseg series` shows descriptions and UIDs; DICOM results name the patient (`COPIED`);
+`check --fix` copies sound files. `demo` and `import-nnunet` read no images; the listener has its own test.
 """
 
 from __future__ import annotations
@@ -8,9 +9,13 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
+import shutil
+import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -227,6 +232,8 @@ def run(monkeypatch, capsys):
 def found_in(data: bytes) -> set[str]:
     """Names of the canaries in bytes, packed ones too."""
     data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+    if data[:5] == b"%PDF-":
+        data += b"".join(pdf_parts(data))
     found = {
         name
         for name, word in CANARIES.items()
@@ -236,6 +243,20 @@ def found_in(data: bytes) -> set[str]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             found.update(*(found_in(archive.read(name)) | found_in(name.encode()) for name in archive.namelist()))
     return found
+
+
+def pdf_parts(data: bytes) -> list[bytes]:
+    """The unpacked streams of a PDF, and its text where there is a tool that reads it."""
+    parts = []
+    for packed in re.findall(rb"stream\r?\n(.*?)\r?\nendstream", data, re.DOTALL):
+        try:
+            parts.append(zlib.decompress(packed))
+        except zlib.error:
+            continue
+    assert parts
+    if shutil.which("pdftotext"):
+        parts.append(subprocess.run(["pdftotext", "-", "-"], input=data, capture_output=True, check=True).stdout)
+    return parts
 
 
 def found_in_object(path: Path) -> set[str]:
@@ -275,6 +296,7 @@ def test_fifty_canaries_are_planted_and_the_search_finds_them(place):
 def manifest_of(place: Path) -> Path:
     cases = [
         {"id": name, "images": [f"source/images/{name}.{suffix}"], "label": f"source/labels/{name}.nii"}
+        | {"split": "val" if name == "c" else "train"}
         for name, suffix in NAMELESS.items()
     ]
     path = place / "manifest.json"
@@ -290,7 +312,7 @@ def test_images_and_datasets(run, place):
     run("preprocess", "--manifest", manifest, "-w", "ws", "--set", "preprocess.target=cpu")
     run("infer", "--input", manifest, "--bundle", source / "model", "--out", "found")
     run("evaluate", "--predictions", "found", "--manifest", manifest, "--out", "scores", "--jobs", 1)
-    run("report", "scores")
+    run("report", "scores", *(("--pdf",) if any(map(shutil.which, ("chromium", "google-chrome"))) else ()))
     run("compare", "scores", "scores", "--out", "compared")
     copies = {f"work/mended/images/{name}.{suffix}" for name, suffix in NAMELESS.items()}
     assert set(leaks(place)) == copies, "sound files are copied as they are, all else holds nothing"
@@ -316,6 +338,19 @@ def test_a_hospitals_series(run, place):
 def test_nameless_copies(run, place):
     run("deidentify", place / "source", "--out", "nameless", "--key", place / "key", code=7)
     assert set().union(*leaks(place, objects_apart=False).values()) == KEPT
+    shutil.rmtree(place / "work" / "nameless")
+    archive = shutil.make_archive(str(place / "packed"), "zip", place / "source", "ct_april")
+    run("deidentify", archive, "--out", "nameless", "--key", place / "key", "--keep-words", "--shift-dates")
+    times = {"StudyTime", "AcquisitionTime"}  # of day, which stay where dates move
+    assert set().union(*leaks(place, objects_apart=False).values()) == KEPT | times
+    shutil.rmtree(place / "work" / "nameless")
+    values = json.loads(manifest_of(place).read_text())
+    values["cases"][0] |= {"patient": WORDS["PatientID"], "attributes": {"site": f"seen by {WORDS['PatientID']}"}}
+    (place / "named.json").write_text(json.dumps(values | {"description": WORDS["StudyDescription"]}))
+    run("deidentify", place / "named.json", "--out", "nameless", "--key", place / "key", "--keep-columns", "site")
+    assert leaks(place, objects_apart=False) == {}
+    run("deidentify", place / "named.json", "--out", "faceless", "--key", place / "key", "--deface", code=7)
+    assert leaks(place, objects_apart=False) == {}
     assert found_in("".join(run.said).encode()) == set()
 
 
