@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medseg.core.errors import ModelError, ResourceError, UsageError
+from medseg.core.errors import ModelError, UsageError
 from medseg.core.prediction import Prediction
 from medseg.core.settings import InferSettings
 from medseg.core.volume import LabelMap
 from medseg.data.patches import crop, view_start
 from medseg.engine.backends import Backends, Segment
-from medseg.engine.case_run import CaseRun, Thrift, mirrored
-from medseg.engine.devices import amp_dtype, autocast, is_about_memory, pick_device, place
+from medseg.engine.case_run import CaseRun, mirrored
+from medseg.engine.devices import amp_dtype, autocast, pick_device, place
 from medseg.engine.region import foreground_box, region_of, widened
+from medseg.engine.thrift import THRIFT_WORDS, Thrift, rungs_of, within_memory
 from medseg.io.bundle import networks_of, read_bundle
 from medseg.io.memory import volume_from
 from medseg.nn.build import build_network
@@ -44,14 +44,6 @@ if TYPE_CHECKING:
     from medseg.nn.network import Network
     from medseg.ops.prepare import Prepared
     from medseg.ops.restore import ProbabilitySink
-
-_THRIFT_WORDS = {
-    Thrift.ONE_WINDOW: "one window at a time, because the memory did not hold more",
-    Thrift.STITCH_ON_CPU: "windows were blended on the CPU, because the device's memory did not hold the case",
-    Thrift.CPU: "the case was run on the CPU, because the device's memory did not hold it",
-}
-
-logger = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -78,7 +70,7 @@ class Predictor:
         self._dtype = amp_dtype(self.device, enabled=settings.amp)
         self._networks = [place(network, self.device) for network in load_networks(bundle)]
         key = " ".join(sorted(bundle.manifest.sha256.values()))
-        self._rungs = tuple(Thrift) if self.device.type != "cpu" else (Thrift.NONE, Thrift.ONE_WINDOW)
+        self._rungs = rungs_of(self.device)
         self._backends = Backends(self._networks, settings.backend, dtype=self._dtype, key=key)
 
     def __enter__(self) -> Predictor:
@@ -140,27 +132,16 @@ class Predictor:
         prepared = to_network(volume, plan)
         watch = _Watch(start)
         watch.lap("prepare")
-        for thrift in self._rungs:
-            try:
-                answer = self._answer(prepared, thrift, watch, sink)
-            except (RuntimeError, MemoryError) as error:
-                if not is_about_memory(error):
-                    raise
-                logger.warning("out of memory on %s; going on with %s", self.device, thrift.name)
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                continue
-            flags = [] if thrift is Thrift.NONE else [f"W-MEMORY: {_THRIFT_WORDS[thrift]}"]
-            if answer.region is not None and not answer.region.found:
-                flags.append("W-NO-REGION: the coarse pass found nothing, so the whole image was looked at closely")
-            return replace(answer, flags=tuple(flags))
-        shape = "x".join(map(str, prepared.geometry.shape))
-        raise ResourceError(
-            f"the memory does not hold a case of {shape} voxels on the network grid",
-            code="E-MEMORY",
+        answer, thrift = within_memory(
+            lambda rung: self._answer(prepared, rung, watch, sink),
+            self._rungs,
+            shape=prepared.geometry.shape,
             file=volume.source,
-            remedy="Crop the volume to the region of interest, or use a machine with more memory.",
         )
+        flags = [] if thrift is Thrift.NONE else [f"W-MEMORY: {THRIFT_WORDS[thrift]}"]
+        if answer.region is not None and not answer.region.found:
+            flags.append("W-NO-REGION: the coarse pass found nothing, so the whole image was looked at closely")
+        return replace(answer, flags=tuple(flags))
 
     def _answer(self, prepared: Prepared, thrift: Thrift, watch: _Watch, sink: ProbabilitySink | None) -> Prediction:
         plan, answering, labels = self.bundle.plan, self.bundle.manifest.answering, None
