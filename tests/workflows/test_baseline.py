@@ -303,3 +303,16 @@ def test_the_network_stands_beside_them(beside_the_network):
     assert head.contrast.sentence in done.output.replace("\n", "")
     listed = CliRunner().invoke(app, [*words, "--masks", "reference", "--json"])
     assert "judged cases: reference masks" in json.loads(listed.stdout)["region_words"]
+
+
+def test_a_case_with_a_gap_is_measured_without_the_intensities_of_that_channel(folder):
+    """What is left has the names and values that it has in a case that is whole."""
+    file, mask = folder / "case00.nii.gz", folder / "case00_mask.nii.gz"
+    dataset = Dataset(name="two", channels=("CT", "PET"), labels={"ball": 1}, heads={"size": ("small", "large")})
+    whole = Case(id="whole", images=(file, file), label=mask)
+    gap = Case(id="gap", images=(file,), missing=(0,), label=mask)
+    for labels in (("ball",), ()):
+        measuring = Measuring(dataset, labels)
+        full, rest = (measuring.teaching(case).features["radiomics"] for case in (whole, gap))
+        assert {name for name in full if name not in rest} == {name for name in full if "channel 1." in name} != set()
+        assert rest == {name: value for name, value in full.items() if "channel 1." not in name}

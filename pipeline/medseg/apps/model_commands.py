@@ -135,7 +135,12 @@ def train(
 
 def infer(
     volume: Annotated[
-        list[Path] | None, typer.Option("--volume", help="An image file or DICOM folder; may be repeated.")
+        list[Path] | None,
+        typer.Option(
+            "--volume",
+            help="An image file or DICOM folder; may be repeated, for a model of several channels once for each: "
+            "`none` where the case lacks one.",
+        ),
     ] = None,
     input_: Annotated[
         Path | None, typer.Option("--input", "-i", help="A folder of images, a DICOM folder, or a manifest.")

@@ -126,7 +126,7 @@ class Predictor:
                 f"the input has {volume.num_channels}",
                 code="E-CHANNELS",
                 file=volume.source,
-                remedy="Give one --volume per channel, in this order.",
+                remedy="Give one --volume per channel, in this order: `none` for one that the case lacks.",
             )
         self._require_known(volume)
         prepared = to_network(volume, plan)

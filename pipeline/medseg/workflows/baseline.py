@@ -167,8 +167,9 @@ def _measuring(dataset: Dataset, settings: BaselineSettings, model: Bundle | Non
     from medseg.engine.predict import Predictor
 
     labels = dataset.label_names if settings.labels is None else settings.labels
+    one = sides.teach[0]
     outlines = not labels and is_two_valued(
-        read_volumes(sides.teach[0].images, dataset.reading_of(sides.teach[0]), channels=len(dataset.channels))
+        read_volumes(one.images, dataset.reading_of(one), channels=len(dataset.channels), missing=one.missing)
     )
     kinds = _kinds(settings, model)
     if model is None:
