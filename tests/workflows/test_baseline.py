@@ -9,6 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from medseg.apps.cli import app
+from medseg.apps.show_baseline import judged
+from medseg.apps.terminal import Terminal
 from medseg.core.baseline import BaselineModel, BaselineReport, BaselineSettings
 from medseg.core.case import Case, Dataset
 from medseg.core.errors import InputError, ModelError, UsageError
@@ -316,3 +318,19 @@ def test_a_case_with_a_gap_is_measured_without_the_intensities_of_that_channel(f
         full, rest = (measuring.teaching(case).features["radiomics"] for case in (whole, gap))
         assert {name for name in full if name not in rest} == {name for name in full if "channel 1." in name} != set()
         assert rest == {name: value for name, value in full.items() if "channel 1." not in name}
+
+
+def test_an_unfinished_model_that_took_no_part_is_pointed_to(folder, tmp_path, workspace, monkeypatch):
+    early = tmp_path / "work" / "runs" / "main" / "bundle"
+    early.mkdir(parents=True)
+    manifest = read_bundle(workspace.newest_bundle()).manifest.model_copy(update={"finished": False})
+    (early / "bundle.json").write_text(manifest.to_json())
+    settings = QUICK.model_copy(update={"models": ("logistic",)})
+    made = baseline(Workspace(tmp_path / "work"), settings, Request(folder / "balls.json"), tmp_path / "out")
+    assert (made.report.model, made.unfinished) == ("", early)
+    said = []
+    monkeypatch.setattr(Terminal, "result", lambda _, text: said.append(text))
+    judged(Terminal(), made, as_json=False)
+    (words,) = (text for text in said if "no network took part" in text)
+    assert f"{early.parent} is unfinished" in words
+    assert f"--bundle {early}" in words

@@ -163,9 +163,9 @@ def infer(
     shard: Annotated[
         str | None, typer.Option(help="3/8: only the third of eight parts of the cases; parts may share --out.")
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="local, or ray: several workers, here or on a cluster.")] = None,
-    workers: Annotated[int | None, typer.Option(help="With --engine ray: how many hold the model.")] = None,
-    address: Annotated[str | None, typer.Option(help="With --engine ray: HOST:PORT of a running cluster.")] = None,
+    engine: o.Engine = None,
+    workers: o.Workers = None,
+    address: o.Address = None,
     format_: o.Formats = None,
     terminology: o.Terminology = None,
     private_codes: o.PrivateCodes = None,

@@ -53,12 +53,14 @@ class Judged:
 
     Attributes:
         page: The cohort's page that shows it; None where the folder holds no evaluation.
+        unfinished: The model that could have taken part, had its training ended.
     """
 
     file: Path
     page: Path | None
     report: BaselineReport
     num_measured: int
+    unfinished: Path | None = None
 
 
 def baseline(
@@ -104,7 +106,8 @@ def baseline(
     page = out / "index.html" if (out / "cohort.json").is_file() else None
     if page is not None:
         remake_pages(out)
-    return Judged(out / BASELINE, page, report, len(taught) + len(judged))
+    unfinished = workspace.unfinished_bundle() if model is None and request.network else None
+    return Judged(out / BASELINE, page, report, len(taught) + len(judged), unfinished)
 
 
 def forecast_baseline(workspace: Workspace, settings: BaselineSettings, request: Request, out: Path) -> Forecast:
