@@ -309,7 +309,7 @@ def test_heads_without_an_answer_are_counted(place):
     answered(place, "a", {"benign": 0.7, "malignant": 0.3})
     result = run(place)
     assert result.report.unanswered == {"kind": 1, "grade": 2}
-    assert "grade: 2 cases have a reference class" in (place / "out" / "index.html").read_text()
+    assert "grade: 2 cases have a reference and no answer" in (place / "out" / "index.html").read_text()
     by_case = {case.case: case.flags for case in result.report.cases}
     assert by_case["a"] == ("W-NO-ANSWER: the prediction says nothing of grade",)
 

@@ -22,6 +22,9 @@ def import_(
     ordered: Annotated[
         str | None, typer.Option(help="Heads whose classes are steps of one scale, lowest first: stage,grade.")
     ] = None,
+    targets: Annotated[
+        str | None, typer.Option(help="Columns that are numbers to be answered, with their unit: age=years,bmd=g/cm2.")
+    ] = None,
     images: Annotated[str | None, typer.Option(help="Sub-folder or pattern of the images.")] = None,
     masks: Annotated[str | None, typer.Option(help="Sub-folder or pattern of the masks.")] = None,
     absent_is_unlabelled: Annotated[
@@ -50,6 +53,7 @@ def import_(
         labels=show.parse_labels(labels),
         classes=show.split_names(classes),
         ordered=show.split_names(ordered),
+        targets=show.parse_units(targets),
         images=images,
         masks=masks,
         absent_is_unlabelled=absent_is_unlabelled,
@@ -146,6 +150,9 @@ def preprocess(
     phase: o.Phase = None,
     fix_geometry: o.FixGeometry = None,
     suv: o.Suv = None,
+    engine: o.Engine = None,
+    workers: o.Workers = None,
+    address: o.Address = None,
     config: o.Config = None,
     set_: o.Assignments = None,
     dry_run: o.DryRun = False,
@@ -176,6 +183,9 @@ def preprocess(
         phase=phase,
         fix_geometry=fix_geometry,
         suv=suv,
+        engine=engine,
+        workers=workers,
+        address=address,
     ).preprocess
     place = Workspace(workspace)
     if dry_run:
@@ -183,6 +193,10 @@ def preprocess(
         show.plan(TERMINAL, made, as_json=json)
         show.forecast(TERMINAL, forecast, as_json=json)
         return
-    store = run(place, settings, progress=TERMINAL.progress)
+    from medseg.apps.batch import engine_of
+    from medseg.workflows.parallel import each_in_threads
+
+    with engine_of(settings) as each:
+        store = run(place, settings, each=each or each_in_threads, progress=TERMINAL.progress)
     show.stored(TERMINAL, store, as_json=json)
     show.fail_for(TERMINAL, store.index.failures, len(store.index.cases))

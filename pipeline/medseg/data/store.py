@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from medseg.core.document import Document
 from medseg.core.errors import InputError, ModelError
@@ -39,6 +40,7 @@ class StoredCase(Document):
     Attributes:
         known: By network index (background first) whether the label was annotated.
         classes: Class index by head; MISSING_CLASS where the case has none.
+        values: By target in its unit, where the case has one.
         missing: Channels that the case lacks: 0 in network units.
     """
 
@@ -49,7 +51,13 @@ class StoredCase(Document):
     shape: Shape
     known: tuple[bool, ...]
     classes: dict[str, int]
+    values: dict[str, float] = Field(default_factory=dict)
     missing: tuple[int, ...] = ()
+
+    @property
+    def teaches_case(self) -> bool:
+        """Whether a class or a value is known of the case as a whole."""
+        return bool(self.values) or any(index != MISSING_CLASS for index in self.classes.values())
 
 
 class StoreIndex(Document):
@@ -125,6 +133,7 @@ def store_case(folder: Path, case: Case, prepared: Prepared, dataset: Dataset) -
             head: names.index(case.classes[head]) if head in case.classes else MISSING_CLASS
             for head, names in dataset.heads.items()
         },
+        values=case.values,
         missing=case.missing,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import cached_property, partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from medseg.core.answering import Combination
-    from medseg.core.plan import ClassificationPlan, Plan
+    from medseg.core.plan import Plan
     from medseg.engine.backends import Segment
 
 _CERTAIN = 10.0  # a logit
@@ -34,8 +34,14 @@ class Classifier(Protocol):
     """What says the classes of a case: a `Network`, or one that was exported."""
 
     def classify(self, image: Tensor, probabilities: Tensor | None) -> dict[str, Tensor]:
-        """Class logits by head of a view (1, C, *patch), whose segmentation (1, K, *patch) is known."""
+        """Class logits by head, and (1, 1) standardised by target, of a view (1, C, *patch).
+
+        Its segmentation (1, K, *patch) is known.
+        """
         ...
+
+
+CaseAnswer = tuple[Tensor | None, dict[str, dict[str, float]], dict[str, float]]
 
 
 def infer_case(
@@ -46,8 +52,8 @@ def infer_case(
     segments: Sequence[Segment],
     overlap: float,
     thrift: Thrift = Thrift.NONE,
-) -> tuple[Tensor | None, dict[str, dict[str, float]]]:
-    """Both answers for one case on the network grid; call inside inference mode and autocast.
+) -> CaseAnswer:
+    """All answers for one case on the network grid; call inside inference mode and autocast.
 
     Args:
         networks: In evaluation mode.
@@ -58,12 +64,12 @@ def infer_case(
         thrift: How much speed is given up for memory.
 
     Returns:
-        Logits (K, I, J, K), None without labels, and class probabilities by head.
+        Logits (K, I, J, K), None without labels, class probabilities by head, and values by target.
     """
     windows = WindowGrid.over(image.shape[1:], plan.patch_size, overlap)
     run = CaseRun(networks, image, plan, segments=segments, grid=windows, thrift=thrift)
     logits = torch.cat(list(run.slabs()), dim=1) if plan.num_outputs else None
-    return logits, run.classes()
+    return logits, run.classes(), run.values()
 
 
 class CaseRun:
@@ -137,11 +143,7 @@ class CaseRun:
         for parts in zip(*streams, strict=True):
             logits = parts[0] if len(parts) == 1 else combined(parts, how=combine, regions=bool(self._plan.regions))
             if not bool(torch.isfinite(logits).all()):
-                raise ModelError(
-                    "the network's answer is not finite",
-                    code="E-NUMERIC",
-                    remedy="Run again with --no-amp; if it stays, the input or the model is broken.",
-                )
+                raise _not_finite()
             if regions is not None:
                 regions[:, row : row + logits.shape[1]].copy_(torch.softmax(logits, dim=0)[self._pooled])
             row += logits.shape[1]
@@ -167,7 +169,32 @@ class CaseRun:
         """Class probabilities by head; call after the last slab."""
         if self._plan.classification is None:
             return {}
-        return _mean_classes([self._classify(network, self._plan.classification) for network in self._networks])
+        heads = self._plan.classification.heads
+        return _mean_classes(
+            [
+                {
+                    head: dict(zip(names, torch.softmax(answers[head][0].float(), dim=0).tolist(), strict=True))
+                    for head, names in heads.items()
+                }
+                for answers in self._diagnoses
+            ]
+        )
+
+    def values(self) -> dict[str, float]:
+        """By target, in its unit, the mean over the members; call after the last slab.
+
+        Raises:
+            ModelError: E-NUMERIC.
+        """
+        if self._plan.classification is None:
+            return {}
+        values = {
+            name: target.in_unit(float(np.mean([float(answers[name][0, 0]) for answers in self._diagnoses])))
+            for name, target in self._plan.classification.targets.items()
+        }
+        if not np.isfinite(list(values.values())).all():
+            raise _not_finite()
+        return values
 
     def view(self) -> tuple[Tensor, Tensor | None]:
         """What a case is classified by: a view (1, C, *patch) and the probabilities (1, K, *patch) it is pooled under.
@@ -183,12 +210,18 @@ class CaseRun:
         probabilities[0, self._pooled] = crop(self._regions, start, size).to(view.device, torch.float32)
         return view[None], probabilities
 
-    def _classify(self, network: Classifier, classification: ClassificationPlan) -> dict[str, dict[str, float]]:
-        answers = network.classify(*self.view())
-        return {
-            head: dict(zip(names, torch.softmax(answers[head][0].float(), dim=0).tolist(), strict=True))
-            for head, names in classification.heads.items()
-        }
+    @cached_property
+    def _diagnoses(self) -> list[dict[str, Tensor]]:
+        """What each member says of the case as a whole."""
+        return [network.classify(*self.view()) for network in self._networks]
+
+
+def _not_finite() -> ModelError:
+    return ModelError(
+        "the network's answer is not finite",
+        code="E-NUMERIC",
+        remedy="Run again with --no-amp; if it stays, the input or the model is broken.",
+    )
 
 
 def _turned(segment: Segment, lead: int, windows: Tensor) -> Tensor:

@@ -87,7 +87,9 @@ def export_member(network: Network, plan: Plan, name: Format, folder: Path, *, m
     if plan.classification is not None:
         part, run = _export(Diagnosis(network), kind, folder, _classification_part(plan, member))
         parts.append(part)
-        classifier = _Graph(run, tuple(plan.classification.heads), num_inputs=len(part.inputs))
+        classifier = _Graph(
+            run, (*plan.classification.heads, *plan.classification.targets), num_inputs=len(part.inputs)
+        )
     return Exported(tuple(parts), segment, classifier)
 
 
@@ -141,9 +143,10 @@ def compare_case(
             squares += [float(difference.square().sum()), float(ours.double().square().sum())]
             overlaps += _overlaps(_masks(ours, plan), _masks(theirs, plan))
         classes = [run.classes() for run in (expected, found)]
-    changes = [
-        abs(value - classes[1][head][one]) for head, values in classes[0].items() for one, value in values.items()
-    ]
+        values = [run.values() for run in (expected, found)]
+    changes = [abs(value - classes[1][head][one]) for head, said in classes[0].items() for one, value in said.items()]
+    targets = plan.classification.targets if plan.classification else {}
+    changes += [abs(values[0][name] - values[1][name]) / target.std for name, target in targets.items()]
     names = plan.regions or plan.label_names
     return Check(
         member=member,
@@ -219,6 +222,7 @@ def _segmentation_part(plan: Plan, member: int) -> Part:
 def _classification_part(plan: Plan, member: int) -> Part:
     classification = plan.classification
     heads = {} if classification is None else classification.heads
+    targets = {} if classification is None else classification.targets
     centred = classification is not None and classification.view == "foreground" and bool(plan.num_outputs)
     centred = centred and bool(classification.pool_labels if classification else ())
     pooled = bool(region_groups(plan))
@@ -238,7 +242,13 @@ def _classification_part(plan: Plan, member: int) -> Part:
         member=member,
         files={},
         inputs=(view, under) if pooled else (view,),
-        outputs=tuple(Port(name=head, shape=(1, len(names)), meaning=" ".join(names)) for head, names in heads.items()),
+        outputs=(
+            *(Port(name=head, shape=(1, len(names)), meaning=" ".join(names)) for head, names in heads.items()),
+            *(
+                Port(name=name, shape=(1, 1), meaning=f"times {one.std:.9g} plus {one.mean:.9g} {one.unit}".strip())
+                for name, one in targets.items()
+            ),
+        ),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -126,7 +127,7 @@ class Predictor:
                 f"the input has {volume.num_channels}",
                 code="E-CHANNELS",
                 file=volume.source,
-                remedy="Give one --volume per channel, in this order.",
+                remedy="Give one --volume per channel, in this order: `none` for one that the case lacks.",
             )
         self._require_known(volume)
         prepared = to_network(volume, plan)
@@ -173,6 +174,7 @@ class Predictor:
             windows=run.windows,
             skipped_windows=run.skipped,
             region=region,
+            values=run.values(),
         )
 
     def _features(self, run: CaseRun) -> NDArray[np.float32]:
@@ -271,10 +273,12 @@ def _load(bundle: Bundle, weights: dict[str, Tensor], plan: NetworkPlan) -> Netw
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
+        made = bundle.manifest.provenance
         raise ModelError(
-            "the weights do not fit the plan beside them",
+            f"the weights are laid out otherwise than this medseg ({version('medseg')}) builds the network: the model "
+            f"was made by another version of it ({made.medseg_version}, on {made.created[:10]})",
             code="E-WEIGHTS",
             file=bundle.folder,
-            remedy="Use the folder as it was written.",
+            remedy="Train it again, or use it with the version that made it.",
         ) from error
     return network

@@ -172,7 +172,8 @@ def _losses(machine: Machine, batch: Batch, shown: Tensor, pace: Pace) -> dict[s
     if output.logits and bool(total(batch.known.any().float()) > 0):
         losses["segmentation"] = segmentation_loss(output.logits, batch.labels, batch.known)
     taught = {head: gathered(values) for head, values in batch.classes_of_views().items()}
-    if output.classes and (classified := class_loss(output.classes, taught)) is not None:
+    values = {name: gathered(wanted) for name, wanted in batch.values_of_views().items()}
+    if output.classes and (classified := class_loss(output.classes, taught, values)) is not None:
         losses["classification"] = classified * (pace.class_weight if output.logits else 1.0)
     if losses and not bool(torch.isfinite(loss := torch.stack(list(losses.values())).sum())):
         raise not_finite(f"the loss is not finite ({float(loss.detach())})", batch, suspects(batch, output))

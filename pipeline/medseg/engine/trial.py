@@ -54,4 +54,5 @@ def _noise(plan: Plan) -> Batch:
         {head: torch.zeros(size, dtype=torch.int64) for head in heads},
         ("noise",) * size,
         tuple(range(size)),
+        {name: torch.zeros(size) for name in (plan.classification.targets if plan.classification else {})},
     )

@@ -97,7 +97,7 @@ class OrdinalLayer(nn.Module):
 
 
 class ClassificationHead(nn.Module):
-    """Encoder features pooled under regions, to class logits of each head.
+    """Encoder features pooled under regions, to class logits of each head and one number of each target.
 
     Mean and maximum of each scale under each region's probability (dilated by one voxel of that scale, so that the rim
     of a lesion counts), the size and raggedness of each region and outline, then one linear layer per head: a plain one
@@ -106,7 +106,7 @@ class ClassificationHead(nn.Module):
     Args:
         features: Of each pooled scale, the image first.
         num_regions: Under which they are pooled; 0 pools everything.
-        plan: Heads and dropout.
+        plan: Heads, targets and dropout.
         num_outlines: Measured as regions are, but not pooled under.
     """
 
@@ -126,6 +126,7 @@ class ClassificationHead(nn.Module):
                 for name, classes in plan.heads.items()
             }
         )
+        self.heads.update({name: nn.Linear(sum(self.blocks), 1) for name in plan.targets})
 
     def layers(self) -> dict[str, Layer]:
         """The layer of each head."""
@@ -143,7 +144,7 @@ class ClassificationHead(nn.Module):
         return torch.cat([*pooled, *(measure_shape(part) for part in measured)], dim=1)
 
     def forward(self, pooled: Tensor) -> dict[str, Tensor]:
-        """(B, width) to (B, classes) by head."""
+        """(B, width) to (B, classes) by head, and to (B, 1) by target, standardised."""
         standard = self.dropout(self.standardise(pooled))
         return {name: head(standard) for name, head in self.heads.items()}
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from medseg.core.errors import InputError, MedsegError, case_context, told
 from medseg.core.findings import CaseFailure, CasePrediction, CaseReport, ClassAnswer, GridSummary
+from medseg.core.values import ValueAnswer
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.contents import values_in
 from medseg.io.documents import read_document
@@ -55,6 +56,16 @@ class Scoring:
     def settings(self) -> EvaluateSettings:
         return self.rules.settings
 
+    def page_of(self, case_id: str) -> Path:
+        return self.out / "cases" / f"{case_id}.html"
+
+    def record_of(self, case_id: str) -> Path:
+        return self.out / "cases" / f"{case_id}.json"
+
+    def finished(self, case_id: str) -> CaseReport | None:
+        """What a process that was lost since had still written: the page comes last."""
+        return read_document(self.record_of(case_id), CaseReport) if self.page_of(case_id).is_file() else None
+
 
 def attempt_case(item: tuple[Case, tuple[Path, ...]], scoring: Scoring) -> CaseReport | CaseFailure:
     """`evaluate_case`, whose failure is a result: the others go on.
@@ -64,7 +75,7 @@ def attempt_case(item: tuple[Case, tuple[Path, ...]], scoring: Scoring) -> CaseR
     case, masks = item
     try:
         with case_context(case.id):
-            return evaluate_case(case, masks, scoring)
+            return scoring.finished(case.id) or evaluate_case(case, masks, scoring)
     except MedsegError as error:
         return CaseFailure(case=case.id, code=error.code, message=error.message, remedy=error.remedy or None)
     except MemoryError:
@@ -96,7 +107,7 @@ def evaluate_case(case: Case, masks: tuple[Path, ...], scoring: Scoring) -> Case
     """
     dataset = scoring.dataset
     found = _findings(scoring.predictions, case.id)
-    classes = _answers(case, found, dataset)
+    classes, values = _answers(case, found, dataset), _value_answers(case, found, dataset)
     image, flags = _image(case, masks, scoring)
     compared = None
     if case.label is not None:
@@ -119,14 +130,15 @@ def evaluate_case(case: Case, masks: tuple[Path, ...], scoring: Scoring) -> Case
         metrics=() if compared is None else tuple(one.metrics for one in compared.labels),
         unlabelled=tuple(name for name in dataset.label_names if not is_labelled(case, name)),
         classes=classes,
+        values=values,
         lesions=() if compared is None else compared.lesions,
         flags=tuple(_flags(case, flags, found, compared)),
         attributes=case.attributes,
         provenance=scored if found is None else found.provenance,
         scoring=scored,
     )
-    write_text(scoring.out / "cases" / f"{case.id}.json", report.to_json())
-    write_text(scoring.out / "cases" / f"{case.id}.html", _page(report, case, dataset, image, compared))
+    write_text(scoring.record_of(case.id), report.to_json())
+    write_text(scoring.page_of(case.id), _page(report, case, dataset, image, compared))
     return report
 
 
@@ -222,7 +234,7 @@ def _answers(case: Case, found: CasePrediction | None, dataset: Dataset) -> tupl
     A class-only case without an answer is a case without a prediction.
     """
     if found is None:
-        if case.label is None and dataset.heads:
+        if case.label is None and (dataset.heads or dataset.targets):
             raise InputError("no prediction for this case", code="E-NO-PREDICTION", remedy="Run `medseg infer` for it.")
         return ()
     for answer in found.classes:
@@ -236,14 +248,28 @@ def _answers(case: Case, found: CasePrediction | None, dataset: Dataset) -> tupl
     return tuple(answer.model_copy(update={"reference": case.classes.get(answer.head)}) for answer in found.classes)
 
 
+def _value_answers(case: Case, found: CasePrediction | None, dataset: Dataset) -> tuple[ValueAnswer, ...]:
+    """The model's numbers beside the manifest's, which must be in the same unit."""
+    answers = found.values if found else ()
+    for one in answers:
+        if dataset.targets.get(one.name, one.unit) != one.unit:
+            raise InputError(
+                f"target {one.name!r} is answered in {one.unit!r}; the references are in {dataset.targets[one.name]!r}",
+                code="E-TARGET-UNIT",
+                remedy="Convert the references to the model's unit and name it in 'targets' of the manifest.",
+            )
+    return tuple(one.model_copy(update={"reference": case.values.get(one.name)}) for one in answers)
+
+
 def _flags(case: Case, noticed: list[str], found: CasePrediction | None, compared: ScoredMasks | None) -> list[str]:
     """What was noticed on the way: by the prediction, the readers, and here."""
     read = {} if compared is None else {"prediction": compared.prediction, "reference": compared.reference}
-    answered = {answer.head for answer in found.classes} if found is not None else set(case.classes)
+    asked = (*case.classes, *case.values)
+    answered = set(asked) if found is None else {*(a.head for a in found.classes), *(a.name for a in found.values)}
     return [
         *(noticed if found is None else dict.fromkeys([*found.flags, *noticed])),
         *(f"{flag}: while reading the {name}" for name, mask in read.items() for flag in mask.warnings),
-        *(f"W-NO-ANSWER: the prediction says nothing of {head}" for head in case.classes if head not in answered),
+        *(f"W-NO-ANSWER: the prediction says nothing of {head}" for head in asked if head not in answered),
     ]
 
 
