@@ -189,8 +189,9 @@ def _require_grid(mask: LabelMap, slices: SourceSlices) -> None:
     grid = slices_grid(slices)
     if grid is not None and mask.geometry.canonical().agrees_with(grid.canonical()):
         return
-    expected = "slices at uneven distances" if grid is None else grid.describe()
-    message = f"not on the grid of its series: expected {expected}; found {mask.geometry.describe()}"
+    # in one order of axes, whatever the files have: what differs is then the place
+    expected = "slices at uneven distances" if grid is None else grid.canonical().describe()
+    message = f"not on the grid of its series: expected {expected}; found {mask.geometry.canonical().describe()}"
     raise GeometryError(
         message,
         code="E-GRID-MISMATCH",
