@@ -1,7 +1,7 @@
 """Instance norm and leaky ReLU as inference on a CPU needs them: in place, and without another memory layout.
 
 torch's instance norm copies channels-last features to channels-first and back, which there takes longer than the norm;
-its batch norm knows the layout, but adds up in single precision, which over a window of 128³ is wrong in the third digit.
+its batch norm knows the layout, but adds up in single precision, wrong in the third digit over a window of 128³.
 
 Shape legend: B batch, F features, N voxels of a sample.
 """
