@@ -32,7 +32,7 @@ def may_normalise_in_place(x: Tensor) -> bool:
     )
 
 
-def normalise_in_place(x: Tensor, norm: nn.InstanceNorm3d, slope: float | None) -> Tensor:
+def normalise_in_place(x: Tensor, norm: nn.InstanceNorm3d, *, slope: float = 1.0) -> Tensor:
     """Instance norm, then leaky ReLU, of channels-last features.
 
     Two passes over memory: mean and variance chunk by chunk, put together as Chan, Golub and LeVeque (1983) do; then
@@ -41,7 +41,7 @@ def normalise_in_place(x: Tensor, norm: nn.InstanceNorm3d, slope: float | None) 
     Args:
         x: (B, F, ...), overwritten; float32 or bfloat16, computed in float32.
         norm: Gives the features' weight and bias.
-        slope: Of the leaky ReLU; None for none.
+        slope: Of the leaky ReLU below 0; 1 is none.
     """
     for sample in x:
         voxels = sample.movedim(0, -1).view(-1, x.shape[1])
@@ -52,7 +52,7 @@ def normalise_in_place(x: Tensor, norm: nn.InstanceNorm3d, slope: float | None) 
         for chunk in chunks:
             wide = chunk.float()
             torch.addcmul(shift, wide, scale, out=wide)
-            if slope is not None:
+            if slope != 1:
                 functional.leaky_relu(wide, slope, inplace=True)
             if wide is not chunk:
                 chunk.copy_(wide)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.nn.in_place import may_normalise_in_place, normalise_in_place
+from medseg.nn.instance_norm import instance_norm
 from medseg.nn.ranks import are_several, gathered
 from medseg.nn.segmenter import Segmenter
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from medseg.core.geometry import Shape
     from medseg.core.plan import NetworkPlan
     from medseg.nn.diagnosis import ClassificationHead
-
-_SLOPE = 0.01  # of the leaky ReLU
 
 
 class Normalised(nn.Module):
@@ -39,20 +37,15 @@ class Normalised(nn.Module):
         self.convolution = nn.Conv3d(in_features, out_features, kernel, stride, padding, bias=False)
         self.norm = nn.InstanceNorm3d(out_features, affine=True)
 
-    def forward(self, x: Tensor, *, slope: float | None = None) -> Tensor:
-        """With a leaky ReLU behind it where a slope is given."""
-        x = _convolve(self.convolution, x)
-        if may_normalise_in_place(x):
-            return normalise_in_place(x, self.norm, slope)
-        x = self.norm(x)
-        return x if slope is None else functional.leaky_relu(x, slope, inplace=True)
+    def forward(self, x: Tensor) -> Tensor:
+        return instance_norm(self.norm, _convolve(self.convolution, x))
 
 
 class Convolution(Normalised):
     """Convolution, instance norm, leaky ReLU."""
 
-    def forward(self, x: Tensor, *, slope: float | None = _SLOPE) -> Tensor:
-        return super().forward(x, slope=slope)
+    def forward(self, x: Tensor) -> Tensor:
+        return instance_norm(self.norm, _convolve(self.convolution, x), slope=0.01)
 
 
 class MeanPool(nn.AvgPool3d):
@@ -83,7 +76,7 @@ class ResidualBlock(nn.Module):
         self.project = Normalised(in_features, out_features, kernel=(1, 1, 1)) if changes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.leaky_relu(self.second(self.first(x)) + self.project(self.pool(x)), _SLOPE, inplace=True)
+        return functional.leaky_relu(self.second(self.first(x)) + self.project(self.pool(x)), 0.01, inplace=True)
 
 
 class UNet(Segmenter):
