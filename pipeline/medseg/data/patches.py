@@ -44,6 +44,7 @@ class Batch:
         classes: (B,) int64 class index by head; MISSING_CLASS where the sample does not show what the class is about.
         cases: Ids, for messages.
         slots: The place of each sample in the step's whole batch, of which several processes take a part each.
+        clinical: (B, width) float32, the plan's clinical columns; width 0 when it has none.
     """
 
     image: Tensor
@@ -52,6 +53,7 @@ class Batch:
     classes: dict[str, Tensor]
     cases: tuple[str, ...]
     slots: tuple[int, ...]
+    clinical: Tensor
 
     def views(self) -> Tensor:
         """Indices of the samples that carry a class."""
@@ -74,6 +76,7 @@ class Batch:
             {head: values[rows] for head, values in self.classes.items()},
             tuple(self.cases[row] for row in chosen),
             tuple(self.slots[row] for row in chosen),
+            self.clinical[rows],
         )
 
     def to(self, device: torch.device) -> Batch:
@@ -84,6 +87,7 @@ class Batch:
             {head: values.to(device) for head, values in self.classes.items()},
             self.cases,
             self.slots,
+            self.clinical.to(device),
         )
 
 
@@ -134,6 +138,7 @@ class PatchSampler:
             classes,
             tuple(sample.case.entry.id for sample in samples),
             tuple(slots),
+            torch.stack([sample.case.clinical for sample in samples]),
         )
 
     def _lacking(self, random: np.random.Generator, slot: int) -> _Sample:

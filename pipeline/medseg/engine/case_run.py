@@ -33,13 +33,24 @@ _VOXELS_PER_CALL = {"cpu": 2 * 64**3, "cuda": 8 * 128**3, "mps": 128**3}
 class Classifier(Protocol):
     """What says the classes of a case: a `Network`, or one that was exported."""
 
-    def classify(self, image: Tensor, probabilities: Tensor | None) -> dict[str, Tensor]:
-        """Class logits by head of a view (1, C, *patch), whose segmentation (1, K, *patch) is known."""
+    def classify(
+        self, image: Tensor, probabilities: Tensor | None, clinical: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Class logits by head of a view (1, C, *patch), whose segmentation (1, K, *patch) is known.
+
+        `clinical` (1, width) where the plan has such columns.
+        """
         ...
 
 
 def infer_case(
-    networks: Sequence[Classifier], image: Tensor, plan: Plan, *, segments: Sequence[Segment], overlap: float
+    networks: Sequence[Classifier],
+    image: Tensor,
+    plan: Plan,
+    *,
+    segments: Sequence[Segment],
+    overlap: float,
+    clinical: Tensor | None = None,
 ) -> tuple[Tensor | None, dict[str, dict[str, float]]]:
     """Both answers for one case on the network grid; call inside inference mode and autocast.
 
@@ -49,12 +60,13 @@ def infer_case(
         plan: The model's.
         segments: The segmentation half of each network, from `Backends` or `torch_segment`.
         overlap: Of neighbouring windows.
+        clinical: (width,) the plan's clinical columns of the case.
 
     Returns:
         Logits (K, I, J, K), None without labels, and class probabilities by head.
     """
     windows = WindowGrid.over(image.shape[1:], plan.patch_size, overlap)
-    run = CaseRun(networks, image, plan, segments=segments, grid=windows)
+    run = CaseRun(networks, image, plan, segments=segments, grid=windows, clinical=clinical)
     logits = torch.cat(list(run.slabs()), dim=1) if plan.num_outputs else None
     return logits, run.classes()
 
@@ -83,6 +95,7 @@ class CaseRun:
         grid: Where the windows lie; voxels outside its box are background.
         lead: The axis along which slabs follow one another.
         thrift: How much speed is given up for memory.
+        clinical: (width,) the plan's clinical columns of the case.
     """
 
     def __init__(
@@ -95,10 +108,12 @@ class CaseRun:
         grid: WindowGrid,
         lead: int = 0,
         thrift: Thrift = Thrift.NONE,
+        clinical: Tensor | None = None,
     ) -> None:
         self._networks, self._image, self._plan = networks, image, plan
         self._segments = segments
         self._grid, self._lead = grid, lead
+        self.clinical = None if clinical is None or not len(clinical) else clinical[None].to(image.device)
         self._window_batch = max(1, _VOXELS_PER_CALL[image.device.type] // int(np.prod(plan.patch_size)))
         if thrift >= Thrift.ONE_WINDOW:
             self._window_batch = 1
@@ -186,7 +201,7 @@ class CaseRun:
         return view[None], probabilities
 
     def _classify(self, network: Classifier, classification: ClassificationPlan) -> dict[str, dict[str, float]]:
-        answers = network.classify(*self.view())
+        answers = network.classify(*self.view(), self.clinical)
         return {
             head: dict(zip(names, torch.softmax(answers[head][0].float(), dim=0).tolist(), strict=True))
             for head, names in classification.heads.items()

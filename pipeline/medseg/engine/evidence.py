@@ -86,6 +86,8 @@ def keep_evidence(error: MedsegError, folder: Path, drawn: Batch, seen: Batch, s
     tensors = {"drawn_image": drawn.image, "drawn_labels": drawn.labels}
     tensors |= {"image": seen.image, "labels": seen.labels, "known": seen.known}
     tensors |= {f"class.{head}": values for head, values in seen.classes.items()}
+    if seen.clinical.numel():
+        tensors["clinical"] = seen.clinical
     try:
         save_tensors(path, tensors, {_KEY: evidence.to_json()})
         write_text(path.with_suffix(".json"), evidence.to_json())
@@ -97,7 +99,8 @@ def keep_evidence(error: MedsegError, folder: Path, drawn: Batch, seen: Batch, s
 
 
 def read_evidence(path: Path) -> tuple[Evidence, dict[str, Tensor]]:
-    """What was kept, and its tensors: `drawn_image`, `drawn_labels`, `image`, `labels`, `known`, `class.<head>`.
+    """What was kept, and its tensors: `drawn_image`, `drawn_labels`, `image`, `labels`, `known`, `class.<head>`, and
+    `clinical` where the plan has such columns.
 
     Raises:
         InputError: The file cannot be read, or E-NOT-EVIDENCE.

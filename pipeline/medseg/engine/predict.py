@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medseg.core.clinical import encode, remarks
 from medseg.core.errors import ModelError, ResourceError, UsageError
 from medseg.core.prediction import Prediction
 from medseg.core.settings import InferSettings
@@ -32,7 +33,7 @@ from medseg.ops.restore import to_source
 from medseg.ops.sliding import WindowGrid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -92,7 +93,12 @@ class Predictor:
                 torch.cuda.empty_cache()
 
     def predict(
-        self, image: Any, *, affine: ArrayLike | None = None, probabilities: ProbabilitySink | None = None
+        self,
+        image: Any,
+        *,
+        affine: ArrayLike | None = None,
+        probabilities: ProbabilitySink | None = None,
+        attributes: Mapping[str, str] | None = None,
     ) -> Prediction:
         """Segment and classify one image.
 
@@ -101,9 +107,10 @@ class Predictor:
             affine: (4, 4) voxel indices to RAS+ mm, for an array.
             probabilities: Takes the probabilities slab by slab; without it they are in the answer, all in memory, when
                 the settings ask for them.
+            attributes: Clinical columns of the case, such as {"age": "63"}; those the model does not read are ignored.
 
         Raises:
-            MedsegError: As `volume_from`.
+            MedsegError: As `volume_from`; E-CLINICAL-VALUE for a word where the model knows numbers.
             ModelError: E-CHANNELS when the model expects another number of channels; E-NUMERIC when the network's
                 answer is not finite.
             ResourceError: E-MEMORY when not even the CPU's memory holds the case.
@@ -111,7 +118,7 @@ class Predictor:
         plan = self.bundle.plan
         volume = volume_from(image, affine=affine, reading=self.settings, channels=len(plan.channels))
         with self._turn:
-            return self._predict(volume, probabilities)
+            return self._predict(volume, probabilities, attributes or {})
 
     def _require_known(self, volume: Volume) -> None:
         plan, optional = self.bundle.plan, self.bundle.manifest.optional_channels
@@ -123,7 +130,7 @@ class Predictor:
                 remedy="Give the channel, or use a model trained with --channel-dropout.",
             )
 
-    def _predict(self, volume: Volume, sink: ProbabilitySink | None) -> Prediction:
+    def _predict(self, volume: Volume, sink: ProbabilitySink | None, attributes: Mapping[str, str]) -> Prediction:
         plan, start = self.bundle.plan, time.perf_counter()
         if not self._networks:
             message = "this predictor was closed"
@@ -137,12 +144,13 @@ class Predictor:
                 remedy="Give one --volume per channel, in this order.",
             )
         self._require_known(volume)
+        clinical = torch.tensor(encode(plan.clinical, attributes))
         prepared = to_network(volume, plan)
         watch = _Watch(start)
         watch.lap("prepare")
         for thrift in self._rungs:
             try:
-                answer = self._answer(prepared, thrift, watch, sink)
+                answer = self._answer(prepared, thrift, watch, sink, clinical=clinical)
             except (RuntimeError, MemoryError) as error:
                 if not is_about_memory(error):
                     raise
@@ -150,7 +158,8 @@ class Predictor:
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
                 continue
-            flags = [] if thrift is Thrift.NONE else [f"W-MEMORY: {_THRIFT_WORDS[thrift]}"]
+            flags = [*remarks(plan.clinical, attributes)]
+            flags += [] if thrift is Thrift.NONE else [f"W-MEMORY: {_THRIFT_WORDS[thrift]}"]
             if answer.region is not None and not answer.region.found:
                 flags.append("W-NO-REGION: the coarse pass found nothing, so the whole image was looked at closely")
             return replace(answer, flags=tuple(flags))
@@ -162,11 +171,13 @@ class Predictor:
             remedy="Crop the volume to the region of interest, or use a machine with more memory.",
         )
 
-    def _answer(self, prepared: Prepared, thrift: Thrift, watch: _Watch, sink: ProbabilitySink | None) -> Prediction:
+    def _answer(
+        self, prepared: Prepared, thrift: Thrift, watch: _Watch, sink: ProbabilitySink | None, *, clinical: Tensor
+    ) -> Prediction:
         plan, answering, labels = self.bundle.plan, self.bundle.manifest.answering, None
         is_kept = sink is None and self.settings.save_probabilities and plan.num_outputs > 0
         kept = _InMemory(plan.num_outputs, prepared.source.shape) if is_kept else None
-        run, led, region = self._start(prepared, thrift)
+        run, led, region = self._start(prepared, thrift, clinical)
         watch.lap("region" if self.settings.roi else "network")
         # The way back is in fp32: reduced precision would decide close calls by rounding.
         with torch.inference_mode():
@@ -196,15 +207,15 @@ class Predictor:
 
     def _features(self, run: CaseRun) -> NDArray[np.float32]:
         view, probabilities = run.view()
-        parts = [network.describe(view, probabilities)[0].float().cpu().numpy() for network in self._networks]
-        return np.concatenate(parts)
+        parts = [network.describe(view, probabilities, run.clinical)[0] for network in self._networks]
+        return np.concatenate([part.float().cpu().numpy() for part in parts])
 
     def forward(self, windows: Tensor, *, num_windows: int) -> None:
         """Segment (B, C, *patch) once, on the backend that so many windows would be given to, to measure it."""
         for segment in self._backends.segments(windows[:1].to(self.device), num_windows):
             segment(windows.to(self.device))
 
-    def _start(self, prepared: Prepared, thrift: Thrift) -> tuple[CaseRun, Prepared, Region | None]:
+    def _start(self, prepared: Prepared, thrift: Thrift, clinical: Tensor) -> tuple[CaseRun, Prepared, Region | None]:
         """The case ready to run, the part of it whose slabs will come, and as they come: most windows along the first.
 
         Without a region of interest, or when the coarse pass finds nothing, that is all of it.
@@ -232,7 +243,7 @@ class Predictor:
                     grid = full.touching(widened(box, prepared.geometry, settings.roi_margin_mm))
                 region = region_of(prepared, coarse, full, grid, found=box is not None, members=len(segments))
             segments = [mirrored(segment, plan) for segment in segments] if settings.tta else segments
-        run = CaseRun(networks, image, plan, segments=segments, grid=grid, lead=lead, thrift=thrift)
+        run = CaseRun(networks, image, plan, segments=segments, grid=grid, lead=lead, thrift=thrift, clinical=clinical)
         return run, prepared.cropped(grid.box).led_by(lead), region
 
 

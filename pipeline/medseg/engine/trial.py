@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from medseg.core.clinical import encoded_width
 from medseg.data.patches import Batch
 from medseg.engine.checkpoint import TrainingProgress
 from medseg.engine.clock import Clock
@@ -54,4 +55,5 @@ def _noise(plan: Plan) -> Batch:
         {head: torch.zeros(size, dtype=torch.int64) for head in heads},
         ("noise",) * size,
         tuple(range(size)),
+        torch.zeros(size, encoded_width(plan.clinical)),
     )

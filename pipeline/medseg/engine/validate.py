@@ -73,9 +73,8 @@ def validate(
             if number >= len(cases):
                 continue
             case = cases[number]
-            logits, classes = infer_case(
-                [network], case.image.float().to(device), plan, segments=segments, overlap=_OVERLAP
-            )
+            image, clinical = case.image.float().to(device), case.clinical
+            logits, classes = infer_case([network], image, plan, segments=segments, overlap=_OVERLAP, clinical=clinical)
             dice = {}
             if logits is not None and case.labels.numel():
                 dice = _dice(logits.argmax(0).cpu().numpy(), case, plan)

@@ -85,7 +85,9 @@ class Measuring:
 
     def _measured(self, case: Case, *, asks: bool, predicted: bool) -> Measured:
         volume = read_volumes(case.images, self.dataset.reading_of(case), channels=len(self.dataset.channels))
-        prediction = self.predictor.predict(volume) if self.predictor is not None and asks else None
+        prediction = None
+        if self.predictor is not None and asks:
+            prediction = self.predictor.predict(volume, attributes=case.attributes)
         features: dict[FeatureSet, Mapping[str, float]] = {}
         missing: tuple[str, ...] = ()
         if "radiomics" in self.kinds and self.labels:

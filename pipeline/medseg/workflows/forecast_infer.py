@@ -19,10 +19,10 @@ from medseg.ops.blank import blank_windows
 from medseg.ops.prepare import network_shape
 from medseg.ops.sliding import WindowGrid
 from medseg.workflows.forecast import Forecast
-from medseg.workflows.inputs import collect_inputs
+from medseg.workflows.inputs import collect_inputs, with_clinical
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -70,12 +70,14 @@ def forecast_infer(
     folder: Path | None,
     split: str | None,
     out: Path,
+    attributes: Mapping[str, str] | None = None,
     progress: Progress = silent,
 ) -> Forecast:
     """Cases, windows, time from one measured window, and memory of the largest case."""
     model = read_bundle(bundle)
     plan = model.plan
     cases = collect_inputs(volumes, folder, num_channels=len(plan.channels), split=split)
+    cases = with_clinical(cases, plan.clinical, attributes or {})
     predictor = Predictor(model, settings)
     total = _Work()
     with contained(settings):

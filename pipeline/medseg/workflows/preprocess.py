@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
+from medseg.core.clinical import encode
 from medseg.core.errors import BatchError, InputError, MedsegError, case_context
 from medseg.core.findings import CaseFailure
 from medseg.core.plan import Fingerprint, Plan
@@ -19,8 +20,9 @@ from medseg.io.files import require_writable, write_text
 from medseg.io.volumes import read_volumes
 from medseg.ops.blank import blank_values, may_skip
 from medseg.ops.prepare import to_network
+from medseg.planning.clinical import clinical_columns
 from medseg.planning.fingerprint import CaseMeasurement, fingerprint_of, measure_case
-from medseg.planning.network import Target
+from medseg.planning.network import Notes, Target
 from medseg.planning.plan import Wishes, make_plan
 from medseg.planning.skipping import decide_skipping
 from medseg.workflows.config import named_windows
@@ -52,6 +54,7 @@ def plan_dataset(
         volume, labels = _read(case, dataset, settings)
         return measure_case(case, dataset, volume, labels=labels)
 
+    clinical_columns(dataset, settings.clinical, Notes())  # a fault there shall not cost the time of measuring
     with contained(settings):
         measurements, failures = _each(taught, measure, progress, "measuring cases")
     if not measurements:
@@ -85,7 +88,7 @@ def preprocess(workspace: Workspace, settings: PreprocessSettings, *, progress: 
         prepared = to_network(volume, plan, labels=labels, ignore=dataset.ignore_value)
         if air is not None and prepared.labels is not None and case.split != "test":
             checked[case.id] = may_skip(prepared.image, prepared.labels, air)
-        return store_case(workspace.store, case, prepared, dataset)
+        return store_case(workspace.store, case, prepared, dataset, clinical=encode(plan.clinical, case.attributes))
 
     with contained(settings):
         fingerprint, plan, _ = plan_dataset(dataset, settings, progress=progress)
@@ -158,6 +161,7 @@ def _wishes(settings: PreprocessSettings) -> Wishes:
         correct_bias_field=settings.correct_bias_field,
         equalise=settings.equalise,
         pooling=settings.pooling,
+        clinical=settings.clinical,
     )
 
 
