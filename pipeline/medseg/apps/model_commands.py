@@ -223,9 +223,10 @@ def infer(
     asked["attributes"] = show.parse_attributes(attribute or ())
     if dry_run:
         from medseg.workflows.forecast_infer import forecast_infer
+        from medseg.workflows.infer import Request
 
-        model = bundle or place.newest_bundle()
-        made = forecast_infer(model, settings, out=target, progress=TERMINAL.progress, **asked)
+        request = Request(bundle or place.newest_bundle(), settings, **asked)
+        made = forecast_infer(request, out=target, progress=TERMINAL.progress)
         show.forecast(TERMINAL, made, as_json=json)
         return
     from medseg.workflows.claim import claimed

@@ -171,6 +171,14 @@ class ClassificationPlan(Document):
         default=(), description="columns of the manifest's attributes that the heads read beside the image"
     )
 
+    @model_validator(mode="after")
+    def _consistent(self) -> ClassificationPlan:
+        names = [column.name for column in self.clinical]
+        if len(set(names)) < len(names):
+            message = f"a clinical column is given twice: {', '.join(names)}"
+            raise ValueError(message)
+        return self
+
 
 class Plan(Document):
     """Everything that turns a volume into network input and back; edit it by hand, then preprocess again."""

@@ -66,9 +66,9 @@ def infer_case(
         Logits (K, I, J, K), None without labels, and class probabilities by head.
     """
     windows = WindowGrid.over(image.shape[1:], plan.patch_size, overlap)
-    run = CaseRun(networks, image, plan, segments=segments, grid=windows, clinical=clinical)
+    run = CaseRun(networks, image, plan, segments=segments, grid=windows)
     logits = torch.cat(list(run.slabs()), dim=1) if plan.num_outputs else None
-    return logits, run.classes()
+    return logits, run.classes(clinical)
 
 
 class Thrift(IntEnum):
@@ -95,7 +95,6 @@ class CaseRun:
         grid: Where the windows lie; voxels outside its box are background.
         lead: The axis along which slabs follow one another.
         thrift: How much speed is given up for memory.
-        clinical: (width,) the plan's clinical columns of the case.
     """
 
     def __init__(
@@ -108,12 +107,10 @@ class CaseRun:
         grid: WindowGrid,
         lead: int = 0,
         thrift: Thrift = Thrift.NONE,
-        clinical: Tensor | None = None,
     ) -> None:
         self._networks, self._image, self._plan = networks, image, plan
         self._segments = segments
         self._grid, self._lead = grid, lead
-        self.clinical = None if clinical is None or not len(clinical) else clinical[None].to(image.device)
         self._window_batch = max(1, _VOXELS_PER_CALL[image.device.type] // int(np.prod(plan.patch_size)))
         if thrift >= Thrift.ONE_WINDOW:
             self._window_batch = 1
@@ -180,11 +177,16 @@ class CaseRun:
             answers[~blank] = segment(windows[~blank]).to(answers)
         return answers
 
-    def classes(self) -> dict[str, dict[str, float]]:
-        """Class probabilities by head; call after the last slab."""
+    def classes(self, clinical: Tensor | None = None) -> dict[str, dict[str, float]]:
+        """Class probabilities by head; call after the last slab.
+
+        Args:
+            clinical: (width,) the plan's clinical columns of the case.
+        """
         if self._plan.classification is None:
             return {}
-        return _mean_classes([self._classify(network, self._plan.classification) for network in self._networks])
+        known = None if clinical is None or not len(clinical) else clinical[None].to(self._image.device)
+        return _mean_classes([self._classify(network, self._plan.classification, known) for network in self._networks])
 
     def view(self) -> tuple[Tensor, Tensor | None]:
         """What a case is classified by: a view (1, C, *patch) and the probabilities (1, K, *patch) it is pooled under.
@@ -200,8 +202,10 @@ class CaseRun:
         probabilities[0, self._pooled] = crop(self._regions, start, size).to(view.device, torch.float32)
         return view[None], probabilities
 
-    def _classify(self, network: Classifier, classification: ClassificationPlan) -> dict[str, dict[str, float]]:
-        answers = network.classify(*self.view(), self.clinical)
+    def _classify(
+        self, network: Classifier, classification: ClassificationPlan, clinical: Tensor | None
+    ) -> dict[str, dict[str, float]]:
+        answers = network.classify(*self.view(), clinical)
         return {
             head: dict(zip(names, torch.softmax(answers[head][0].float(), dim=0).tolist(), strict=True))
             for head, names in classification.heads.items()

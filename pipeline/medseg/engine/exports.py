@@ -36,7 +36,7 @@ OVERLAP = 0.5
 class Diagnosis(nn.Module):
     """The classification half of a network.
 
-    It reads a view, then its segmentation where the head pools under it, then the clinical columns where there are some.
+    It reads a view, then its segmentation where the head pools under it, then clinical columns if there are any.
     """
 
     def __init__(self, network: Network, *, pooled: bool) -> None:
@@ -140,8 +140,8 @@ def compare_case(
     windows = WindowGrid.over(image.shape[1:], plan.patch_size, OVERLAP)
     # one deviation above the mean, and the first level: not zero, as what is missing would be
     clinical = torch.tensor([float(not n) for column in plan.clinical for n in range(column.width)])
-    expected = CaseRun(network, image, plan, segments=originals, grid=windows, clinical=clinical)
-    found = CaseRun([exported.classifier], image, plan, segments=segments, grid=windows, clinical=clinical)
+    expected = CaseRun(network, image, plan, segments=originals, grid=windows)
+    found = CaseRun([exported.classifier], image, plan, segments=segments, grid=windows)
     largest, squares, overlaps = 0.0, np.zeros(2), np.zeros((3, len(plan.labels)))
     with torch.inference_mode():
         pairs: Iterable[tuple[Tensor, Tensor]] = zip(expected.slabs(), found.slabs(), strict=True) if segments else ()
@@ -150,7 +150,7 @@ def compare_case(
             largest = max(largest, float(difference.abs().max()))
             squares += [float(difference.square().sum()), float(ours.double().square().sum())]
             overlaps += _overlaps(_masks(ours, plan), _masks(theirs, plan))
-        classes = [run.classes() for run in (expected, found)]
+        classes = [run.classes(clinical) for run in (expected, found)]
     changes = [
         abs(value - classes[1][head][one]) for head, values in classes[0].items() for one, value in values.items()
     ]

@@ -23,6 +23,7 @@ from medseg.engine.backends import Backends, Segment
 from medseg.engine.case_run import CaseRun, Thrift, mirrored
 from medseg.engine.devices import amp_dtype, autocast, is_about_memory, pick_device, place
 from medseg.engine.region import foreground_box, region_of, widened
+from medseg.engine.watch import Watch
 from medseg.io.bundle import networks_of, read_bundle
 from medseg.io.memory import volume_from
 from medseg.nn.build import build_network
@@ -33,7 +34,7 @@ from medseg.ops.restore import to_source
 from medseg.ops.sliding import WindowGrid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -146,7 +147,7 @@ class Predictor:
         self._require_known(volume)
         clinical = torch.tensor(encode(plan.clinical, attributes))
         prepared = to_network(volume, plan)
-        watch = _Watch(start)
+        watch = Watch(start)
         watch.lap("prepare")
         for thrift in self._rungs:
             try:
@@ -172,12 +173,12 @@ class Predictor:
         )
 
     def _answer(
-        self, prepared: Prepared, thrift: Thrift, watch: _Watch, sink: ProbabilitySink | None, *, clinical: Tensor
+        self, prepared: Prepared, thrift: Thrift, watch: Watch, sink: ProbabilitySink | None, *, clinical: Tensor
     ) -> Prediction:
         plan, answering, labels = self.bundle.plan, self.bundle.manifest.answering, None
         is_kept = sink is None and self.settings.save_probabilities and plan.num_outputs > 0
         kept = _InMemory(plan.num_outputs, prepared.source.shape) if is_kept else None
-        run, led, region = self._start(prepared, thrift, clinical)
+        run, led, region = self._start(prepared, thrift)
         watch.lap("region" if self.settings.roi else "network")
         # The way back is in fp32: reduced precision would decide close calls by rounding.
         with torch.inference_mode():
@@ -190,8 +191,8 @@ class Predictor:
                 labels = LabelMap(values, prepared.source)
             watch.lap("export")
             with autocast(self.device, self._dtype):
-                classes = at_temperatures(run.classes(), answering.temperatures)
-                features = self._features(run) if self._describe and plan.classification else None
+                classes = at_temperatures(run.classes(clinical), answering.temperatures)
+                features = self._features(run, clinical) if self._describe and plan.classification else None
             watch.lap("network")
         return Prediction(
             labels,
@@ -205,9 +206,9 @@ class Predictor:
             region=region,
         )
 
-    def _features(self, run: CaseRun) -> NDArray[np.float32]:
+    def _features(self, run: CaseRun, clinical: Tensor) -> NDArray[np.float32]:
         view, probabilities = run.view()
-        parts = [network.describe(view, probabilities, run.clinical)[0] for network in self._networks]
+        parts = [network.describe(view, probabilities, clinical[None].to(view))[0] for network in self._networks]
         return np.concatenate([part.float().cpu().numpy() for part in parts])
 
     def forward(self, windows: Tensor, *, num_windows: int) -> None:
@@ -215,7 +216,7 @@ class Predictor:
         for segment in self._backends.segments(windows[:1].to(self.device), num_windows):
             segment(windows.to(self.device))
 
-    def _start(self, prepared: Prepared, thrift: Thrift, clinical: Tensor) -> tuple[CaseRun, Prepared, Region | None]:
+    def _start(self, prepared: Prepared, thrift: Thrift) -> tuple[CaseRun, Prepared, Region | None]:
         """The case ready to run, the part of it whose slabs will come, and as they come: most windows along the first.
 
         Without a region of interest, or when the coarse pass finds nothing, that is all of it.
@@ -243,7 +244,7 @@ class Predictor:
                     grid = full.touching(widened(box, prepared.geometry, settings.roi_margin_mm))
                 region = region_of(prepared, coarse, full, grid, found=box is not None, members=len(segments))
             segments = [mirrored(segment, plan) for segment in segments] if settings.tta else segments
-        run = CaseRun(networks, image, plan, segments=segments, grid=grid, lead=lead, thrift=thrift, clinical=clinical)
+        run = CaseRun(networks, image, plan, segments=segments, grid=grid, lead=lead, thrift=thrift)
         return run, prepared.cropped(grid.box).led_by(lead), region
 
 
@@ -259,31 +260,6 @@ class _InMemory:
     def write(self, channel: int, start: Shape, block: NDArray[np.float16]) -> None:
         box = tuple(slice(first, first + size) for first, size in zip(start, block.shape, strict=True))
         self.array[channel][box] = block
-
-
-class _Watch:
-    """Seconds by part of the work."""
-
-    def __init__(self, start: float) -> None:
-        self._last = start
-        self._seconds: dict[str, float] = {}
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        return {name: round(value, 3) for name, value in self._seconds.items()}
-
-    def lap(self, name: str) -> None:
-        """Count the time since the last lap."""
-        now = time.perf_counter()
-        self._seconds[name] = self._seconds.get(name, 0.0) + now - self._last
-        self._last = now
-
-    def timed(self, parts: Iterable[Tensor], name: str) -> Iterator[Tensor]:
-        """Count the time that each part takes to arrive; what is done with it belongs to the next lap."""
-        for part in parts:
-            self.lap(name)
-            yield part
-            self.lap("export")
 
 
 def load_networks(bundle: Bundle) -> list[Network]:

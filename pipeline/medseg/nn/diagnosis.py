@@ -154,7 +154,7 @@ class ClassificationHead(nn.Module):
         if (0 if clinical is None else clinical.shape[1]) != self.num_clinical:
             message = f"the head reads {self.num_clinical} clinical numbers of each case"
             raise ValueError(message)
-        return pooled if clinical is None else torch.cat([pooled, clinical.to(pooled)], dim=1)
+        return pooled if clinical is None or not self.num_clinical else torch.cat([pooled, clinical.to(pooled)], dim=1)
 
     def standard(self, described: Tensor) -> Tensor:
         """(B, width) in deviations; clinical columns are encoded so."""

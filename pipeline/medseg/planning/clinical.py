@@ -34,16 +34,40 @@ def clinical_columns(dataset: Dataset, names: Sequence[str], notes: Notes) -> tu
     if names and not dataset.heads:
         message = f"there is no class that {', '.join(names)} could help to tell"
         raise UsageError(message, code="E-CLINICAL-COLUMN", remedy="Leave `clinical` out, or give the cases classes.")
-    cases = [case for case in dataset.cases if case.split != "test"]
+    cases = _taught(dataset)
     return tuple(_column(name, cases, notes) for name in dict.fromkeys(names))
+
+
+def require_given(dataset: Dataset, columns: Sequence[ClinicalColumn], names: Sequence[str]) -> None:
+    """Make sure that the columns of a plan are in the dataset, and are those asked for, if any were.
+
+    Raises:
+        UsageError: E-CLINICAL-COLUMN.
+    """
+    known = [column.name for column in columns]
+    if names and set(names) != set(known):
+        message = f"this plan reads {', '.join(known) or 'no clinical columns'}, not {', '.join(names)}"
+        remedy = "Edit `clinical` in the plan, or leave --plan or --clinical out."
+        raise UsageError(message, code="E-CLINICAL-COLUMN", remedy=remedy)
+    for name in known:
+        if not any(says_something(case.attributes.get(name, "")) for case in _taught(dataset)):
+            raise _absent(name, _taught(dataset))
+
+
+def _taught(dataset: Dataset) -> list[Case]:
+    return [case for case in dataset.cases if case.split != "test"]
+
+
+def _absent(name: str, cases: Sequence[Case]) -> UsageError:
+    known = sorted({column for case in cases for column in case.attributes})
+    return _unusable(f"no training case has a value of {name!r}", suggest(name, known))
 
 
 def _column(name: str, cases: Sequence[Case], notes: Notes) -> ClinicalColumn:
     given = {case.id: case.attributes.get(name, "").strip() for case in cases}
     given = {case: value for case, value in given.items() if says_something(value)}
     if not given:
-        known = sorted({column for case in cases for column in case.attributes})
-        raise _unusable(f"no training case has a value of {name!r}", suggest(name, known))
+        raise _absent(name, cases)
     missing = f"; {len(cases) - len(given)} of {len(cases)} training cases have none" if len(given) < len(cases) else ""
     numbers = {case: as_number(value) for case, value in given.items()}
     words = [case for case, number in numbers.items() if number is None]

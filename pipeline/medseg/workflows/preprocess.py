@@ -20,7 +20,7 @@ from medseg.io.files import require_writable, write_text
 from medseg.io.volumes import read_volumes
 from medseg.ops.blank import blank_values, may_skip
 from medseg.ops.prepare import to_network
-from medseg.planning.clinical import clinical_columns
+from medseg.planning.clinical import clinical_columns, require_given
 from medseg.planning.fingerprint import CaseMeasurement, fingerprint_of, measure_case
 from medseg.planning.network import Notes, Target
 from medseg.planning.plan import Wishes, make_plan
@@ -47,7 +47,7 @@ def plan_dataset(
         The fingerprint (None with an explicit plan), the plan, and the cases that could not be read.
     """
     if settings.plan is not None:
-        return None, _given_plan(settings.plan, dataset), []
+        return None, _given_plan(settings.plan, dataset, settings.clinical), []
     taught = [case for case in dataset.cases if case.split != "test"]
 
     def measure(case: Case) -> CaseMeasurement:
@@ -137,7 +137,7 @@ def _each(
     )
 
 
-def _given_plan(path: Path, dataset: Dataset) -> Plan:
+def _given_plan(path: Path, dataset: Dataset, clinical: tuple[str, ...]) -> Plan:
     plan = read_document(path, Plan)
     if plan.labels != dataset.labels or plan.channels != dataset.channels:
         raise InputError(
@@ -147,6 +147,7 @@ def _given_plan(path: Path, dataset: Dataset) -> Plan:
             file=path,
             remedy="Use the plan of this dataset, or leave --plan out to make one.",
         )
+    require_given(dataset, plan.clinical, clinical)
     return plan
 
 
