@@ -14,9 +14,10 @@ from medseg.core.volume import Volume
 from medseg.data.manifest import read_manifest
 from medseg.data.store import open_store
 from medseg.engine.backends import torch_segment
-from medseg.engine.case_run import Thrift, infer_case
+from medseg.engine.case_run import infer_case
 from medseg.engine.devices import amp_dtype, pick_device
 from medseg.engine.predict import Predictor, load_networks
+from medseg.engine.thrift import Thrift
 from medseg.io.bundle import Bundle, read_bundle
 from medseg.io.volumes import read_volume
 from medseg.nn.build import build_network

@@ -10,9 +10,9 @@ from medseg.core.geometry import Geometry
 from medseg.core.settings import InferSettings
 from medseg.core.volume import Volume
 from medseg.data.manifest import read_manifest
-from medseg.engine.case_run import Thrift
 from medseg.engine.predict import Predictor
 from medseg.engine.region import foreground_box, region_of, widened
+from medseg.engine.thrift import Thrift
 from medseg.io.bundle import Bundle, read_bundle
 from medseg.io.volumes import read_volume
 from medseg.ops.prepare import Prepared

@@ -54,6 +54,37 @@ def test_orders_apply_axis_by_axis():
     assert not torch.allclose(mixed, resample(image, (9, 6, 9)), atol=1e-3)
 
 
+@pytest.mark.parametrize("stored", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_slabs_and_the_order_in_memory_do_not_show(monkeypatch, stored):
+    image = (100 * _image((9, 7, 5))).to(torch.int16)
+    labels = torch.from_numpy(np.random.default_rng(1).choice([0, 3, 255], (9, 7, 5)).astype(np.uint8))
+    expected, moved = resample(image.float(), (6, 11, 4)), resample_labels(labels, (6, 11, 4))
+    monkeypatch.setattr("medseg.ops.resample._SLAB_BYTES", 1)
+    back = [stored.index(axis) for axis in range(3)]
+    laid = image.permute(0, *(1 + axis for axis in stored)).contiguous().permute(0, *(1 + axis for axis in back))
+    torch.testing.assert_close(resample(laid, (6, 11, 4)), expected, atol=1e-4, rtol=1e-5)
+    assert torch.equal(resample_labels(labels.permute(stored).contiguous().permute(back), (6, 11, 4)), moved)
+
+
+@pytest.mark.parametrize("shape", [(6, 11, 4), (9, 7, 5)])
+@pytest.mark.parametrize("kind", [torch.int16, torch.float32])
+def test_a_change_comes_before_resampling_and_leaves_the_image_alone(shape, kind):
+    image = (10 * _image((9, 7, 5))).to(kind)
+    before = image.clone()
+    found = resample(image, shape, change=lambda part: part.clamp_(-5, 5).mul_(2))
+    torch.testing.assert_close(found, resample(2 * image.clamp(-5, 5), shape), atol=1e-4, rtol=1e-5)
+    assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize("size", [130, 500])
+def test_a_long_axis_is_the_whole_spline(size):
+    image = _image((300, 2, 1), 1)
+    peer = ndimage.map_coordinates(
+        image[0].numpy().astype(float), _positions((300, 2, 1), (size, 2, 1)), order=3, mode="mirror"
+    )
+    np.testing.assert_allclose(resample(image, (size, 2, 1))[0], peer, atol=1e-5)
+
+
 @pytest.mark.parametrize("order", [NEAREST, LINEAR, CUBIC])
 def test_the_same_grid_is_the_same_image(order):
     image = _image((5, 6, 7))

@@ -9,8 +9,8 @@ import torch
 from medseg.core.answering import Answering
 from medseg.core.errors import MedsegError
 from medseg.core.settings import InferSettings
-from medseg.engine.case_run import Thrift
 from medseg.engine.predict import Predictor
+from medseg.engine.thrift import Thrift
 from medseg.io.bundle import read_bundle, write_bundle
 from medseg.io.volumes import read_volume
 from medseg.nn.build import build_network

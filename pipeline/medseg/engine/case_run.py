@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from enum import IntEnum
 from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +14,7 @@ from torch.nn import functional
 
 from medseg.core.errors import ModelError
 from medseg.data.patches import crop, view_start, whole_view
+from medseg.engine.thrift import Thrift
 from medseg.ops.augment import Augmentation, swap_table
 from medseg.ops.blank import blank_values, is_blank
 from medseg.ops.sliding import WindowGrid, sliding_slabs
@@ -50,6 +50,7 @@ def infer_case(
     *,
     segments: Sequence[Segment],
     overlap: float,
+    thrift: Thrift = Thrift.NONE,
     clinical: Tensor | None = None,
 ) -> tuple[Tensor | None, dict[str, dict[str, float]]]:
     """Both answers for one case on the network grid; call inside inference mode and autocast.
@@ -60,24 +61,16 @@ def infer_case(
         plan: The model's.
         segments: The segmentation half of each network, from `Backends` or `torch_segment`.
         overlap: Of neighbouring windows.
+        thrift: How much speed is given up for memory.
         clinical: (width,) the plan's clinical columns of the case.
 
     Returns:
         Logits (K, I, J, K), None without labels, and class probabilities by head.
     """
     windows = WindowGrid.over(image.shape[1:], plan.patch_size, overlap)
-    run = CaseRun(networks, image, plan, segments=segments, grid=windows)
+    run = CaseRun(networks, image, plan, segments=segments, grid=windows, thrift=thrift)
     logits = torch.cat(list(run.slabs()), dim=1) if plan.num_outputs else None
     return logits, run.classes(clinical)
-
-
-class Thrift(IntEnum):
-    """Rungs of the ladder that a case goes down when the device's memory does not hold it."""
-
-    NONE = 0
-    ONE_WINDOW = 1
-    STITCH_ON_CPU = 2
-    CPU = 3
 
 
 class CaseRun:

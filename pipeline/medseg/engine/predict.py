@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +13,16 @@ import torch
 from torch import Tensor
 
 from medseg.core.clinical import encode, remarks
-from medseg.core.errors import ModelError, ResourceError, UsageError
+from medseg.core.errors import ModelError, UsageError
 from medseg.core.prediction import Prediction
 from medseg.core.settings import InferSettings
 from medseg.core.volume import LabelMap
 from medseg.data.patches import crop, view_start
 from medseg.engine.backends import Backends, Segment
-from medseg.engine.case_run import CaseRun, Thrift, mirrored
-from medseg.engine.devices import amp_dtype, autocast, is_about_memory, pick_device, place
+from medseg.engine.case_run import CaseRun, mirrored
+from medseg.engine.devices import amp_dtype, autocast, pick_device, place
 from medseg.engine.region import foreground_box, region_of, widened
+from medseg.engine.thrift import THRIFT_WORDS, Thrift, rungs_of, within_memory
 from medseg.engine.watch import Watch
 from medseg.io.bundle import networks_of, read_bundle
 from medseg.io.memory import volume_from
@@ -46,14 +46,6 @@ if TYPE_CHECKING:
     from medseg.nn.network import Network
     from medseg.ops.prepare import Prepared
     from medseg.ops.restore import ProbabilitySink
-
-_THRIFT_WORDS = {
-    Thrift.ONE_WINDOW: "one window at a time, because the memory did not hold more",
-    Thrift.STITCH_ON_CPU: "windows were blended on the CPU, because the device's memory did not hold the case",
-    Thrift.CPU: "the case was run on the CPU, because the device's memory did not hold it",
-}
-
-logger = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -80,7 +72,7 @@ class Predictor:
         self._dtype = amp_dtype(self.device, enabled=settings.amp)
         self._networks = [place(network, self.device) for network in load_networks(bundle)]
         key = " ".join(sorted(bundle.manifest.sha256.values()))
-        self._rungs = tuple(Thrift) if self.device.type != "cpu" else (Thrift.NONE, Thrift.ONE_WINDOW)
+        self._rungs = rungs_of(self.device)
         self._backends = Backends(self._networks, settings.backend, dtype=self._dtype, key=key)
 
     def __enter__(self) -> Predictor:
@@ -149,28 +141,17 @@ class Predictor:
         prepared = to_network(volume, plan)
         watch = Watch(start)
         watch.lap("prepare")
-        for thrift in self._rungs:
-            try:
-                answer = self._answer(prepared, thrift, watch, sink, clinical=clinical)
-            except (RuntimeError, MemoryError) as error:
-                if not is_about_memory(error):
-                    raise
-                logger.warning("out of memory on %s; going on with %s", self.device, thrift.name)
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                continue
-            flags = [*remarks(plan.clinical, attributes)]
-            flags += [] if thrift is Thrift.NONE else [f"W-MEMORY: {_THRIFT_WORDS[thrift]}"]
-            if answer.region is not None and not answer.region.found:
-                flags.append("W-NO-REGION: the coarse pass found nothing, so the whole image was looked at closely")
-            return replace(answer, flags=tuple(flags))
-        shape = "x".join(map(str, prepared.geometry.shape))
-        raise ResourceError(
-            f"the memory does not hold a case of {shape} voxels on the network grid",
-            code="E-MEMORY",
+        answer, thrift = within_memory(
+            lambda rung: self._answer(prepared, rung, watch, sink, clinical=clinical),
+            self._rungs,
+            shape=prepared.geometry.shape,
             file=volume.source,
-            remedy="Crop the volume to the region of interest, or use a machine with more memory.",
         )
+        flags = [*remarks(plan.clinical, attributes)]
+        flags += [] if thrift is Thrift.NONE else [f"W-MEMORY: {THRIFT_WORDS[thrift]}"]
+        if answer.region is not None and not answer.region.found:
+            flags.append("W-NO-REGION: the coarse pass found nothing, so the whole image was looked at closely")
+        return replace(answer, flags=tuple(flags))
 
     def _answer(
         self, prepared: Prepared, thrift: Thrift, watch: Watch, sink: ProbabilitySink | None, *, clinical: Tensor

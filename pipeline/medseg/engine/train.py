@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from medseg.core.errors import ResourceError
 from medseg.data.patches import PatchSampler
 from medseg.engine.backends import torch_segment
 from medseg.engine.checkpoint import TrainingProgress, TrainingState, load_checkpoint, load_progress, save_checkpoint
@@ -24,7 +26,7 @@ from medseg.engine.usage import Usage
 from medseg.engine.validate import validate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from medseg.core.plan import Plan
@@ -106,7 +108,8 @@ def fit(
 
         def judged(chosen: Sequence[LoadedCase]) -> dict[str, float]:
             where: Any = {"device": machine.device, "dtype": machine.dtype, "ranks": ranks}
-            return validate(machine.averaged, chosen, plan, **where, stop_asked=stop_asked)
+            with _kept_on_loss(run, clock, state):
+                return validate(machine.averaged, chosen, plan, **where, stop_asked=stop_asked)
 
         try:
             while not clock.over():
@@ -157,7 +160,9 @@ def _show_patches(
     batch = sampler.batch(step).to(machine.device)
     seen, _ = as_seen(batch, machine.how, seed=(settings.seed, step), augmented=settings.augment)
     if seen.known.any():
-        answer = torch_segment(machine.averaged, machine.dtype)(seen.image).argmax(1)
+        segment = torch_segment(machine.averaged, machine.dtype)
+        # One by one: a batch that is trained in parts may not fit into the memory as a whole.
+        answer = torch.cat([segment(image[None]).argmax(1) for image in seen.image])
         journal.picture("patches", step, mosaic(seen.image, seen.labels, answer))
 
 
@@ -178,6 +183,19 @@ def _resumed(run: Run, state: TrainingState) -> TrainingProgress:
 def _save(run: Run, clock: Clock, state: TrainingState) -> None:
     if run.ranks.is_writer:
         save_checkpoint(run.folder / CHECKPOINT, clock.progress(), state)
+
+
+@contextmanager
+def _kept_on_loss(run: Run, clock: Clock, state: TrainingState) -> Iterator[None]:
+    """Around a validation: what runs out of memory or loses a process in it does not take the training with it."""
+    try:
+        yield
+    except ResourceError as error:
+        if not clock.over():  # else it was saved before the heads were fitted
+            _save(run, clock, state)
+        if error.code == "E-MEMORY":
+            error.remedy += " What was trained is kept: the same command goes on from here."
+        raise
 
 
 def has_ended(run: Path, identity: dict[str, str], plan: Plan, settings: TrainSettings, **sizes: int) -> int | None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from medseg.core.errors import case_context
 from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS
 from medseg.engine.backends import torch_segment
 from medseg.engine.case_run import infer_case
 from medseg.engine.devices import autocast
 from medseg.engine.distributed import ALONE, Ranks
 from medseg.engine.stop import Stopped
+from medseg.engine.thrift import Thrift, rungs_of, within_memory
 from medseg.nn.ranks import everybodys
 from medseg.ops.ordinal import ordinal_summary
 from medseg.ops.scores import classification_summary
@@ -55,6 +58,7 @@ def validate(
 
     Raises:
         Stopped: When it says so.
+        ResourceError: E-MEMORY, naming the case that not even the CPU's memory holds.
 
     Returns:
         `dice` (mean over labels of the mean over cases in which the label was annotated), `dice/<label>`, and for each
@@ -66,24 +70,37 @@ def validate(
     segment = torch_segment(network, dtype)
     segments = [_interruptible(segment, stop_asked) if ranks.size == 1 else segment]
     rows: list[_Row] = []
-    with torch.inference_mode(), autocast(device, dtype):
-        for number in range(ranks.rank, len(cases) + ranks.rank, ranks.size):
-            if ranks.any(stop_asked()):
-                raise Stopped
-            if number >= len(cases):
-                continue
-            case = cases[number]
-            image, clinical = case.image.float().to(device), case.clinical
-            logits, classes = infer_case([network], image, plan, segments=segments, overlap=_OVERLAP, clinical=clinical)
-            dice = {}
-            if logits is not None and case.labels.numel():
-                dice = _dice(logits.argmax(0).cpu().numpy(), case, plan)
-            answers = {
-                head: (list(probabilities.values()), case.entry.classes[head])
-                for head, probabilities in classes.items()
-                if case.entry.classes.get(head, MISSING_CLASS) != MISSING_CLASS
-            }
-            rows.append(_Row(number, dice, answers))
+
+    def answered(case: LoadedCase, thrift: Thrift) -> tuple[Tensor | None, dict[str, dict[str, float]]]:
+        where = torch.device("cpu") if thrift is Thrift.CPU else device
+        with torch.inference_mode(mode=False):  # weights that were moved inside it could no longer be averaged into
+            network.to(where)
+        image = case.image.float().to(where)
+        return infer_case(
+            [network],
+            image,
+            plan,
+            segments=segments,
+            overlap=_OVERLAP,
+            thrift=thrift,
+            clinical=case.clinical,
+        )
+
+    try:
+        with torch.inference_mode(), autocast(device, dtype):
+            for number in range(ranks.rank, len(cases) + ranks.rank, ranks.size):
+                if ranks.any(stop_asked()):
+                    raise Stopped
+                if number >= len(cases):
+                    continue
+                case = cases[number]
+                with case_context(case.entry.id):
+                    (logits, classes), _ = within_memory(
+                        partial(answered, case), rungs_of(device), shape=case.entry.shape
+                    )
+                rows.append(_row(number, case, plan, logits, classes))
+    finally:
+        network.to(device)
     return _scores(sorted(everybodys(rows), key=lambda row: row.number), plan)
 
 
@@ -94,6 +111,20 @@ class _Row:
     number: int
     dice: dict[str, float]
     answers: dict[str, tuple[list[float], int]]
+
+
+def _row(
+    number: int, case: LoadedCase, plan: Plan, logits: Tensor | None, classes: dict[str, dict[str, float]]
+) -> _Row:
+    dice = {}
+    if logits is not None and case.labels.numel():
+        dice = _dice(logits.argmax(0).cpu().numpy(), case, plan)
+    answers = {
+        head: (list(probabilities.values()), case.entry.classes[head])
+        for head, probabilities in classes.items()
+        if case.entry.classes.get(head, MISSING_CLASS) != MISSING_CLASS
+    }
+    return _Row(number, dice, answers)
 
 
 def _scores(rows: Sequence[_Row], plan: Plan) -> dict[str, float]:

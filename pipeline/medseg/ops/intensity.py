@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from medseg.core.plan import Normalisation
 
 
+def is_by_voxel(rules: Sequence[Normalisation]) -> bool:
+    """Whether every rule turns one voxel into one voxel without a look at the others."""
+    return all(
+        rule.scheme == "fixed" and not (rule.nonzero or rule.correct_bias_field or rule.equalise) for rule in rules
+    )
+
+
 def normalise(image: Tensor, rules: Sequence[Normalisation]) -> Tensor:
     """(C, I, J, K) float in source units to float32 about 0 with a deviation about 1, in place where possible."""
     result = image.float()

@@ -6,17 +6,18 @@ on any device. Resized grids share their extent (outer voxel faces): output voxe
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -25,56 +26,94 @@ if TYPE_CHECKING:
 NEAREST, LINEAR, CUBIC = 0, 1, 3
 # Shares closer than this are equal: half and half must not be decided by rounding.
 _TIE = 1e-6
+_NO_WEIGHT = 1e-7
+_BAND_ROWS = 48
+# What the processor's cache holds beside the rest.
+_SLAB_BYTES = 4 * 2**20
 
 
-def resample(image: Tensor, shape: Shape, *, orders: Sequence[int] = (CUBIC, CUBIC, CUBIC)) -> Tensor:
-    """(C, I, J, K) to (C, *shape) float32; `orders` per axis: 0 nearest, 1 linear, 3 cubic spline."""
-    result = image.float()
-    # The axis that shrinks most goes first: it leaves the least for the others.
-    for axis in sorted(range(3), key=lambda a: shape[a] / image.shape[a + 1]):
-        if shape[axis] != image.shape[axis + 1]:
-            matrix = _resizing_matrix(image.shape[axis + 1], shape[axis], orders[axis])
-            result = along_axis(result, matrix.to(result.device), axis + 1)
-    return result
+def resample(
+    image: Tensor,
+    shape: Shape,
+    *,
+    orders: Sequence[int] = (CUBIC, CUBIC, CUBIC),
+    change: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """(C, I, J, K) to (C, *shape) float32, a few planes after the other as they lie in memory.
+
+    Args:
+        image: Numbers of any type; no copy of it as a whole is made.
+        shape: Of the result.
+        orders: Per axis: 0 nearest, 1 linear, 3 cubic spline.
+        change: Voxel by voxel, before resampling: gets (C, rows, ..., ...) float32, which it may overwrite.
+    """
+    if change is None and tuple(image.shape[1:]) == tuple(shape):
+        return image.float()
+    lead, *plane = _as_stored(image[0])
+    inner = sorted(plane)
+    slabs = image.movedim(lead + 1, 1)
+    flat = image.new_empty([len(image), image.shape[lead + 1], *(shape[axis] for axis in inner)], dtype=torch.float32)
+    rows = max(1, _SLAB_BYTES // (4 * len(image) * math.prod(slabs.shape[2:])))
+    # The axis that shrinks most goes first: it leaves the least for the other.
+    steps = sorted((shape[axis] / image.shape[axis + 1], inner.index(axis) + 2, axis) for axis in inner)
+    for first in range(0, flat.shape[1], rows):
+        part = slabs[:, first : first + rows].to(torch.float32, copy=change is not None)
+        part = part if change is None else change(part)
+        for _, place, axis in steps:
+            part = _resized(part, shape[axis], orders[axis], place)
+        flat[:, first : first + rows] = part
+    return _resized(flat.movedim(1, lead + 1), shape[lead], orders[lead], lead + 1)
 
 
 def resample_labels(labels: Tensor, shape: Shape) -> Tensor:
     """(I, J, K) uint8 to `shape`: the value whose linearly interpolated mask is largest; of equals, the lowest.
 
-    Each value is interpolated in its own bounding box only; background is what the others leave.
+    Most voxels lie among eight of one value; only the others are decided by weights, whatever the number of values.
     """
     if tuple(labels.shape) == tuple(shape):
         return labels
-    best = torch.zeros(tuple(shape), dtype=torch.uint8)
-    score, rest = torch.zeros(tuple(shape)), torch.ones(tuple(shape))
-    boxes: Sequence[tuple[slice, ...] | None] = ndimage.find_objects(labels.cpu().numpy())
-    for value, box in enumerate(boxes, start=1):
-        if box is None:
-            continue
-        share, where = _share(labels.cpu(), value, box, shape)
-        wins = share > score[where] + _TIE
-        best[where][wins] = value
-        score[where] = torch.where(wins, share, score[where])
-        rest[where] -= share
-    best[score <= rest + _TIE] = 0
-    return best.to(labels.device)
+    order = _as_stored(labels)
+    source = labels.permute(order)
+    lines = [Line.through(_centres(labels.shape[axis], shape[axis]), labels.shape[axis], LINEAR) for axis in order]
+    result = labels.new_empty([shape[axis] for axis in order])
+    rows = max(1, _SLAB_BYTES // (4 * result[0].numel()))
+    for first in range(0, len(result), rows):
+        part = slice(first, first + rows)
+        result[part] = _vote(source, [lines[0].part(part), *lines[1:]])
+    return result.permute([order.index(axis) for axis in range(3)])
 
 
-def _share(
-    labels: Tensor, value: int, box: tuple[slice, ...], shape: Shape
-) -> tuple[Tensor, tuple[slice, slice, slice]]:
-    """The linearly interpolated mask of a value, and the box of the result outside which it is zero."""
-    lines, where = [], []
-    for part, old, new in zip(box, labels.shape, shape, strict=True):
-        line = Line.through((np.arange(new) + 0.5) * old / new - 0.5, old, LINEAR)
-        where.append(line.touching(part.start, part.stop - 1))
-        lines.append(line.part(where[-1]))
-    i, j, k = where
-    if min(len(line.near) for line in lines) == 0:
-        return torch.zeros([len(line.near) for line in lines]), (i, j, k)
-    # Only the box is turned into numbers; beside it there is nothing of this value.
-    share = sample((labels[tuple(line.support for line in lines)] == value).float(), [line.based() for line in lines])
-    return share, (i, j, k)
+def _vote(labels: Tensor, lines: Sequence[Line]) -> Tensor:
+    """The value with the largest share among the eight samples around each position."""
+    ends = [[torch.from_numpy(end).to(labels.device) for end in (line.near, line.far)] for line in lines]
+    low = high = labels
+    for axis, (near, far) in enumerate(ends):
+        low, high = (
+            pick(found.index_select(axis, near), found.index_select(axis, far))
+            for pick, found in ((torch.minimum, low), (torch.maximum, high))
+        )
+    mixed = (low != high).nonzero().T
+    weights = [torch.from_numpy(line.weight).to(labels.device)[at] for line, at in zip(lines, mixed, strict=True)]
+    values, shares = [], []
+    for corner in product((0, 1), repeat=3):
+        i, j, k = (pair[side][at] for pair, side, at in zip(ends, corner, mixed, strict=True))
+        values.append(labels[i, j, k])
+        a, b, c = (weight if side else 1 - weight for weight, side in zip(weights, corner, strict=True))
+        shares.append(a * b * c)
+    value, share = torch.stack(values), torch.stack(shares)
+    share = ((value[:, None] == value) * share).sum(1)
+    low[tuple(mixed)] = value.masked_fill(share < share.amax(0) - _TIE, 255).amin(0)
+    return low
+
+
+def _as_stored(array: Tensor) -> list[int]:
+    """The axes from the one whose steps are longest in memory to the one whose neighbours lie side by side."""
+    return sorted(range(array.ndim), key=array.stride, reverse=True)
+
+
+def _centres(old: int, new: int) -> NDArray[np.float64]:
+    """Where the voxels of a resized axis lie on the old one."""
+    return np.asarray((np.arange(new) + 0.5) * old / new - 0.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,10 +220,32 @@ def interpolation_matrix(positions: NDArray[np.float64], size: int, order: int) 
     return matrix.astype(np.float32)
 
 
+def _resized(array: Tensor, size: int, order: int, axis: int) -> Tensor:
+    if array.shape[axis] == size:
+        return array
+    result = array.new_empty([*array.shape[:axis], size, *array.shape[axis + 1 :]])
+    first = 0
+    for support, block in _bands(array.shape[axis], size, order):
+        part = array.narrow(axis, support.start, support.stop - support.start)
+        result.narrow(axis, first, len(block)).copy_(along_axis(part, block.to(array.device), axis))
+        first += len(block)
+    return result
+
+
 @lru_cache(maxsize=64)
-def _resizing_matrix(old: int, new: int, order: int) -> Tensor:
-    positions = (np.arange(new) + 0.5) * old / new - 0.5
-    return torch.from_numpy(interpolation_matrix(positions, old, order))
+def _bands(old: int, new: int, order: int) -> tuple[tuple[slice, Tensor], ...]:
+    """The matrix that resizes an axis, some rows at a time, each with the samples that have any weight in them.
+
+    A spline's weights shrink to a quarter from sample to sample: a dozen away they are lost in the rounding.
+    """
+    matrix = torch.from_numpy(interpolation_matrix(_centres(old, new), old, order))
+    bands = []
+    for first in range(0, new, _BAND_ROWS):
+        block = matrix[first : first + _BAND_ROWS]
+        read = (block.abs() > _NO_WEIGHT).any(0).nonzero().flatten()
+        support = slice(int(read[0]), int(read[-1]) + 1)
+        bands.append((support, block[:, support].contiguous()))
+    return tuple(bands)
 
 
 def _spline_samples(size: int) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -122,24 +122,50 @@ def sliding_slabs(
     starts = list(product(*others))
     stitch_on = stitch_on or image.device
     weight = gaussian(window, blending).to(stitch_on)
-    total = torch.zeros((num_outputs, window[0], *outer.shape[2:]), dtype=torch.float32, device=stitch_on)
-    weight_sum = torch.zeros((window[0], *outer.shape[2:]), dtype=torch.float32, device=stitch_on)
-    for row, following in zip(first_rows, [*first_rows[1:], first_rows[-1] + window[0]], strict=True):
+    edges = [*first_rows, first_rows[-1] + window[0]]
+    waiting = [(start, stop - start) for start, stop in pairwise(edges)]
+    held: list[_Part] = []
+    for row, following in pairwise(edges):
+        while waiting and waiting[0][0] < row + window[0]:
+            start, length = waiting.pop(0)
+            shape = (length, *outer.shape[2:])
+            held.append(
+                _Part(start, torch.zeros((num_outputs, *shape), device=stitch_on), torch.zeros(shape, device=stitch_on))
+            )
         rows = slice(row, row + window[0])
         for first in range(0, len(starts), window_batch):
             boxes = [_box((0, *start), window)[1:] for start in starts[first : first + window_batch]]
             answers = predict(torch.stack([outer[(slice(None), rows, *box)] for box in boxes]))
             for box, answer in zip(boxes, answers, strict=True):
-                total[(slice(None), slice(None), *box)].addcmul_(answer.to(stitch_on, torch.float32), weight)
-                weight_sum[(slice(None), *box)] += weight
-        done = following - row
-        wanted = (slice(max(top - row, 0), min(bottom - row, done)), slice(left, right), slice(front, back))
+                on_site = answer.to(stitch_on, torch.float32)
+                for part in held:
+                    part.add(on_site[:, part.start - row :], weight[part.start - row :], box)
+        done = held.pop(0)
+        wanted = (slice(max(top - row, 0), min(bottom, following) - row), slice(left, right), slice(front, back))
         if wanted[0].stop > wanted[0].start:
-            yield total[(slice(None), *wanted)] / weight_sum[wanted]
-        for blended in (total.transpose(0, 1), weight_sum):
-            kept = blended[done:].clone()
-            blended[: window[0] - done] = kept
-            blended[window[0] - done :] = 0
+            yield done.total.div_(done.weight)[(slice(None), *wanted)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """The rows between the starts of two windows, while they are blended.
+
+    Attributes:
+        start: Its first row.
+        total: (num_outputs, rows, J, K) weighted sum of answers.
+        weight: (rows, J, K) sum of their weights.
+    """
+
+    start: int
+    total: Tensor
+    weight: Tensor
+
+    def add(self, answer: Tensor, weight: Tensor, box: tuple[slice, ...]) -> None:
+        """Blend what of a window lies here; (num_outputs, rows, ...) and (rows, ...) from the first row on."""
+        length = min(len(self.weight), len(weight))
+        place = (slice(0, length), *box)
+        self.total[(slice(None), *place)].addcmul_(answer[:, :length], weight[:length])
+        self.weight[place] += weight[:length]
 
 
 def sliding_window(
