@@ -1,7 +1,7 @@
 """Ray under fire: many small cases on two workers, one of which is killed every few seconds.
 
 Prints and writes how many were done, how many were done more than once, and whether the masks equal the calm run's.
-`kills` bounds the attempts that were lost under way; `committed_twice` is finished work done again.
+`begun_again` are attempts lost under way and begun once more; `committed_twice` is finished work done again.
 Also the local engine on thirty of them, killed as a whole at random moments and started again until everything is done.
 
     python benchmarks/bench_ray.py --cases 200 --every 8
@@ -94,7 +94,7 @@ def run_killed_workers(bundle: Path, images: Path, out: Path, every_s: float) ->
     start = time.perf_counter()
     with (out.parent / "ray.err").open("w") as errors, (out.parent / "ray.out").open("w") as told:
         process = subprocess.Popen(
-            command(bundle, images, out, "--engine", "ray", "--workers", "2"), stdout=told, stderr=errors
+            command(bundle, images, out, "--engine", "ray", "--workers", "2", "-v"), stdout=told, stderr=errors
         )
         next_kill = None
         while process.poll() is None:
@@ -111,7 +111,8 @@ def run_killed_workers(bundle: Path, images: Path, out: Path, every_s: float) ->
                     os.kill(draw.choice(victims), signal.SIGKILL)
                     kills += 1
                 next_kill = time.monotonic() + every_s
-    return {"exit_code": process.returncode, "kills": kills, "committed_twice": redone,
+    begun_again = (out.parent / "ray.err").read_text().count("its case is begun again")
+    return {"exit_code": process.returncode, "kills": kills, "begun_again": begun_again, "committed_twice": redone,
             "seconds": round(time.perf_counter() - start, 1)}  # fmt: skip
 
 
@@ -155,6 +156,7 @@ def main() -> None:
         ray |= {
             "done": len(masks(folder / "ray")),
             "identical": masks(folder / "ray") == calm,
+            "begun_again_share": round(int(str(ray["begun_again"])) / asked.cases, 4),
             "redone_share": round(int(str(ray["committed_twice"])) / asked.cases, 4),
             "leftovers": sorted(path.name for path in (folder / "ray").glob(".*")),
         }

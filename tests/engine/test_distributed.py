@@ -58,6 +58,32 @@ except MedsegError as error:
 """
 
 
+# A stop that process 1 alone hears, while both look at their case of a validation.
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from medseg.core.settings import TrainSettings
+from medseg.engine import validate
+from medseg.engine.distributed import joined
+from medseg.workflows.train import train
+from medseg.workflows.workspace import Workspace
+
+whole = validate.infer_case
+
+def answered(*arguments, **options):
+    if ranks.rank == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    answer = whole(*arguments, **options)
+    print("answered", flush=True)
+    return answer
+
+validate.infer_case = answered
+with joined("cpu", timeout_s=20) as ranks:
+    made = train(Workspace(Path(sys.argv[1])), TrainSettings.model_validate_json(sys.argv[2]), name=sys.argv[3])
+    print("finished" if made.finished else "stopped", flush=True)
+"""
+
+
 def _start(rank: int, port: int, *arguments: str) -> subprocess.Popen[str]:
     meeting = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return subprocess.Popen(
@@ -222,3 +248,19 @@ def test_whoever_is_asked_to_stop_stops_all_and_one_process_goes_on(workspace: W
     assert log.is_file()
     with pytest.raises(EnoughError):
         train(workspace, settings, name="torchrun", watch=watch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", [10, 1])
+def test_a_stop_in_the_middle_of_a_validation_stops_all_and_loses_nothing(workspace: Workspace, epochs):
+    """On the way, and in the validation at the end; both have one case for each process, so none comes after it."""
+    port, name = _free_port(), f"middle-{epochs}"
+    settings = SETTINGS.model_copy(update={"epochs": epochs})
+    arguments = ("-c", STOPPED, str(workspace.folder), settings.to_json(), name)
+    both = [_start(rank, port, *arguments) for rank in (0, 1)]
+    told = [process.communicate(timeout=100) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    # The one that was asked gave its case up at once, the other ended its own.
+    assert [out.split() for out, _ in told] == [["answered", "stopped"], ["stopped"]]
+    assert (workspace.runs / name / "checkpoint.safetensors").is_file()
+    assert train(workspace, settings, name=name).finished

@@ -74,6 +74,16 @@ def test_the_case_is_named_and_its_batch_kept_as_drawn_and_as_seen(machine, samp
     assert torch.equal(tensors["class.lesion_type"], batch.classes["lesion_type"])
 
 
+def test_several_processes_keep_their_parts_under_names_of_their_own(machine, sampler, clock, tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "how_many", lambda: 2)
+    for rank, sample in ((0, 0), (1, 2)):
+        monkeypatch.setattr(evidence, "own_rank", lambda rank=rank: rank)
+        with pytest.raises(MedsegError) as caught:
+            guarded_step(machine, spoiled(sampler.batch(7), sample), clock, SETTINGS, folder=tmp_path)
+        assert caught.value.file == tmp_path / f"failed-step-7-rank-{rank}.safetensors"
+        assert read_evidence(caught.value.file)[0].not_finite == ("abc"[sample],)
+
+
 def test_a_gradient_that_is_not_finite_stops_before_the_update(machine, sampler, clock, tmp_path):
     next(machine.network.unet.parameters()).register_hook(lambda gradient: gradient * float("inf"))
     before = weights(machine)

@@ -116,10 +116,12 @@ def test_x08_an_answer_that_is_not_finite_is_refused(bundle, volume):
     assert caught.value.code == "E-NUMERIC"
 
 
-def test_weights_of_another_network_are_refused(bundle):
+def test_weights_of_another_layout_are_refused_with_the_version_that_made_them(bundle):
     fewer = dict(list(bundle.weights[0].items())[1:])
-    with pytest.raises(ModelError) as caught:
-        Predictor(Bundle(bundle.folder, bundle.manifest, bundle.plan, (fewer,)), InferSettings())
+    provenance = bundle.manifest.provenance.model_copy(update={"medseg_version": "0.0.7", "created": "2025-03-04T05"})
+    manifest = bundle.manifest.model_copy(update={"provenance": provenance})
+    with pytest.raises(ModelError, match=r"another version of it \(0\.0\.7, on 2025-03-04\)") as caught:
+        Predictor(Bundle(bundle.folder, manifest, bundle.plan, (fewer,)), InferSettings())
     assert caught.value.code == "E-WEIGHTS"
 
 

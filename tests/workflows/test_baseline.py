@@ -9,6 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from medseg.apps.cli import app
+from medseg.apps.show_baseline import judged
+from medseg.apps.terminal import Terminal
 from medseg.core.baseline import BaselineModel, BaselineReport, BaselineSettings
 from medseg.core.case import Case, Dataset
 from medseg.core.errors import InputError, ModelError, UsageError
@@ -303,3 +305,32 @@ def test_the_network_stands_beside_them(beside_the_network):
     assert head.contrast.sentence in done.output.replace("\n", "")
     listed = CliRunner().invoke(app, [*words, "--masks", "reference", "--json"])
     assert "judged cases: reference masks" in json.loads(listed.stdout)["region_words"]
+
+
+def test_a_case_with_a_gap_is_measured_without_the_intensities_of_that_channel(folder):
+    """What is left has the names and values that it has in a case that is whole."""
+    file, mask = folder / "case00.nii.gz", folder / "case00_mask.nii.gz"
+    dataset = Dataset(name="two", channels=("CT", "PET"), labels={"ball": 1}, heads={"size": ("small", "large")})
+    whole = Case(id="whole", images=(file, file), label=mask)
+    gap = Case(id="gap", images=(file,), missing=(0,), label=mask)
+    for labels in (("ball",), ()):
+        measuring = Measuring(dataset, labels)
+        full, rest = (measuring.teaching(case).features["radiomics"] for case in (whole, gap))
+        assert {name for name in full if name not in rest} == {name for name in full if "channel 1." in name} != set()
+        assert rest == {name: value for name, value in full.items() if "channel 1." not in name}
+
+
+def test_an_unfinished_model_that_took_no_part_is_pointed_to(folder, tmp_path, workspace, monkeypatch):
+    early = tmp_path / "work" / "runs" / "main" / "bundle"
+    early.mkdir(parents=True)
+    manifest = read_bundle(workspace.newest_bundle()).manifest.model_copy(update={"finished": False})
+    (early / "bundle.json").write_text(manifest.to_json())
+    settings = QUICK.model_copy(update={"models": ("logistic",)})
+    made = baseline(Workspace(tmp_path / "work"), settings, Request(folder / "balls.json"), tmp_path / "out")
+    assert (made.report.model, made.unfinished) == ("", early)
+    said = []
+    monkeypatch.setattr(Terminal, "result", lambda _, text: said.append(text))
+    judged(Terminal(), made, as_json=False)
+    (words,) = (text for text in said if "no network took part" in text)
+    assert f"{early.parent} is unfinished" in words
+    assert f"--bundle {early}" in words

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from medseg.core.errors import ModelError
+from medseg.apps.cli import app
+from medseg.core.errors import ModelError, UsageError
 from medseg.core.settings import InferSettings, PreprocessSettings, TrainSettings
 from medseg.data.patches import PatchSampler
 from medseg.data.store import open_store
 from medseg.engine.predict import Predictor
 from medseg.io.bundle import read_bundle
 from medseg.workflows.infer import infer
+from medseg.workflows.inputs import collect_inputs
 from medseg.workflows.preprocess import preprocess
 from medseg.workflows.train import train
 from medseg.workflows.workspace import Workspace
@@ -132,6 +136,30 @@ def test_a_model_that_was_trained_without_a_channel_takes_cases_without_it(place
     assert {prediction.case for prediction in made.predictions} == set(SHAPES)
     files = [manifest.parent / "c_0.nii.gz", None]
     assert Predictor(bundle, InferSettings(device="cpu")).predict(files).labels.array.shape == SHAPES["c"]
+
+
+def test_at_the_command_line_none_stands_for_a_missing_channel(place, manifest, tmp_path):
+    """The answer is that of the same gap in Python, with the place of the channel kept."""
+    bundle, cli = place.runs / "main" / "bundle", CliRunner()
+    command = ["infer", "--bundle", str(bundle), "--device", "cpu", "--no-amp", "--workspace", str(place.folder)]
+    for gap in (0, 1):
+        files = [str(manifest.parent / "c_0.nii.gz"), str(manifest.parent / "c_1.nii.gz")]
+        case, files[gap] = f"c_{1 - gap}", "none"
+        given = [word for file in files for word in ("--volume", file)]
+        made = cli.invoke(app, [*command, *given, "--out", str(tmp_path / case)])
+        assert made.exit_code == 0, made.output
+        images = [None if file == "none" else file for file in files]
+        expected = Predictor(bundle, InferSettings(device="cpu", amp=False)).predict(images).labels.array
+        found = np.asanyarray(nib.load(tmp_path / case / f"{case}.nii.gz").dataobj)
+        assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("volumes", [["none"], ["none", "none"], ["c_0.nii.gz", "none", "c_1.nii.gz"]])
+def test_none_where_it_says_nothing_is_refused(manifest, volumes):
+    files = [Path(name) if name == "none" else manifest.parent / name for name in volumes]
+    with pytest.raises(UsageError, match="none stands for a missing channel") as caught:
+        collect_inputs(files, None, num_channels=2)
+    assert caught.value.code == "E-CHANNELS"
 
 
 def test_any_other_model_refuses_them(place, manifest, tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,13 +10,13 @@ from medseg.apps.terminal import _describe
 from medseg.core.case import Case, Dataset
 from medseg.core.settings import TrainSettings
 from medseg.data.splits import Split
-from medseg.data.store import open_store
+from medseg.data.store import Store, open_store
 from medseg.engine.clock import Status
 from medseg.engine.validate import validate
 from medseg.io.bundle import read_bundle
 from medseg.nn.build import build_network
 from medseg.workflows.train import train
-from medseg.workflows.train_warnings import class_warnings, collapse_warnings
+from medseg.workflows.train_warnings import class_warnings, collapse_warnings, label_warnings
 from medseg.workflows.workspace import Workspace
 
 COLLAPSED = {"dice": 0.5, "grade/balanced_accuracy": 0.5, "grade/collapsed": 1.0, "side/accuracy": 0.9}
@@ -83,3 +84,38 @@ def test_the_warnings_of_a_training_reach_the_model_its_card_and_its_user(worksp
     assert again.warnings == made.warnings == read_bundle(made.bundle).manifest.warnings
     card = (made.bundle / "README.md").read_text()
     assert all(f"**{warning}**" in card for warning in made.warnings)
+
+
+def test_a_label_that_no_training_case_shows_is_named(workspace):
+    store = open_store(workspace.store)
+    whole = store.load(store.index.cases[0].id)
+    assert label_warnings([whole], store.plan) == ()
+    last = len(store.plan.label_names)
+    without = replace(whole, foreground=whole.foreground[whole.foreground[:, 0] != last])
+    unlabelled = replace(whole, labels=whole.labels[:0], foreground=whole.foreground[:0])
+    (warning,) = label_warnings([without, unlabelled], store.plan)
+    assert warning.startswith("W-LABEL-UNSEEN: none of the 1 training cases with a mask shows")
+    assert repr(store.plan.label_names[-1]) in warning
+
+
+def test_an_unseen_label_is_told_before_the_training_and_stays_with_the_model(workspace, tmp_path, monkeypatch, caplog):
+    load = Store.load
+
+    def without_the_last(store, case_id):
+        case = load(store, case_id)
+        kept = case.foreground[:, 0] != len(store.plan.label_names)
+        return replace(case, foreground=case.foreground[kept])
+
+    place = Workspace(tmp_path / "work")
+    shutil.copytree(workspace.store, place.store)
+    monkeypatch.setattr(Store, "load", without_the_last)
+    told = []
+    made = train(
+        place,
+        TrainSettings(epochs=1, warmup_steps=1),
+        watch=lambda _: told.append([record.getMessage() for record in caplog.records]),
+    )
+    (warning,) = (one for one in made.warnings if one.startswith("W-LABEL-UNSEEN"))
+    assert warning in told[0]
+    assert warning in read_bundle(made.bundle).manifest.warnings
+    assert f"**{warning}**" in (made.bundle / "README.md").read_text()

@@ -149,6 +149,9 @@ def preprocess(
     phase: o.Phase = None,
     fix_geometry: o.FixGeometry = None,
     suv: o.Suv = None,
+    engine: o.Engine = None,
+    workers: o.Workers = None,
+    address: o.Address = None,
     config: o.Config = None,
     set_: o.Assignments = None,
     dry_run: o.DryRun = False,
@@ -180,6 +183,9 @@ def preprocess(
         phase=phase,
         fix_geometry=fix_geometry,
         suv=suv,
+        engine=engine,
+        workers=workers,
+        address=address,
     ).preprocess
     place = Workspace(workspace)
     if dry_run:
@@ -187,6 +193,10 @@ def preprocess(
         show.plan(TERMINAL, made, as_json=json)
         show.forecast(TERMINAL, forecast, as_json=json)
         return
-    store = run(place, settings, progress=TERMINAL.progress)
+    from medseg.apps.batch import engine_of
+    from medseg.workflows.parallel import each_in_threads
+
+    with engine_of(settings) as each:
+        store = run(place, settings, each=each or each_in_threads, progress=TERMINAL.progress)
     show.stored(TERMINAL, store, as_json=json)
     show.fail_for(TERMINAL, store.index.failures, len(store.index.cases))

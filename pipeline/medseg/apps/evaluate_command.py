@@ -58,6 +58,9 @@ def evaluate(
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", help="Processes; default: one per core for a large cohort.")
     ] = None,
+    engine: o.Engine = None,
+    workers: o.Workers = None,
+    address: o.Address = None,
     config: o.Config = None,
     set_: o.Assignments = None,
     dry_run: o.DryRun = False,
@@ -85,6 +88,9 @@ def evaluate(
         lesion_threshold=lesion_threshold,
         min_lesion_ml=min_lesion_ml,
         jobs=jobs,
+        engine=engine,
+        workers=workers,
+        address=address,
         **_tolerances(tolerance or ()),
     ).evaluate
     place = Workspace(workspace)
@@ -95,9 +101,13 @@ def evaluate(
 
         show.forecast(TERMINAL, forecast_evaluate(place, source, target, settings, **against), as_json=json)
         return
-    from medseg.workflows.evaluate import evaluate as run
+    from medseg.apps.batch import engine_of
+    from medseg.workflows.evaluate import evaluate_opened
+    from medseg.workflows.evaluate_inputs import open_inputs
 
-    evaluated = run(place, source, target, settings, **against, progress=TERMINAL.progress)
+    inputs = open_inputs(place, source, settings, **against, progress=TERMINAL.progress)
+    with engine_of(settings) as each:
+        evaluated = evaluate_opened(inputs, source, target, settings, each=each, progress=TERMINAL.progress)
     show.evaluated(TERMINAL, evaluated, as_json=json)
     show.fail_for(TERMINAL, evaluated.report.failures, len(evaluated.report.cases))
 

@@ -135,7 +135,12 @@ def train(
 
 def infer(
     volume: Annotated[
-        list[Path] | None, typer.Option("--volume", help="An image file or DICOM folder; may be repeated.")
+        list[Path] | None,
+        typer.Option(
+            "--volume",
+            help="An image file or DICOM folder; may be repeated, for a model of several channels once for each: "
+            "`none` where the case lacks one.",
+        ),
     ] = None,
     input_: Annotated[
         Path | None, typer.Option("--input", "-i", help="A folder of images, a DICOM folder, or a manifest.")
@@ -161,9 +166,9 @@ def infer(
     shard: Annotated[
         str | None, typer.Option(help="3/8: only the third of eight parts of the cases; parts may share --out.")
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="local, or ray: several workers, here or on a cluster.")] = None,
-    workers: Annotated[int | None, typer.Option(help="With --engine ray: how many hold the model.")] = None,
-    address: Annotated[str | None, typer.Option(help="With --engine ray: HOST:PORT of a running cluster.")] = None,
+    engine: o.Engine = None,
+    workers: o.Workers = None,
+    address: o.Address = None,
     format_: o.Formats = None,
     terminology: o.Terminology = None,
     private_codes: o.PrivateCodes = None,

@@ -52,4 +52,7 @@ PrivateCodes = Annotated[
 ]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Amp = Annotated[bool | None, typer.Option("--amp/--no-amp", help="Mixed precision where the device gains from it.")]
+Engine = Annotated[str | None, typer.Option(help="local, or ray: several workers, here or on a cluster.")]
+Workers = Annotated[int | None, typer.Option(help="With --engine ray: how many work at a time.")]
+Address = Annotated[str | None, typer.Option(help="With --engine ray: HOST:PORT of a running cluster.")]
 DEFAULT_WORKSPACE = Path("medseg-work")

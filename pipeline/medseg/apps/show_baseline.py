@@ -24,7 +24,12 @@ def judged(terminal: Terminal, made: Judged, *, as_json: bool) -> None:
         terminal.warning(f"{one.label} has no mask in {lost}: its features are training medians there")
     for head in report.heads:
         _head(terminal, head)
-    if not report.model:
+    if made.unfinished is not None:
+        terminal.result(
+            f"no network took part: {made.unfinished.parent} is unfinished; `medseg train` goes on with it, "
+            f"--bundle {made.unfinished} takes it as it is"
+        )
+    elif not report.model:
         terminal.result("no network took part: none is trained here, or it was left out")
     terminal.result(f"written: {made.file.resolve()}")
     if made.page is not None:

@@ -14,16 +14,19 @@ _SUMMARY_NAME = re.compile(rf"{SUMMARY}(-\d+-of-\d+)?", re.IGNORECASE)
 _SHARD = re.compile(r"([1-9]\d*)/([1-9]\d*)")
 
 
-class Batching(Document):
+class Engine(Document):
+    """Who works on the cases; it changes no result."""
+
+    engine: Literal["local", "ray"] = Field(default="local", description="ray: several workers, here or on a cluster")
+    workers: int | None = Field(default=None, ge=1, description="ray: how many work at a time; absent: 2")
+    address: str | None = Field(default=None, description="ray: a running cluster instead of workers on this machine")
+
+
+class Batching(Engine):
     """How the work on many cases is done; none of it changes a result."""
 
     overwrite: bool = Field(default=False, description="redo cases that are done and verified")
     shard: str | None = Field(default=None, description="3/8: the third of eight parts of the cases")
-    engine: Literal["local", "ray"] = Field(default="local", description="ray: several workers, here or on a cluster")
-    workers: int | None = Field(
-        default=None, ge=1, description="ray: how many hold the model; absent: one per core or GPU"
-    )
-    address: str | None = Field(default=None, description="ray: a running cluster instead of workers on this machine")
 
     @field_validator("shard")
     @classmethod

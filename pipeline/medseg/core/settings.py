@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from medseg.core.baseline import BaselineSettings
-from medseg.core.batch import Batching
+from medseg.core.batch import Batching, Engine
 from medseg.core.detection import Criterion
 from medseg.core.document import Document
 from medseg.core.errors import UsageError
@@ -31,7 +31,7 @@ Positive = Annotated[float, Field(gt=0)]
 Percentile = Annotated[float, Field(gt=0, le=100)]
 
 
-class PreprocessSettings(Reading, Containment):
+class PreprocessSettings(Reading, Containment, Engine):
     """`medseg preprocess`."""
 
     manifest: Path | None = Field(default=None, description="dataset; the embedded phantom cohort when absent")
@@ -155,7 +155,7 @@ class InferSettings(Reading, Containment, Outputs, Batching):
     save_probabilities: bool = False
 
 
-class EvaluateSettings(Containment):
+class EvaluateSettings(Containment, Engine):
     """`medseg evaluate`."""
 
     tolerance_mm: float = Field(default=1.0, gt=0, description="of the normalised surface Dice")

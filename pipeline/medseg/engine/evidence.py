@@ -12,7 +12,7 @@ from medseg.core.errors import InputError, MedsegError
 from medseg.engine.distributed import elsewhere
 from medseg.io.files import write_text
 from medseg.io.weights import load_metadata, load_tensors, save_tensors
-from medseg.nn.ranks import everybodys
+from medseg.nn.ranks import everybodys, how_many, own_rank
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +67,9 @@ def suspects(batch: Batch, output: Output) -> list[str]:
 def keep_evidence(error: MedsegError, folder: Path, drawn: Batch, seen: Batch, seed: tuple[int, int]) -> None:
     """Write the batch of a failed step and say in the error where it is.
 
+    Of several processes those call it that hold a case at fault, or all when none is known to be: each writes its part
+    under a name of its own.
+
     Args:
         error: Of the step.
         folder: The run's.
@@ -74,7 +77,8 @@ def keep_evidence(error: MedsegError, folder: Path, drawn: Batch, seen: Batch, s
         seen: After it.
         seed: (seed, step).
     """
-    path = folder / f"failed-step-{seed[1]}.safetensors"
+    part = f"-rank-{own_rank()}" if how_many() > 1 else ""
+    path = folder / f"failed-step-{seed[1]}{part}.safetensors"
     finite = torch.isfinite(drawn.image).flatten(1).all(1).tolist()
     evidence = Evidence(
         reason=error.message,

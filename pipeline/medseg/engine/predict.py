@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -134,7 +135,7 @@ class Predictor:
                 f"the input has {volume.num_channels}",
                 code="E-CHANNELS",
                 file=volume.source,
-                remedy="Give one --volume per channel, in this order.",
+                remedy="Give one --volume per channel, in this order: `none` for one that the case lacks.",
             )
         self._require_known(volume)
         clinical = torch.tensor(encode(plan.clinical, attributes))
@@ -258,10 +259,12 @@ def _load(bundle: Bundle, weights: dict[str, Tensor], plan: NetworkPlan) -> Netw
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
+        made = bundle.manifest.provenance
         raise ModelError(
-            "the weights do not fit the plan beside them",
+            f"the weights are laid out otherwise than this medseg ({version('medseg')}) builds the network: the model "
+            f"was made by another version of it ({made.medseg_version}, on {made.created[:10]})",
             code="E-WEIGHTS",
             file=bundle.folder,
-            remedy="Use the folder as it was written.",
+            remedy="Train it again, or use it with the version that made it.",
         ) from error
     return network

@@ -53,7 +53,8 @@ def validate(
         plan: The network's.
         device: Where it lies.
         dtype: Reduced precision, or None for fp32.
-        stop_asked: Asked before every case and, by a process that is alone, every few windows.
+        stop_asked: Asked before every case and every few windows, and true from then on; of several processes those
+            that are not asked end their case.
         ranks: This process among those that validate.
 
     Raises:
@@ -68,8 +69,9 @@ def validate(
     """
     network.eval()
     segment = torch_segment(network, dtype)
-    segments = [_interruptible(segment, stop_asked) if ranks.size == 1 else segment]
+    segments = [_interruptible(segment, stop_asked)]
     rows: list[_Row] = []
+    given_up = False
 
     def answered(case: LoadedCase, thrift: Thrift) -> tuple[Tensor | None, dict[str, dict[str, float]]]:
         where = torch.device("cpu") if thrift is Thrift.CPU else device
@@ -94,11 +96,17 @@ def validate(
                 if number >= len(cases):
                     continue
                 case = cases[number]
-                with case_context(case.entry.id):
-                    (logits, classes), _ = within_memory(
-                        partial(answered, case), rungs_of(device), shape=case.entry.shape
-                    )
+                try:
+                    with case_context(case.entry.id):
+                        (logits, classes), _ = within_memory(
+                            partial(answered, case), rungs_of(device), shape=case.entry.shape
+                        )
+                except Stopped:
+                    given_up = True  # told to the others where they wait
+                    continue
                 rows.append(_row(number, case, plan, logits, classes))
+        if ranks.any(given_up):
+            raise Stopped
     finally:
         network.to(device)
     return _scores(sorted(everybodys(rows), key=lambda row: row.number), plan)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TOO_LONG = "The path is longer than this system allows: use a shorter name or folder."
+_UNFINISHED = ".tmp-"
 
 
 def require_file(path: Path | str) -> Path:
@@ -145,7 +146,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         InputError: `E-NOT-WRITABLE`, `E-DISK-FULL` or `E-PATH-TOO-LONG`; the old file is then untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".tmp-{secrets.token_hex(6)}{''.join(path.suffixes[-2:])}"[:200])
+    temporary = path.with_name(f"{_UNFINISHED}{secrets.token_hex(6)}{''.join(path.suffixes[-2:])}"[:200])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _refuse_folder(path)
@@ -164,6 +165,12 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Take away what writers that were killed have left in a folder in which nobody writes now."""
+    for left in folder.glob(f"{_UNFINISHED}*"):
+        left.unlink(missing_ok=True)
 
 
 @contextmanager

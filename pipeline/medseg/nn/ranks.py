@@ -33,6 +33,10 @@ def how_many() -> int:
     return distributed.get_world_size() if are_several() else 1
 
 
+def own_rank() -> int:
+    return distributed.get_rank() if are_several() else 0
+
+
 def least(number: int) -> int:
     """The smallest of all processes' numbers."""
     smallest: int = min(everybodys([number]))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Place = tuple[slice, slice, slice]
 
 # What the processor's cache holds of one class.
-_CHUNK_BYTES = 4 * 2**20
+_CHUNK_BYTES = 2 * 2**20
 
 
 def winners(logits: Tensor, lines: Sequence[Line], *, paint_order: Sequence[int] = ()) -> Tensor:
@@ -68,7 +68,7 @@ def _compete(
         score = sample(channel, _cut(lines, place))
         inner = tuple(slice(p.start - a.start, p.stop - a.start) for p, a in zip(place, around, strict=True))
         out[place].masked_fill_(score > best[inner], index)
-        best[inner] = torch.maximum(best[inner], score)
+        torch.maximum(best[inner], score, out=best[inner])
 
 
 def _reach(found: Tensor, lines: Sequence[Line]) -> Place | None:

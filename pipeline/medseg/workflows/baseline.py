@@ -53,12 +53,14 @@ class Judged:
 
     Attributes:
         page: The cohort's page that shows it; None where the folder holds no evaluation.
+        unfinished: The model that could have taken part, had its training ended.
     """
 
     file: Path
     page: Path | None
     report: BaselineReport
     num_measured: int
+    unfinished: Path | None = None
 
 
 def baseline(
@@ -104,7 +106,8 @@ def baseline(
     page = out / "index.html" if (out / "cohort.json").is_file() else None
     if page is not None:
         remake_pages(out)
-    return Judged(out / BASELINE, page, report, len(taught) + len(judged))
+    unfinished = workspace.unfinished_bundle() if model is None and request.network else None
+    return Judged(out / BASELINE, page, report, len(taught) + len(judged), unfinished)
 
 
 def forecast_baseline(workspace: Workspace, settings: BaselineSettings, request: Request, out: Path) -> Forecast:
@@ -167,8 +170,9 @@ def _measuring(dataset: Dataset, settings: BaselineSettings, model: Bundle | Non
     from medseg.engine.predict import Predictor
 
     labels = dataset.label_names if settings.labels is None else settings.labels
+    one = sides.teach[0]
     outlines = not labels and is_two_valued(
-        read_volumes(sides.teach[0].images, dataset.reading_of(sides.teach[0]), channels=len(dataset.channels))
+        read_volumes(one.images, dataset.reading_of(one), channels=len(dataset.channels), missing=one.missing)
     )
     kinds = _kinds(settings, model)
     if model is None:

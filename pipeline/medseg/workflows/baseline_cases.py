@@ -84,7 +84,9 @@ class Measuring:
         return "the intensities of the whole image (the dataset has no labels)"
 
     def _measured(self, case: Case, *, asks: bool, predicted: bool) -> Measured:
-        volume = read_volumes(case.images, self.dataset.reading_of(case), channels=len(self.dataset.channels))
+        volume = read_volumes(
+            case.images, self.dataset.reading_of(case), channels=len(self.dataset.channels), missing=case.missing
+        )
         prediction = None
         if self.predictor is not None and asks:
             prediction = self.predictor.predict(volume, attributes=case.attributes)
@@ -145,7 +147,7 @@ def _of_outline(volume: Volume) -> dict[str, float]:
 def _of_image(volume: Volume) -> dict[str, float]:
     return {
         f"image.{name}": value
-        for channel in range(volume.num_channels)
+        for channel in _present(volume)
         for name, value in _numbered(image_intensities(volume.array[channel].ravel()), channel, volume)
     }
 
@@ -154,11 +156,16 @@ def _of_region(volume: Volume, region: NDArray[np.bool_]) -> Iterator[tuple[str,
     spacing_mm = volume.geometry.spacing_mm
     shape = region_shape(region, spacing_mm=spacing_mm)
     yield from shape.items()
-    for channel in range(volume.num_channels):
+    for channel in _present(volume):
         intensities = region_intensities(
             volume.array[channel], region, spacing_mm=spacing_mm, volume_mm3=shape["shape.volume_mm3"]
         )
         yield from _numbered(intensities, channel, volume)
+
+
+def _present(volume: Volume) -> list[int]:
+    """Channels of which the case has an image."""
+    return [channel for channel in range(volume.num_channels) if channel not in volume.missing]
 
 
 def _numbered(features: dict[str, float], channel: int, volume: Volume) -> Iterator[tuple[str, float]]:

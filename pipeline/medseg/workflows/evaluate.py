@@ -11,12 +11,12 @@ from medseg.core.errors import InputError
 from medseg.core.findings import CaseFailure, CaseReport, CohortReport
 from medseg.core.progress import Progress, silent
 from medseg.io.contained import contained
-from medseg.io.files import require_writable, staged_folder, write_text
+from medseg.io.files import remove_unfinished, require_writable, staged_folder, write_text
 from medseg.report.cohort import cohort_csv, render_cohort
 from medseg.workflows.cohort_report import baselines_in, cohort_report
 from medseg.workflows.evaluate_case import Scoring, attempt_case
 from medseg.workflows.evaluate_inputs import Inputs, open_inputs
-from medseg.workflows.parallel import each_in_processes
+from medseg.workflows.parallel import Each, each_in_processes
 from medseg.workflows.score_masks import Rules
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def evaluate(
         workspace: Names the embedded cohort when there are no references.
         predictions: Folder with a mask `CASE.nii.gz` (or another format) and, from `infer`, `CASE.json` per case.
         out: `index.html`, `cohort.json`, `cohort.csv`, and `cases/CASE.html` and `.json`.
-        settings: Tolerances, label map, split, pictures, processes.
+        settings: Tolerances, label map, split, pictures, processes; `engine` is the command line's.
         manifest: With the references.
         references: A folder of reference masks instead, named as the predictions.
         progress: Wraps the loop over cases.
@@ -63,6 +63,19 @@ def evaluate(
         UsageError: E-LABEL-MAP, E-LABEL-NAME, E-OPTION.
     """
     inputs = open_inputs(workspace, predictions, settings, manifest=manifest, references=references, progress=progress)
+    return evaluate_opened(inputs, predictions, out, settings, progress=progress)
+
+
+def evaluate_opened(
+    inputs: Inputs,
+    predictions: Path,
+    out: Path,
+    settings: EvaluateSettings,
+    *,
+    each: Each | None = None,
+    progress: Progress = silent,
+) -> Evaluated:
+    """As `evaluate`, of what `open_inputs` found, by whoever does the cases; absent: processes of this machine."""
     dataset = inputs.dataset
     bare = dataset.model_copy(update={"cases": ()})
     items = [(case, inputs.masks.get(case.id, ())) for case in dataset.cases]
@@ -70,14 +83,14 @@ def evaluate(
     baselines = baselines_in(out)  # before the work: a damaged file is to cost nothing
     with staged_folder(out) as staging:
         scoring = Scoring(Rules(bare, inputs.lesions, settings), predictions, inputs.relabelling, staging)
-        outcomes = each_in_processes(
+        outcomes = (each or _in_processes(inputs.processes(settings.jobs)))(
             partial(attempt_case, scoring=scoring),
             items,
-            processes=inputs.processes(settings.jobs),
-            on_death=_died,
+            on_death=partial(_died, scoring=scoring),
             around=partial(contained, settings),
         )
         done = list(progress(outcomes, "evaluating", len(items)))
+        remove_unfinished(staging / "cases")
         reports = [outcome for outcome in done if isinstance(outcome, CaseReport)]
         failures = [outcome for outcome in done if isinstance(outcome, CaseFailure)]
         failures += _without_reference(inputs)
@@ -96,8 +109,12 @@ def evaluate(
     return Evaluated(out / "index.html", report)
 
 
-def _died(item: tuple[Case, tuple[Path, ...]], ending: str) -> CaseFailure:
-    return CaseFailure(
+def _in_processes(processes: int) -> Each:
+    return partial(each_in_processes, processes=processes)
+
+
+def _died(item: tuple[Case, tuple[Path, ...]], ending: str, *, scoring: Scoring) -> CaseReport | CaseFailure:
+    return scoring.finished(item[0].id) or CaseFailure(
         case=item[0].id, code="E-WORKER", message=ending, remedy="Use fewer --jobs, or look at its files."
     )
 

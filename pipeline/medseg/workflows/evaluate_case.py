@@ -53,6 +53,16 @@ class Scoring:
     def settings(self) -> EvaluateSettings:
         return self.rules.settings
 
+    def page_of(self, case_id: str) -> Path:
+        return self.out / "cases" / f"{case_id}.html"
+
+    def record_of(self, case_id: str) -> Path:
+        return self.out / "cases" / f"{case_id}.json"
+
+    def finished(self, case_id: str) -> CaseReport | None:
+        """What a process that was lost since had still written: the page comes last."""
+        return read_document(self.record_of(case_id), CaseReport) if self.page_of(case_id).is_file() else None
+
 
 def attempt_case(item: tuple[Case, tuple[Path, ...]], scoring: Scoring) -> CaseReport | CaseFailure:
     """`evaluate_case`, whose failure is a result: the others go on.
@@ -62,7 +72,7 @@ def attempt_case(item: tuple[Case, tuple[Path, ...]], scoring: Scoring) -> CaseR
     case, masks = item
     try:
         with case_context(case.id):
-            return evaluate_case(case, masks, scoring)
+            return scoring.finished(case.id) or evaluate_case(case, masks, scoring)
     except MedsegError as error:
         return CaseFailure(case=case.id, code=error.code, message=error.message, remedy=error.remedy or None)
     except MemoryError:
@@ -120,8 +130,8 @@ def evaluate_case(case: Case, masks: tuple[Path, ...], scoring: Scoring) -> Case
         provenance=scored if found is None else found.provenance,
         scoring=scored,
     )
-    write_text(scoring.out / "cases" / f"{case.id}.json", report.to_json())
-    write_text(scoring.out / "cases" / f"{case.id}.html", _page(report, case, dataset, image, compared))
+    write_text(scoring.record_of(case.id), report.to_json())
+    write_text(scoring.page_of(case.id), _page(report, case, dataset, image, compared))
     return report
 
 

@@ -11,6 +11,7 @@ from medseg.core.progress import Progress, silent
 from medseg.data.splits import remarks_on_folds, split_cases, split_folds
 from medseg.data.store import open_store
 from medseg.nn.build import build_network
+from medseg.planning.memory import step_bytes
 from medseg.workflows.evaluate_inputs import open_inputs
 from medseg.workflows.preprocess import plan_dataset
 
@@ -84,8 +85,10 @@ def forecast_train(workspace: Workspace, settings: TrainSettings) -> Forecast:
         store.dataset, fold=settings.fold, num_folds=settings.num_folds, stratify_by=settings.stratify_by
     )
     weights = sum(value.numel() for value in build_network(plan).parameters())
-    # Activations of both convolutions, their norms and their gradients, at full and at each halved resolution.
-    activations = plan.batch_size * float(np.prod(plan.patch_size)) * plan.network.features[0] * 4 * 12
+    outputs = {"num_channels": len(plan.channels), "num_outputs": plan.num_outputs}
+    # The parts of a batch follow one another; only one of them is kept for its backward pass.
+    at_once = -(-plan.batch_size // settings.accumulate)
+    memory = step_bytes(plan.network, plan.patch_size, at_once, **outputs)
     steps_per_epoch = -(-len(split.train) // plan.batch_size)
     step_s = seconds_per_step(plan, settings)
     if settings.budget_s:
@@ -100,7 +103,7 @@ def forecast_train(workspace: Workspace, settings: TrainSettings) -> Forecast:
             ("validation cases", str(len(split.val))),
             ("patch", f"{'x'.join(map(str, plan.patch_size))} voxels, {plan.batch_size} a step"),
             ("network", f"{plan.network.kind}, {weights / 1e6:.1f} million weights"),
-            ("memory", f"about {(activations + 20 * weights) / _MIB:,.0f} MiB beside the data"),
+            ("memory", f"about {memory / _MIB:,.0f} MiB in fp32 beside the data; less in mixed precision"),
             ("time of a step", f"{step_s:.2f} s, {plan.batch_size / step_s:.1f} patches/s, measured here"),
             ("length", length),
             ("bundle", str(workspace.runs)),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from medseg.core.clinical import ClinicalColumn
 
+NO_VOLUME = Path("none")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -48,19 +49,25 @@ def collect_inputs(
     """Turn `--volume` and `--input` into cases.
 
     Args:
-        volumes: One file or DICOM folder per case; for a model of C > 1 channels exactly C of them are one case.
+        volumes: One file or DICOM folder per case; for a model of C > 1 channels exactly C of them are one case, in
+            which `none` stands for a channel without a file.
         folder: A folder of images, a folder with a DICOM series, or a manifest.
         num_channels: Of the model.
         split: Take only these cases of a manifest.
 
     Raises:
         InputError: E-NO-INPUT when nothing is found, or as `require_path`.
-        UsageError: E-NAME-CLASH when two cases would write the same files.
+        UsageError: E-NAME-CLASH when two cases would write the same files; E-CHANNELS when `none` is not one of as
+            many volumes as the model has channels.
     """
     cases: list[InferCase] = []
-    for path in volumes:
+    missing = tuple(number for number, path in enumerate(volumes) if path == NO_VOLUME)
+    present = [path for path in volumes if path != NO_VOLUME]
+    for path in present:
         require_path(path)
-    if num_channels > 1 and len(volumes) == num_channels:
+    if missing:
+        cases.append(_with_gaps(volumes, present, missing, num_channels))
+    elif num_channels > 1 and len(volumes) == num_channels:
         cases += _by_channel(volumes, num_channels) or [InferCase(case_id(volumes[0]), tuple(volumes))]
     else:
         cases += [InferCase(case_id(path), (path,)) for path in volumes]
@@ -103,6 +110,20 @@ def with_clinical(
         message = f"this model does not read {', '.join(unknown)}"
         raise UsageError(message, code="E-ATTRIBUTE", remedy=f"It reads: {', '.join(names) or 'the image alone'}.")
     return tuple(replace(case, attributes=given({**case.attributes, **told}, columns)) for case in cases)
+
+
+def _with_gaps(
+    volumes: Sequence[Path], present: Sequence[Path], missing: tuple[int, ...], num_channels: int
+) -> InferCase:
+    """One case, some of whose channels have no file."""
+    if len(volumes) != num_channels or not present:
+        raise UsageError(
+            f"--volume {NO_VOLUME} stands for a missing channel, but {len(volumes)} volumes with {len(present)} files "
+            f"are no case of a model of {num_channels} channel(s)",
+            code="E-CHANNELS",
+            remedy=f"Give one --volume per channel of one case, {NO_VOLUME} in place of those that it lacks.",
+        )
+    return InferCase(case_id(present[0]), tuple(present), missing=missing)
 
 
 def refuse_overwriting(cases: Sequence[InferCase], out: Path, formats: Sequence[Format]) -> None:

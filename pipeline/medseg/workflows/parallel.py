@@ -1,19 +1,47 @@
-"""Cases over several processes; a process that dies costs one case and says why."""
+"""Who does the cases: threads or processes of this machine; a process that dies costs one case and says why."""
 
 from __future__ import annotations
 
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_THREADS = 2
 _open = ExitStack()  # of a worker; it ends with the process
 _LONGEST_END_S = 10.0  # between the closing of a dying process's pipe and its exit code
+
+
+class Each(Protocol):
+    """Whoever does a function of every item and gives the results in the items' order."""
+
+    def __call__(
+        self,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        *,
+        on_death: Callable[[Item, str], Result],
+        around: Callable[[], AbstractContextManager[None]],
+    ) -> Iterator[Result]:
+        """See `each_in_processes` for the arguments."""
+        ...
+
+
+def each_in_threads(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    on_death: Callable[[Item, str], Result],  # noqa: ARG001 - a thread does not die alone
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Iterator[Result]:
+    """`function` of every item, in order, two at a time: reading one overlaps with computing the other."""
+    with around(), ThreadPoolExecutor(_THREADS) as pool:
+        yield from pool.map(function, items)
 
 
 def each_in_processes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from medseg.workflows.claim import claimed_run
 from medseg.workflows.fine_tune import REPORT, start_from
 from medseg.workflows.model_card import model_card
 from medseg.workflows.provenance import make_provenance
-from medseg.workflows.train_warnings import class_warnings, collapse_warnings
+from medseg.workflows.train_warnings import class_warnings, collapse_warnings, label_warnings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 _FREE = {"budget", "epochs", "batch_size", "device", "rank_timeout_s", "init_from"}
 _FREE |= {"amp", "learning_rate", "gradient_clip", "deterministic", "accumulate", "compile"}
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -142,18 +146,21 @@ def _train(
     if ranks.any(stopped):
         return Trained(folder / "bundle", {}, finished=False)
     require_foreground(cases, plan)
+    unseen = (*label_warnings(cases, plan), *class_warnings(store.dataset, split))
     if ranks.is_writer:
+        for warning in unseen:
+            logger.warning(warning)
         write_text(folder / "settings.json", settings.to_json())
         if transfer is not None:
             write_text(folder / REPORT, transfer.to_json())
-    writer = _BundleWriter(folder, store, split, settings)
+    writer = _BundleWriter(folder, store, split, settings, unseen)
     # While a finished training is made longer its model stays until the better one is there.
     run = Run(folder, identity, watch, writer.early if finished is None and ranks.is_writer else _nobody, ranks, start)
     here = settings.model_copy(update={"device": ranks.device(settings.device)})
     fitted = fit(plan, cases, held_back, settings=here, run=run)
     if fitted.finished and ranks.is_writer:
         writer.write(fitted.weights, fitted.validation, num_steps=fitted.progress.step)
-    warnings = (*class_warnings(store.dataset, split), *collapse_warnings(fitted.validation))
+    warnings = (*unseen, *collapse_warnings(fitted.validation))
     return Trained(folder / "bundle", fitted.validation, fitted.finished, transfer=transfer, warnings=warnings)
 
 
@@ -226,6 +233,7 @@ class _BundleWriter:
     store: Store
     split: Split
     settings: TrainSettings
+    unseen: tuple[str, ...]
 
     def _optional_channels(self) -> tuple[int, ...]:
         """All when they were dropped at random, else those that training cases lacked."""
@@ -253,7 +261,7 @@ class _BundleWriter:
             num_validation_cases=len(self.split.val),
             training_cases=self.split.train,
             validation=validation,
-            warnings=(*class_warnings(dataset, self.split), *collapse_warnings(validation)),
+            warnings=(*self.unseen, *collapse_warnings(validation)),
             finished=num_steps is not None,
             num_steps=num_steps or 0,
             sha256={},

@@ -1,16 +1,35 @@
-"""What a user must know of a diagnosis that was trained: classes it never saw, answers that are all the same."""
+"""What a user must know of a model: labels and classes it never saw, answers that are all the same."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from medseg.core.case import Dataset
+    from medseg.core.plan import Plan
     from medseg.data.splits import Split
+    from medseg.data.store import LoadedCase
 
 COLLAPSED = "collapsed"
+
+
+def label_warnings(cases: Sequence[LoadedCase], plan: Plan) -> tuple[str, ...]:
+    """`W-LABEL-UNSEEN` for each label without a voxel in the training cases' masks.
+
+    Args:
+        cases: To learn from.
+        plan: Whose labels are to be learnt.
+    """
+    with_mask = [case for case in cases if case.labels.numel()]
+    shown = {int(index) for case in with_mask for index in case.foreground[:, 0].tolist()}
+    return tuple(
+        f"W-LABEL-UNSEEN: none of the {len(with_mask)} training cases with a mask shows {name!r}; "
+        "the model has no reason to find it"
+        for index, name in enumerate(plan.label_names, start=1)
+        if index not in shown
+    )
 
 
 def class_warnings(dataset: Dataset, split: Split) -> tuple[str, ...]:

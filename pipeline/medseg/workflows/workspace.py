@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medseg.core.case import Dataset
 from medseg.core.errors import ModelError
@@ -11,6 +12,9 @@ from medseg.core.progress import Progress, silent
 from medseg.data.manifest import read_manifest
 from medseg.data.phantom import make_phantom
 from medseg.workflows.config import packaged
+
+if TYPE_CHECKING:
+    from medseg.io.bundle import BundleManifest
 
 
 @dataclass(frozen=True)
@@ -58,19 +62,26 @@ class Workspace:
         Raises:
             ModelError: E-NO-MODEL when there is none.
         """
-        from medseg.io.bundle import MANIFEST, BundleManifest  # here: torch takes seconds, and not every verb needs it
-        from medseg.io.documents import read_document
-
-        bundles = [
-            (read_document(path, BundleManifest), path.parent) for path in self.runs.glob(f"*/bundle/{MANIFEST}")
-        ]
+        bundles = self._bundles()
         finished = [(manifest.provenance.created, folder) for manifest, folder in bundles if manifest.finished]
         if finished:
             return max(finished)[1]
-        early = f" (--bundle {bundles[0][1]} uses the unfinished one)" if bundles else ""
+        unfinished = self.unfinished_bundle()
+        early = "" if unfinished is None else f" (--bundle {unfinished} uses the unfinished one)"
         raise ModelError(
             "no finished model in this workspace",
             code="E-NO-MODEL",
             file=self.folder,
             remedy=f"Run `medseg train --workspace {self.folder}` first{early}, or name a model with --bundle.",
         )
+
+    def unfinished_bundle(self) -> Path | None:
+        """The newest model of a training that has not ended."""
+        early = [(manifest.provenance.created, folder) for manifest, folder in self._bundles() if not manifest.finished]
+        return max(early)[1] if early else None
+
+    def _bundles(self) -> list[tuple[BundleManifest, Path]]:
+        from medseg.io.bundle import MANIFEST, BundleManifest  # here: torch takes seconds, and not every verb needs it
+        from medseg.io.documents import read_document
+
+        return [(read_document(path, BundleManifest), path.parent) for path in self.runs.glob(f"*/bundle/{MANIFEST}")]
