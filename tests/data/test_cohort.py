@@ -86,3 +86,17 @@ def test_labels_of_a_part_of_the_masks():
     bare = [seen(name, counts={0: 9, 1: 5}) for name in "abcd"]
     assert codes(*bare) == [("W-LABEL-ABSENT", "")]
     assert codes(*bare, seen("e")) == []
+
+
+def test_values_that_teach_nothing_are_told():
+    cases = [
+        Case(id=name, images=(f"{name}.nii",), values={"age": 50.0, **({"bmd": float(number)} if number else {})})
+        for number, name in enumerate("abc")
+    ]
+    dataset = Dataset(name="d", targets={"age": "years", "bmd": "", "weight": "kg"}, cases=tuple(cases))
+    found = {(one.code, one.message) for one in summarise(dataset, [])}
+    assert found == {
+        ("W-VALUE-CONSTANT", "target 'age' is 50 years in all 3 cases that have it"),
+        ("W-NO-VALUE", "1 cases have no value of target 'bmd'"),
+        ("W-VALUE-ABSENT", "no case has a value of target 'weight'"),
+    }

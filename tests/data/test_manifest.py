@@ -15,7 +15,13 @@ ROOT = Path(__file__).parents[2]
 
 def _values(**changes: Any) -> dict[str, Any]:
     case = {"id": "a", "images": ["images/a.nii.gz"], "label": "labels/a.nii.gz", "classes": {"kind": "yes"}}
-    return {"name": "d", "labels": {"liver": 1}, "heads": {"kind": ["no", "yes"]}, "cases": [case]} | changes
+    return {
+        "name": "d",
+        "labels": {"liver": 1},
+        "heads": {"kind": ["no", "yes"]},
+        "targets": {"age": "years"},
+        "cases": [case],
+    } | changes
 
 
 def _write(folder: Path, values: Any) -> Path:
@@ -106,6 +112,10 @@ def _case(**changes: Any) -> dict[str, Any]:
         (_case(labelled=["livr"]), "E-LABEL-NAME", "did you mean 'liver'?"),
         (_case(classes={"knd": "yes"}), "E-CLASS-NAME", "did you mean 'kind'?"),
         (_case(classes={"kind": "yess"}), "E-CLASS-NAME", "did you mean 'yes'?"),
+        (_case(values={"ag": 50}), "E-TARGET-NAME", "did you mean 'age'?"),
+        (_values(targets={"kind": "years"}), "E-CONFIG", "kind is both a classification head and a target"),
+        (_case(values={"age": float("nan")}), "E-CONFIG", "case a"),
+        (_case(values={"age": "old"}), "E-CONFIG", "case a"),
         (_case(lable="x"), "E-CONFIG", "did you mean 'label'?"),
         (_case(split="training"), "E-CONFIG", "case a"),
         (_values(chanels=["CT"]), "E-CONFIG", "did you mean 'channels'?"),

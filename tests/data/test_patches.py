@@ -16,7 +16,7 @@ from medseg.data.store import LoadedCase, StoredCase
 PATCH = (8, 6, 4)
 
 
-def _plan(*, labels=("liver", "tumour"), heads=None, view="foreground", pool=("tumour",), batch=8):
+def _plan(*, labels=("liver", "tumour"), heads=None, targets=None, view="foreground", pool=("tumour",), batch=8):
     return Plan.parse(
         {
             "dataset": "d",
@@ -35,7 +35,9 @@ def _plan(*, labels=("liver", "tumour"), heads=None, view="foreground", pool=("t
                 "kernels": [[3, 3, 3]] * 2,
                 "blocks": [1, 1],
             },
-            "classification": {"heads": heads, "view": view, "pool_labels": pool} if heads else None,
+            "classification": {"heads": heads or {}, "targets": targets or {}, "view": view, "pool_labels": pool}
+            if heads or targets
+            else None,
         }
     )
 
@@ -251,3 +253,40 @@ def test_masks_that_are_all_empty_are_refused_before_training():
     assert caught.value.code == "E-NOTHING-TO-LEARN"
     require_foreground([*empty, _case("d", boxes=[(2, (3, 3, 3))])], _plan())
     require_foreground([], _plan())
+
+
+AGE = {"unit": "years", "n": 2, "mean": 60.0, "std": 10.0, "low": 40.0, "high": 80.0}
+
+
+def test_values_are_standardised_where_the_patch_shows_the_case():
+    plan = _plan(targets={"age": AGE})
+    cases = [
+        _with_values(_case("old", boxes=[(1, (2, 2, 2)), (2, (20, 15, 10))]), {"age": 75.0}),
+        _case("unknown", boxes=[(2, (5, 5, 5))]),
+    ]
+    batch = PatchSampler(cases, plan, seed=1).batch(0, range(40))
+    taught = [case for case, value in zip(batch.cases, batch.values["age"].tolist(), strict=True) if value == 1.5]
+    assert set(taught) == {"old"}
+    assert 20 <= len(taught) < 40
+    assert len(batch.views()) == len(taught)
+    assert batch.values_of_views()["age"].tolist() == [1.5] * len(taught)
+    assert batch.part(torch.tensor([1])).values["age"].tolist() == [1.5]
+    assert torch.isnan(batch.values["age"]).sum() == 40 - len(taught)
+
+
+def _with_values(case, values):
+    entry = case.entry.model_copy(update={"values": values})
+    return LoadedCase(entry, case.image, case.labels, case.foreground)
+
+
+def test_cases_with_values_alone_are_views_beside_those_of_each_class():
+    plan = _plan(labels=(), heads={"kind": ("a", "b")}, targets={"age": AGE}, view="whole", pool=())
+    cases = [
+        _case("a", classes={"kind": 0}, labelled=False, outputs=1),
+        _case("b", classes={"kind": 1}, labelled=False, outputs=1),
+        _with_values(_case("v", classes={"kind": MISSING_CLASS}, labelled=False, outputs=1), {"age": 50.0}),
+        _case("n", classes={"kind": MISSING_CLASS}, labelled=False, outputs=1),
+    ]
+    seen = Counter(PatchSampler(cases, plan, seed=3).batch(0, range(90)).cases)
+    assert set(seen) == {"a", "b", "v"}
+    assert min(seen.values()) > 15

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from medseg.core.errors import UsageError
 from medseg.core.settings import TrainSettings
-from medseg.data.patches import Batch
+from medseg.data.batch import Batch
 from medseg.engine import evidence
 from medseg.engine.distributed import ALONE, Ranks, joined, require_alone
 from medseg.nn.ranks import average_gradients, everybodys, gathered, total

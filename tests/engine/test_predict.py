@@ -96,7 +96,7 @@ def test_nor_does_it_with_another_pooling(pooling, bundle, workspace):
     with torch.inference_mode():
         for overlap in (0.0, 0.3, 0.6):
             segments = [torch_segment(network, None)]
-            _, classes = infer_case([network], image, plan, segments=segments, overlap=overlap)
+            _, classes, _ = infer_case([network], image, plan, segments=segments, overlap=overlap)
             answers.append(classes["lesion_type"]["benign"])
     assert max(answers) - min(answers) < 0.05
 

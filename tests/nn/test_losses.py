@@ -132,3 +132,14 @@ def test_class_loss_is_the_mean_over_the_heads_that_know_something():
     parts = [class_loss(logits, {head: target[head]}) for head in ("a", "b")]
     torch.testing.assert_close(class_loss(logits, target), torch.stack(parts).mean())
     assert class_loss(logits, {"a": missing, "c": missing}) is None
+
+
+def test_values_cost_by_huber_and_unknown_ones_nothing():
+    answers = {"age": torch.tensor([[0.5], [3.0], [9.0]])}
+    wanted = {"age": torch.tensor([0.0, 1.0, math.nan])}
+    # Half the square within one standard deviation, in proportion beyond: 0.125 and 2 - 0.5.
+    assert class_loss(answers, {}, wanted).item() == pytest.approx((0.125 + 1.5) / 2)
+    assert class_loss(answers, {}, {"age": torch.full((3,), math.nan)}) is None
+    logits = {"a": torch.zeros(3, 2), **answers}
+    both = class_loss(logits, {"a": torch.tensor([0, 1, 1])}, wanted)
+    assert both.item() == pytest.approx((math.log(2) + 0.8125) / 2)

@@ -113,6 +113,21 @@ def test_classes_follow_their_names():
     assert layers["head.standardise.mean"].state == "loaded"
 
 
+def test_a_number_is_taken_over_in_the_same_unit_and_scale_alone():
+    age = {"unit": "years", "n": 9, "mean": 60.0, "std": 10.0, "low": 40.0, "high": 80.0}
+
+    def plan(target):
+        answers = {"heads": {}, "targets": {"age": target}, "view": "foreground", "pool_labels": ["lesion"]}
+        return _plan(classification=answers)
+
+    *_, layers = _taken(plan(age), plan(age))
+    assert layers["head.heads.age.weight"].state == "loaded"
+    for other in ({"unit": "months"}, {"mean": 61.0}):
+        *_, layers = _taken(plan(age), plan(age | other))
+        assert layers["head.heads.age.weight"].state == "fresh"
+        assert layers["head.standardise.mean"].state == "loaded"
+
+
 def test_a_head_that_reads_other_labels_is_fresh():
     classification = {"heads": {"kind": ["a", "b", "c"]}, "view": "foreground", "pool_labels": ["organ"]}
     *_, layers = _taken(_plan(classification=classification), _plan())

@@ -174,7 +174,8 @@ def test_lesions_subgroups_areas_and_findings_together_are_shown(make_cohort, in
     assert faults == []
     for shown in (
         "0.556", "0.625", "0.588", "1.75", "0.432", "0.812", "By site", "<A>", "note (20 different values)", "0.654",
-        "0.765", "0.777", "x, y together", "0.333", "0.666", "0.555", "0.444", "type: 3 cases have a reference class",
+        "0.765", "0.777", "x, y together", "0.333", "0.666", "0.555", "0.444",
+        "type: 3 cases have a reference and no answer",
     ):  # fmt: skip
         assert shown in text, shown
     assert 'data-filter="cases"' in page

@@ -293,14 +293,17 @@ def test_fifty_canaries_are_planted_and_the_search_finds_them(place):
     assert found_in(packed.getvalue()) == {"PatientName"}
 
 
-def manifest_of(place: Path) -> Path:
+def manifest_of(place: Path, *, again: tuple[str, ...] = ("",)) -> Path:
+    """Each image is a case, once for each ending of its name."""
     cases = [
-        {"id": name, "images": [f"source/images/{name}.{suffix}"], "label": f"source/labels/{name}.nii"}
-        | {"split": "val" if name == "c" else "train"}
+        {"id": name + end, "images": [f"source/images/{name}.{suffix}"], "label": f"source/labels/{name}.nii"}
+        | {"split": "val" if name == "c" else "train", "classes": {"kind": name if name == "a" else "b"}}
         for name, suffix in NAMELESS.items()
+        for end in again
     ]
     path = place / "manifest.json"
-    path.write_text(json.dumps({"name": "d", "labels": {"organ": 1, "lesion": 2}, "cases": cases}))
+    dataset = {"name": "d", "labels": {"organ": 1, "lesion": 2}, "heads": {"kind": ["a", "b"]}, "cases": cases}
+    path.write_text(json.dumps(dataset))
     return path
 
 
@@ -333,6 +336,43 @@ def test_a_hospitals_series(run, place):
     run("to-dicom", "found/ct_april.nii.gz", "--series", scans[1], "--format", "dicom-seg", "--out", "archive")
     assert leaks(place) == {}
     assert found_in("".join(run.said).encode()) == set()
+
+
+def test_what_is_learnt(run, place):
+    manifest, case = manifest_of(place, again=("", "2")), place / "source" / "images" / "b.nrrd"
+    small = ("--set", "preprocess.spacing_mm=[5,5,6]", "--set", "preprocess.patch_size=[32,32,16]")
+    run("preprocess", "-m", manifest, "-w", "ws", "--set", "preprocess.target=cpu", *small)
+    run("train", "-w", "ws", "--preview")
+    short = ("--epochs", 1, "--set", "train.warmup_steps=1", "--device", "cpu")
+    run("train", "-w", "ws", *short)
+    (bundle,) = (place / "work" / "ws" / "runs").glob("*/bundle")
+    run("ensemble", bundle, bundle, "--out", "both")
+    run("export", bundle, "--out", "exported", "--format", "torch-export", "--case", case)
+    run("baseline", "-m", manifest, "-w", "ws", "--bundle", bundle, "--models", "tree", "--masks", "reference")
+    assert leaks(place) == {}
+    assert found_in("".join(run.said).encode()) == set()
+
+
+@pytest.mark.slow
+def test_folds_and_the_best_of_them(run, place):
+    small = ("--set", "preprocess.spacing_mm=[5,5,6]", "--set", "preprocess.patch_size=[32,32,16]")
+    run("preprocess", "-m", manifest_of(place), "-w", "ws", "--set", "preprocess.target=cpu", *small)
+    short = ("--epochs", 1, "--set", "train.warmup_steps=1", "--device", "cpu")
+    run("train", "-w", "ws", "--folds", 2, *short)
+    (folds,) = (place / "work" / "ws" / "runs").glob("*/cross-validation.json")
+    run("find-best", folds.parent, "-w", "ws", "--out", "best", "--min-volumes", 1)
+    assert leaks(place) == {}
+    assert found_in("".join(run.said).encode()) == set()
+
+
+def test_a_list_of_series_speaks_of_them_and_keeps_nothing(run, place):
+    run("series", place / "source" / "ct_january")
+    run("series", place / "source" / "ct_april", "--json")
+    run("series", place / "source" / "bad_bytes", code=3)
+    shown = {"SeriesDescription", "SeriesInstanceUID"}
+    assert found_in("".join(run.said).encode()) == shown
+    (place / "work" / "kept").touch()
+    assert leaks(place) == {}
 
 
 def test_nameless_copies(run, place):

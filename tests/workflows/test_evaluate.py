@@ -268,6 +268,25 @@ def answered(place, name, probabilities, head="kind"):
     (place / "predictions" / f"{name}.json").write_text(found.to_json())
 
 
+def test_nothing_found_is_an_empty_mask_and_not_a_missing_one(place):
+    """DICOM segmentations cannot be empty: then only the prediction's record is there, and says so."""
+    found = CasePrediction(
+        case="a", mask=None, grid=GridSummary.of(GRID), labels={"organ": 1, "lesion": 2}, volumes_ml={},
+        flags=("W-NO-SEGMENT: nothing was found",), provenance=Provenance(medseg_version="0", created="2026"),
+    )  # fmt: skip
+    for name in ("a", "b"):
+        (place / "predictions" / f"{name}.nii.gz").unlink()
+        record = found.model_copy(update={"case": name, "flags": found.flags if name == "a" else ()})
+        (place / "predictions" / f"{name}.json").write_text(record.to_json())
+    for changes in ({}, {"pictures": True}):
+        result = run(place, **changes)
+        (case,) = result.report.cases
+        assert [(row.label, row.dice, row.volume_ml) for row in case.metrics] == [("organ", 0, 0), ("lesion", 0, 0)]
+        assert case.metrics[1].reference_volume_ml == pytest.approx(20 * 4.5e-3)
+        assert any(flag.startswith("W-NO-SEGMENT") for flag in case.flags)
+        assert [(one.case, one.code) for one in result.report.failures] == [("b", "E-NO-PREDICTION")]
+
+
 def with_heads(place, **heads):
     names = {head: values for head, (values, _) in heads.items()}
     classes = {head: own for head, (_, own) in heads.items()}
@@ -290,7 +309,7 @@ def test_heads_without_an_answer_are_counted(place):
     answered(place, "a", {"benign": 0.7, "malignant": 0.3})
     result = run(place)
     assert result.report.unanswered == {"kind": 1, "grade": 2}
-    assert "grade: 2 cases have a reference class" in (place / "out" / "index.html").read_text()
+    assert "grade: 2 cases have a reference and no answer" in (place / "out" / "index.html").read_text()
     by_case = {case.case: case.flags for case in result.report.cases}
     assert by_case["a"] == ("W-NO-ANSWER: the prediction says nothing of grade",)
 

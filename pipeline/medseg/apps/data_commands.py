@@ -22,6 +22,9 @@ def import_(
     ordered: Annotated[
         str | None, typer.Option(help="Heads whose classes are steps of one scale, lowest first: stage,grade.")
     ] = None,
+    targets: Annotated[
+        str | None, typer.Option(help="Columns that are numbers to be answered, with their unit: age=years,bmd=g/cm2.")
+    ] = None,
     images: Annotated[str | None, typer.Option(help="Sub-folder or pattern of the images.")] = None,
     masks: Annotated[str | None, typer.Option(help="Sub-folder or pattern of the masks.")] = None,
     absent_is_unlabelled: Annotated[
@@ -50,6 +53,7 @@ def import_(
         labels=show.parse_labels(labels),
         classes=show.split_names(classes),
         ordered=show.split_names(ordered),
+        targets=show.parse_units(targets),
         images=images,
         masks=masks,
         absent_is_unlabelled=absent_is_unlabelled,

@@ -30,6 +30,12 @@ def listen(
     allow: Annotated[
         list[str] | None, typer.Option(help="Who may call: AE@ADDRESS, AE or @ADDRESS; may be repeated.")
     ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate: speak TLS only.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key. Default: in --tls-cert.")] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="PEM authorities: callers and destination must show their certificate.")
+    ] = None,
+    send_tls: Annotated[bool | None, typer.Option("--send-tls", help="TLS towards --send, too.")] = None,
     settle: Annotated[str | None, typer.Option(help="Silence that ends a series: 10s.")] = None,
     keep: Annotated[bool | None, typer.Option("--keep", help="Keep received series and results.")] = None,
     format_: o.Formats = None,
@@ -69,6 +75,10 @@ def listen(
         bind=bind,
         allow_remote=allow_remote,
         allow=allow,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_ca=tls_ca,
+        send_tls=send_tls,
         settle_s=None if settle is None else _seconds(settle),
         keep=keep,
     )
@@ -106,9 +116,15 @@ def _seconds(text: str) -> float:
 
 
 def _show_plan(settings: ListenSettings, model: Path, queue: Path, out: Path | None) -> None:
+    from medseg.io.tls import require_tls
+
+    require_tls(settings)
+    shown = "their certificate needed" if settings.tls_ca else "any certificate or none"
     rows = (
         ("would listen as", f"{settings.ae_title} on {settings.bind}:{settings.port}"),
         ("who may call", ", ".join(settings.allow) or "anyone on this machine"),
+        ("TLS with callers", f"yes, {shown}" if settings.tls_cert else "no"),
+        ("TLS with the destination", "yes" if settings.send_tls else "no"),
         ("model", str(model)),
         ("queue", str(queue)),
         ("results", str(settings.destination or out or queue / "results")),

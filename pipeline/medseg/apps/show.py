@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from medseg.apps.terminal import Terminal
     from medseg.core.case import Dataset
-    from medseg.core.findings import CaseFailure, CasePrediction, ClassAnswer, Estimate
+    from medseg.core.estimate import Estimate
+    from medseg.core.findings import CaseFailure, CasePrediction
     from medseg.core.plan import Plan
     from medseg.core.reading import Reading
     from medseg.core.settings import Settings
@@ -72,6 +73,12 @@ def parse_attributes(pairs: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in parts}
 
 
+def parse_units(text: str | None) -> dict[str, str]:
+    """`age=years,grade`: a number without a unit has none."""
+    pairs = (part.partition("=") for part in split_names(text))
+    return {name.strip(): unit.strip() for name, _, unit in pairs}
+
+
 def dataset(terminal: Terminal, made: Dataset, out: Path | None, *, as_json: bool) -> None:
     if as_json:
         terminal.json(made.to_json())
@@ -87,6 +94,7 @@ def dataset(terminal: Terminal, made: Dataset, out: Path | None, *, as_json: boo
             ("channels", ", ".join(made.channels)),
             ("labels", ", ".join(f"{name} = {value}" for name, value in made.labels.items()) or "none"),
             *((f"classes of {head}", ", ".join(names)) for head, names in made.heads.items()),
+            *((f"target {name}", unit or "no unit") for name, unit in made.targets.items()),
             ("manifest", str(out) if out else "not written (dry run)"),
         ],
     )
@@ -176,7 +184,7 @@ def inferred(terminal: Terminal, made: Inferred, *, as_json: bool) -> None:
         terminal.json(json.dumps({"out": str(made.out), "cases": cases, "failures": failures, **kept}, indent=2))
         return
     rows = [
-        (prediction.case, _volumes(prediction), _answers(prediction.classes), "; ".join(prediction.flags))
+        (prediction.case, _volumes(prediction), _answers(prediction), "; ".join(prediction.flags))
         for prediction in made.predictions[:_MOST_ROWS]
     ]
     terminal.table(("case", "found", "diagnosis", "flags"), rows)
@@ -214,6 +222,10 @@ def evaluated(terminal: Terminal, made: Evaluated, *, as_json: bool) -> None:
             f"{head.head}: accuracy {head.accuracy:.3f}, balanced accuracy {head.balanced_accuracy:.3f}{area}{steps}, "
             f"n = {head.n}{alarm}"
         )
+    for one in report.values:
+        error = f"{one.mae.mean:.3g} ({bound(one.mae.low)} to {bound(one.mae.high)}) {one.unit}".rstrip()
+        fit = "" if one.r2 is None else f", R2 {one.r2.value:.3f}"
+        terminal.result(f"{one.name}: mean absolute error {error}, RMSE {one.rmse.value:.3g}{fit}, n = {one.n}")
     terminal.result(f"report: {made.page.resolve()}")
 
 
@@ -256,8 +268,9 @@ def _volumes(prediction: CasePrediction) -> str:
     return ", ".join(f"{name} {value:.1f} ml" for name, value in prediction.volumes_ml.items()) or "-"
 
 
-def _answers(answers: tuple[ClassAnswer, ...]) -> str:
-    return "; ".join(f"{a.head}: {a.answer} ({a.probabilities[a.answer]:.0%})" for a in answers) or "-"
+def _answers(prediction: CasePrediction) -> str:
+    classes = [f"{one.head}: {one.answer} ({one.probabilities[one.answer]:.0%})" for one in prediction.classes]
+    return "; ".join([*classes, *(f"{one.name}: {one.words}" for one in prediction.values)]) or "-"
 
 
 def _interval(value: Estimate) -> str:

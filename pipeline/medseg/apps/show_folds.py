@@ -10,7 +10,7 @@ from medseg.apps.show import bound
 if TYPE_CHECKING:
     from medseg.apps.terminal import Terminal
     from medseg.core.crossvalidation import CrossValidation, ScoreTable
-    from medseg.core.findings import Estimate
+    from medseg.core.estimate import Estimate
     from medseg.workflows.cross_validate import CrossValidated
     from medseg.workflows.find_best import FoundBest
 

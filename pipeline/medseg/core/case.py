@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from medseg.core.document import Document
 from medseg.core.reading import AS_IT_IS, Reading
@@ -37,6 +37,7 @@ class Case(Document):
         default=None, description="labels that were annotated in this case; absent: all of the dataset's"
     )
     classes: dict[str, str] = Field(default_factory=dict, description="case-level class by classification head")
+    values: dict[str, FiniteFloat] = Field(default_factory=dict, description="case-level number by target, in its unit")
     split: Split | None = None
     fold: int | None = Field(default=None, ge=0)
     attributes: dict[str, str] = Field(default_factory=dict, description="site, sex, age, scanner, date ...")
@@ -93,6 +94,9 @@ class Dataset(Document):
     ordered: tuple[str, ...] = Field(
         default=(), description="heads whose classes are steps of one scale, the lowest first: stages, grades"
     )
+    targets: dict[str, str] = Field(
+        default_factory=dict, description="case-level numbers to be answered, such as an age, to their unit"
+    )
     reading: Reading = Field(default=AS_IT_IS, description="how the images are read where their files do not decide")
     generator: Generator | None = None
     cases: tuple[Case, ...] = ()
@@ -127,6 +131,9 @@ class Dataset(Document):
             message = (
                 f"ordered names {', '.join(sorted(unknown))}, not among the heads: {', '.join(self.heads) or 'none'}"
             )
+            raise ValueError(message)
+        if twice := set(self.targets) & set(self.heads):
+            message = f"{', '.join(sorted(twice))} is both a classification head and a target"
             raise ValueError(message)
         for field, names in (("terms", self.terms), ("lesion_labels", self.lesion_labels)):
             if unknown := set(names) - set(self.labels):

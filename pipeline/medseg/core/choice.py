@@ -8,7 +8,8 @@ from pydantic import Field
 
 from medseg.core.answering import Cleanup
 from medseg.core.document import Document
-from medseg.core.findings import Estimate, Provenance
+from medseg.core.estimate import Estimate
+from medseg.core.findings import Provenance
 
 
 class Candidate(Document):

@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from medseg.core.document import Document
-from medseg.core.findings import CaseFailure, ClassSummary, Estimate, LabelSummary, Provenance, ReliabilityBin
+from medseg.core.estimate import Estimate
+from medseg.core.findings import CaseFailure, ClassSummary, LabelSummary, Provenance, ReliabilityBin
 
 
 class ScoreTable(Document):

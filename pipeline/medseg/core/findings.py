@@ -10,8 +10,10 @@ from pydantic import Field
 from medseg.core.batch import InputSeal
 from medseg.core.detection import LesionDetection, LesionSummary
 from medseg.core.document import Document
+from medseg.core.estimate import Estimate
 from medseg.core.geometry import Geometry, Shape, Vector
 from medseg.core.prediction import Region
+from medseg.core.values import ValueAnswer, ValueSummary
 
 Presence = Literal["both", "both_empty", "missed", "invented"]
 
@@ -99,6 +101,7 @@ class CasePrediction(Document):
     labels: dict[str, int]
     volumes_ml: dict[str, float]
     classes: tuple[ClassAnswer, ...] = ()
+    values: tuple[ValueAnswer, ...] = ()
     flags: tuple[str, ...] = ()
     backend: str = Field(default="torch", description="who ran the network")
     windows: int = Field(default=0, description="over all members, blank ones included")
@@ -120,6 +123,7 @@ class CaseReport(Document):
     metrics: tuple[LabelMetrics, ...] = Field(default=(), description="labels annotated in this case's reference")
     unlabelled: tuple[str, ...] = Field(default=(), description="labels not annotated in the reference: not scored")
     classes: tuple[ClassAnswer, ...] = ()
+    values: tuple[ValueAnswer, ...] = ()
     lesions: tuple[LesionDetection, ...] = ()
     flags: tuple[str, ...] = ()
     attributes: dict[str, str] = Field(default_factory=dict)
@@ -130,18 +134,6 @@ class CaseReport(Document):
     def mean_dice(self) -> float | None:
         """Mean over the scored labels; None when nothing was scored."""
         return sum(row.dice for row in self.metrics) / len(self.metrics) if self.metrics else None
-
-
-class Estimate(Document):
-    """A number with its uncertainty: mean and bootstrap 95 % interval clustered by patient, median and quartiles."""
-
-    mean: float
-    low: float | None = Field(description="None where nothing bounds it: one patient says nothing of others")
-    high: float | None
-    median: float
-    quartile_1: float
-    quartile_3: float
-    n: int
 
 
 class PairedComparison(Document):
@@ -277,13 +269,14 @@ class CohortReport(Document):
     labels: tuple[LabelSummary, ...]
     mean_dice: Estimate | None
     classes: tuple[ClassSummary, ...]
+    values: tuple[ValueSummary, ...] = ()
     cases: tuple[CaseReport, ...] = Field(description="worst mean Dice first")
     failures: tuple[CaseFailure, ...] = ()
     lesions: tuple[LesionSummary, ...] = ()
     multilabel: MultiLabelSummary | None = None
     subgroups: tuple[SubgroupSummary, ...] = ()
     unanswered: dict[str, int] = Field(
-        default_factory=dict, description="classification head to cases with a reference class and no answer"
+        default_factory=dict, description="head or target to cases with a reference and no answer"
     )
     not_grouped: dict[str, str] = Field(default_factory=dict, description="attributes without a table, and why")
     provenance: Provenance

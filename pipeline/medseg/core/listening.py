@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -40,6 +41,13 @@ class ListenSettings(Document):
         default=(), description="who may call: AE@ADDRESS, AE, or @ADDRESS; an address may be a network, 10.0.0.0/24"
     )
     send: str | None = Field(default=None, description="AE@host:port that gets the results")
+    tls_cert: Path | None = Field(default=None, description="PEM certificate, with its chain: only TLS is spoken")
+    tls_key: Path | None = Field(default=None, description="its key, without a password; default: in tls_cert")
+    tls_ca: Path | None = Field(
+        default=None, description="PEM authorities: callers must show a certificate of theirs, as must the destination"
+    )
+    send_tls: bool = Field(default=False, description="TLS towards the destination; tls_cert is shown where asked for")
+    tls_check_host: bool = Field(default=True, description="the destination's certificate must name its host")
     keep: bool = Field(default=False, description="keep received series and results after success")
     settle_s: float = Field(default=10, gt=0, description="of silence, with every association closed, end a series")
     max_tries: int = Field(default=12, ge=1, description="of sending, or of work that failed for want of room or time")
@@ -101,6 +109,18 @@ class ListenSettings(Document):
                 "may call (--allow-remote --allow AE@ADDRESS)"
             )
             raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _tls(self) -> ListenSettings:
+        problem = {
+            "tls_key is of no use without tls_cert": self.tls_key and not self.tls_cert,
+            "tls_ca is of no use without tls_cert or send_tls": self.tls_ca and not (self.tls_cert or self.send_tls),
+            "send_tls is of no use without send": self.send_tls and not self.send,
+        }
+        for message, is_so in problem.items():
+            if is_so:
+                raise ValueError(message)
         return self
 
     @property

@@ -11,6 +11,7 @@ from medseg.core.clinical import ClinicalColumn
 from medseg.core.document import Document
 from medseg.core.geometry import Shape, Vector
 from medseg.core.terminology import Term
+from medseg.core.values import Target, ValueRange
 
 Pooling = Literal["foreground", "global", "attention"]
 
@@ -59,6 +60,7 @@ class Fingerprint(Document):
     crop_share: float = Field(description="median share of voxels kept by the foreground crop")
     channels: tuple[ChannelStatistics, ...]
     class_counts: dict[str, dict[str, int]]
+    values: dict[str, ValueRange] = Field(default_factory=dict, description="by target, where any case has a value")
     cases: tuple[CaseFingerprint, ...]
 
 
@@ -155,6 +157,7 @@ class ClassificationPlan(Document):
 
     heads: dict[str, tuple[str, ...]]
     ordered: tuple[str, ...] = Field(default=(), description="heads whose classes are steps of one scale, lowest first")
+    targets: dict[str, Target] = Field(default_factory=dict, description="numbers answered beside the classes")
     view: Literal["foreground", "whole"]
     pooling: Pooling = Field(
         default="foreground",

@@ -41,6 +41,7 @@ class Prediction:
         windows: How many the members of the model were given, blank ones included.
         skipped_windows: How many of these held nothing, and were background without the network.
         region: What was looked at closely, when a coarse pass came first.
+        values: Target to its number, in its unit.
     """
 
     labels: LabelMap | None
@@ -53,3 +54,4 @@ class Prediction:
     windows: int = 0
     skipped_windows: int = 0
     region: Region | None = None
+    values: dict[str, float] = field(default_factory=dict)

@@ -32,7 +32,7 @@ def compare_cases(dataset: Dataset, seen: Sequence[Seen]) -> list[Finding]:
 
 def summarise(dataset: Dataset, seen: Sequence[Seen]) -> list[Finding]:
     """Findings about the dataset as a whole."""
-    return [*_mirrored(seen), *_absent_labels(dataset, seen), *_absent_classes(dataset)]
+    return [*_mirrored(seen), *_absent_labels(dataset, seen), *_absent_classes(dataset), *_values(dataset)]
 
 
 def _repeated_ids(dataset: Dataset) -> list[Finding]:
@@ -164,6 +164,21 @@ def _absent_classes(dataset: Dataset) -> Iterable[Finding]:
         if given[None]:
             message = f"{given[None]} cases have no class for head {head!r}"
             yield Finding(case="", severity="note", code="W-NO-CLASS", message=message)
+
+
+def _values(dataset: Dataset) -> Iterable[Finding]:
+    for name, unit in dataset.targets.items():
+        given = [case.values[name] for case in dataset.cases if name in case.values]
+        if not given:
+            remedy = "Remove it from 'targets', or give cases a value."
+            yield _warning("", "W-VALUE-ABSENT", f"no case has a value of target {name!r}", remedy)
+        elif len(set(given)) == 1:
+            amount = f"{given[0]:g} {unit}".strip()
+            message = f"target {name!r} is {amount} in all {len(given)} cases that have it"
+            yield _warning("", "W-VALUE-CONSTANT", message, "Remove it from 'targets', or add cases.")
+        if 0 < len(given) < len(dataset.cases):
+            message = f"{len(dataset.cases) - len(given)} cases have no value of target {name!r}"
+            yield Finding(case="", severity="note", code="W-NO-VALUE", message=message)
 
 
 def _error(case: str, code: str, message: str, remedy: str) -> Finding:

@@ -152,6 +152,14 @@ def _check_case(case: Case, dataset: Dataset, file: Path) -> None:
                 file=file,
                 remedy=f"In 'labels' of the dataset: {suggest(name, list(dataset.labels))}",
             )
+    for name in case.values:
+        if name not in dataset.targets:
+            raise UsageError(
+                f"values: unknown target {name!r}",
+                code="E-TARGET-NAME",
+                file=file,
+                remedy=f"In 'targets' of the dataset, with its unit: {suggest(name, list(dataset.targets))}",
+            )
     for head, name in case.classes.items():
         if head not in dataset.heads:
             raise UsageError(

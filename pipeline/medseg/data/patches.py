@@ -8,6 +8,7 @@ Shape legend: B batch, C channels, K network outputs, (I, J, K) voxels of the pa
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from torch.nn import functional
 
 from medseg.core.errors import UsageError
 from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS
+from medseg.data.batch import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,71 +35,13 @@ _JITTER = 0.1
 _SHOWN = 0.8
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """What one training step learns from.
-
-    Attributes:
-        image: (B, C, I, J, K) float32.
-        labels: (B, I, J, K) uint8 network indices; all ignored for cases without a reference.
-        known: (B, K) bool, labels annotated in each sample's case.
-        classes: (B,) int64 class index by head; MISSING_CLASS where the sample does not show what the class is about.
-        cases: Ids, for messages.
-        slots: The place of each sample in the step's whole batch, of which several processes take a part each.
-        clinical: (B, width) float32, the plan's clinical columns; width 0 when it has none.
-    """
-
-    image: Tensor
-    labels: Tensor
-    known: Tensor
-    classes: dict[str, Tensor]
-    cases: tuple[str, ...]
-    slots: tuple[int, ...]
-    clinical: Tensor
-
-    def views(self) -> Tensor:
-        """Indices of the samples that carry a class."""
-        carries = torch.zeros(len(self.image), dtype=torch.bool, device=self.image.device)
-        for values in self.classes.values():
-            carries |= values != MISSING_CLASS
-        return carries.nonzero().flatten()
-
-    def classes_of_views(self) -> dict[str, Tensor]:
-        views = self.views()
-        return {head: values[views] for head, values in self.classes.items()}
-
-    def part(self, rows: Tensor) -> Batch:
-        """Some of the samples, on the device where they lie."""
-        chosen = rows.tolist()
-        return Batch(
-            self.image[rows],
-            self.labels[rows],
-            self.known[rows],
-            {head: values[rows] for head, values in self.classes.items()},
-            tuple(self.cases[row] for row in chosen),
-            tuple(self.slots[row] for row in chosen),
-            self.clinical[rows],
-        )
-
-    def to(self, device: torch.device) -> Batch:
-        return Batch(
-            self.image.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            self.known.to(device),
-            {head: values.to(device) for head, values in self.classes.items()},
-            self.cases,
-            self.slots,
-            self.clinical.to(device),
-        )
-
-
 class PatchSampler:
     """Draw batches from loaded cases.
 
     Half of the patches of a segmentation task are centred on a voxel of a label, each label of the dataset alike. With
     a classification head the other half are views: the patch (or the whole case) that the head will see at inference,
-    drawn so that every class comes equally often. These carry a class, and so does any patch that shows most of what
-    the class is about.
+    drawn so that every class comes equally often. These carry classes and values, and so does any patch that shows most
+    of what these are about.
 
     Raises:
         UsageError: E-NOTHING-TO-LEARN when no case has a reference or a class.
@@ -111,9 +55,9 @@ class PatchSampler:
         self._strata = _strata(self._cases, plan)
         if not self._strata and not any(case.labels.numel() for case in self._cases):
             raise UsageError(
-                f"none of the {len(self._cases)} training cases has a reference mask or a known class",
+                f"none of the {len(self._cases)} training cases has a reference mask, a known class or a value",
                 code="E-NOTHING-TO-LEARN",
-                remedy="Give cases a `label` or `classes` in the manifest, then preprocess again.",
+                remedy="Give cases a `label`, `classes` or `values` in the manifest, then preprocess again.",
             )
         self._by_label = [
             [number for number, case in enumerate(self._cases) if (case.foreground[:, 0] == index).any()]
@@ -127,9 +71,17 @@ class PatchSampler:
         """The patches of one step, or of some of its slots; the same for the same step and slot."""
         slots = range(self._plan.batch_size) if slots is None else slots
         samples = [self._lacking(np.random.default_rng((self._seed, step, slot)), slot) for slot in slots]
+        diagnosis = self._plan.classification
+        told = [sample.case.entry if sample.tells else None for sample in samples]
         classes = {
-            head: torch.tensor([sample.classes.get(head, MISSING_CLASS) for sample in samples])
-            for head in (self._plan.classification.heads if self._plan.classification else {})
+            head: torch.tensor([entry.classes.get(head, MISSING_CLASS) if entry else MISSING_CLASS for entry in told])
+            for head in (diagnosis.heads if diagnosis else {})
+        }
+        values = {
+            name: torch.tensor(
+                [target.standardised(entry.values.get(name, math.nan)) if entry else math.nan for entry in told]
+            )
+            for name, target in (diagnosis.targets if diagnosis else {}).items()
         }
         return Batch(
             torch.stack([sample.image for sample in samples]),
@@ -139,6 +91,7 @@ class PatchSampler:
             tuple(sample.case.entry.id for sample in samples),
             tuple(slots),
             torch.stack([sample.case.clinical for sample in samples]),
+            values,
         )
 
     def _lacking(self, random: np.random.Generator, slot: int) -> _Sample:
@@ -160,7 +113,7 @@ class PatchSampler:
             stratum = self._strata[int(random.integers(len(self._strata)))]
             case = self._cases[stratum[int(random.integers(len(stratum)))]]
             image, labels = class_view(case, plan, jitter=random)
-            return _Sample(case, image, labels, case.entry.classes)
+            return _Sample(case, image, labels, tells=True)
         taught = [numbers for numbers in self._by_label if numbers]
         if taught and random.random() < _FOREGROUND_SHARE:
             label = int(random.integers(len(taught)))
@@ -174,8 +127,7 @@ class PatchSampler:
             case = self._cases[int(random.integers(len(self._cases)))]
             centre = np.asarray([random.integers(size) for size in case.entry.shape])
         start = _start(centre, case.entry.shape, plan.patch_size)
-        shown = self._shown(case, start)
-        return _Sample(case, *crop_case(case, start, plan.patch_size), case.entry.classes if shown else {})
+        return _Sample(case, *crop_case(case, start, plan.patch_size), tells=self._shown(case, start))
 
     def _shown(self, case: LoadedCase, start: NDArray[np.int_]) -> bool:
         """Whether the patch holds most of the labels that the classification head pools under."""
@@ -189,7 +141,7 @@ class _Sample:
     case: LoadedCase
     image: Tensor
     labels: Tensor
-    classes: dict[str, int]
+    tells: bool  # enough of the case to answer for it
 
 
 def require_foreground(cases: Sequence[LoadedCase], plan: Plan) -> None:
@@ -271,7 +223,7 @@ def _start(centre: NDArray[np.int_], shape: Shape, size: Shape) -> NDArray[np.in
 
 
 def _strata(cases: Sequence[LoadedCase], plan: Plan) -> list[list[int]]:
-    """Cases by class of the first head that knows one, without those of which nothing is known."""
+    """Cases by class of the first head that knows one, those with values alone together; the others are left out."""
     groups: dict[tuple[int, int], list[int]] = {}
     for number, case in enumerate(cases):
         for rank, head in enumerate(plan.classification.heads if plan.classification else ()):
@@ -279,4 +231,7 @@ def _strata(cases: Sequence[LoadedCase], plan: Plan) -> list[list[int]]:
             if value != MISSING_CLASS:
                 groups.setdefault((rank, value), []).append(number)
                 break
+        else:
+            if case.entry.values:
+                groups.setdefault((len(case.entry.classes), 0), []).append(number)
     return [groups[key] for key in sorted(groups)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from medseg.core.document import Document
 from medseg.core.errors import InputError, ModelError
@@ -42,6 +43,7 @@ class StoredCase(Document):
     Attributes:
         known: By network index (background first) whether the label was annotated.
         classes: Class index by head; MISSING_CLASS where the case has none.
+        values: By target in its unit, where the case has one.
         missing: Channels that the case lacks: 0 in network units.
     """
 
@@ -52,7 +54,13 @@ class StoredCase(Document):
     shape: Shape
     known: tuple[bool, ...]
     classes: dict[str, int]
+    values: dict[str, float] = Field(default_factory=dict)
     missing: tuple[int, ...] = ()
+
+    @property
+    def teaches_case(self) -> bool:
+        """Whether a class or a value is known of the case as a whole."""
+        return bool(self.values) or any(index != MISSING_CLASS for index in self.classes.values())
 
 
 class StoreIndex(Document):
@@ -138,6 +146,7 @@ def store_case(
             head: names.index(case.classes[head]) if head in case.classes else MISSING_CLASS
             for head, names in dataset.heads.items()
         },
+        values=case.values,
         missing=case.missing,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import cached_property, partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from medseg.core.answering import Combination
-    from medseg.core.plan import ClassificationPlan, Plan
+    from medseg.core.plan import Plan
     from medseg.engine.backends import Segment
 
 _CERTAIN = 10.0  # a logit
@@ -36,11 +36,14 @@ class Classifier(Protocol):
     def classify(
         self, image: Tensor, probabilities: Tensor | None, clinical: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Class logits by head of a view (1, C, *patch), whose segmentation (1, K, *patch) is known.
+        """Class logits by head, and (1, 1) standardised by target, of a view (1, C, *patch).
 
-        `clinical` (1, width) where the plan has such columns.
+        Its segmentation (1, K, *patch) is known; `clinical` (1, width) where the plan has such columns.
         """
         ...
+
+
+CaseAnswer = tuple[Tensor | None, dict[str, dict[str, float]], dict[str, float]]
 
 
 def infer_case(
@@ -52,8 +55,8 @@ def infer_case(
     overlap: float,
     thrift: Thrift = Thrift.NONE,
     clinical: Tensor | None = None,
-) -> tuple[Tensor | None, dict[str, dict[str, float]]]:
-    """Both answers for one case on the network grid; call inside inference mode and autocast.
+) -> CaseAnswer:
+    """All answers for one case on the network grid; call inside inference mode and autocast.
 
     Args:
         networks: In evaluation mode.
@@ -65,12 +68,12 @@ def infer_case(
         clinical: (width,) the plan's clinical columns of the case.
 
     Returns:
-        Logits (K, I, J, K), None without labels, and class probabilities by head.
+        Logits (K, I, J, K), None without labels, class probabilities by head, and values by target.
     """
     windows = WindowGrid.over(image.shape[1:], plan.patch_size, overlap)
-    run = CaseRun(networks, image, plan, segments=segments, grid=windows, thrift=thrift)
+    run = CaseRun(networks, image, plan, segments=segments, grid=windows, thrift=thrift, clinical=clinical)
     logits = torch.cat(list(run.slabs()), dim=1) if plan.num_outputs else None
-    return logits, run.classes(clinical)
+    return logits, run.classes(), run.values()
 
 
 class CaseRun:
@@ -86,8 +89,8 @@ class CaseRun:
         plan: The model's.
         segments: The segmentation half of each network, or its `mirrored` mean.
         grid: Where the windows lie; voxels outside its box are background.
-        lead: The axis along which slabs follow one another.
         thrift: How much speed is given up for memory.
+        clinical: (width,) the plan's clinical columns of the case.
     """
 
     def __init__(
@@ -98,12 +101,12 @@ class CaseRun:
         *,
         segments: Sequence[Segment],
         grid: WindowGrid,
-        lead: int = 0,
         thrift: Thrift = Thrift.NONE,
+        clinical: Tensor | None = None,
     ) -> None:
         self._networks, self._image, self._plan = networks, image, plan
-        self._segments = segments
-        self._grid, self._lead = grid, lead
+        self._segments, self._grid = segments, grid
+        self._clinical = clinical if plan.clinical else None
         self._window_batch = max(1, _VOXELS_PER_CALL[image.device.type] // int(np.prod(plan.patch_size)))
         if thrift >= Thrift.ONE_WINDOW:
             self._window_batch = 1
@@ -116,16 +119,16 @@ class CaseRun:
         self._air = blank_values(plan.normalisation) if plan.skip_constant_windows else None
         self.windows = self.skipped = 0
 
-    def slabs(self, combine: Combination = "logits") -> Iterator[Tensor]:
+    def slabs(self, combine: Combination = "logits", *, lead: int = 0) -> Iterator[Tensor]:
         """Yield consecutive (K, rows, J, K) of the grid's box along the leading axis, which comes first.
 
         Args:
             combine: What the members are averaged in.
+            lead: The axis along which slabs follow one another.
 
         Raises:
             ModelError: E-NUMERIC.
         """
-        lead = self._lead
         box = tuple(slice(*ends) for ends in zip(*self._grid.box, strict=True))
         regions = self._regions[(slice(None), *box)].movedim(lead + 1, 1) if self._pooled else None
         streams = [
@@ -144,11 +147,7 @@ class CaseRun:
         for parts in zip(*streams, strict=True):
             logits = parts[0] if len(parts) == 1 else combined(parts, how=combine, regions=bool(self._plan.regions))
             if not bool(torch.isfinite(logits).all()):
-                raise ModelError(
-                    "the network's answer is not finite",
-                    code="E-NUMERIC",
-                    remedy="Run again with --no-amp; if it stays, the input or the model is broken.",
-                )
+                raise _not_finite()
             if regions is not None:
                 regions[:, row : row + logits.shape[1]].copy_(torch.softmax(logits, dim=0)[self._pooled])
             row += logits.shape[1]
@@ -170,16 +169,36 @@ class CaseRun:
             answers[~blank] = segment(windows[~blank]).to(answers)
         return answers
 
-    def classes(self, clinical: Tensor | None = None) -> dict[str, dict[str, float]]:
-        """Class probabilities by head; call after the last slab.
+    def classes(self) -> dict[str, dict[str, float]]:
+        """Class probabilities by head; call after the last slab."""
+        if self._plan.classification is None:
+            return {}
+        heads = self._plan.classification.heads
+        return _mean_classes(
+            [
+                {
+                    head: dict(zip(names, torch.softmax(answers[head][0].float(), dim=0).tolist(), strict=True))
+                    for head, names in heads.items()
+                }
+                for answers in self._diagnoses
+            ]
+        )
 
-        Args:
-            clinical: (width,) the plan's clinical columns of the case.
+    def values(self) -> dict[str, float]:
+        """By target, in its unit, the mean over the members; call after the last slab.
+
+        Raises:
+            ModelError: E-NUMERIC.
         """
         if self._plan.classification is None:
             return {}
-        known = None if clinical is None or not len(clinical) else clinical[None].to(self._image.device)
-        return _mean_classes([self._classify(network, self._plan.classification, known) for network in self._networks])
+        values = {
+            name: target.in_unit(float(np.mean([float(answers[name][0, 0]) for answers in self._diagnoses])))
+            for name, target in self._plan.classification.targets.items()
+        }
+        if not np.isfinite(list(values.values())).all():
+            raise _not_finite()
+        return values
 
     def view(self) -> tuple[Tensor, Tensor | None]:
         """What a case is classified by: a view (1, C, *patch) and the probabilities (1, K, *patch) it is pooled under.
@@ -195,14 +214,19 @@ class CaseRun:
         probabilities[0, self._pooled] = crop(self._regions, start, size).to(view.device, torch.float32)
         return view[None], probabilities
 
-    def _classify(
-        self, network: Classifier, classification: ClassificationPlan, clinical: Tensor | None
-    ) -> dict[str, dict[str, float]]:
-        answers = network.classify(*self.view(), clinical)
-        return {
-            head: dict(zip(names, torch.softmax(answers[head][0].float(), dim=0).tolist(), strict=True))
-            for head, names in classification.heads.items()
-        }
+    @cached_property
+    def _diagnoses(self) -> list[dict[str, Tensor]]:
+        """What each member says of the case as a whole."""
+        clinical = None if self._clinical is None else self._clinical[None].to(self._image.device)
+        return [network.classify(*self.view(), clinical) for network in self._networks]
+
+
+def _not_finite() -> ModelError:
+    return ModelError(
+        "the network's answer is not finite",
+        code="E-NUMERIC",
+        remedy="Run again with --no-amp; if it stays, the input or the model is broken.",
+    )
 
 
 def _turned(segment: Segment, lead: int, windows: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from medseg.engine.devices import autocast
 from medseg.engine.stop import Stopped
 from medseg.nn.diagnosis import OrdinalLayer
 from medseg.ops.augment import Augmentation, augment
+from medseg.ops.ridge import errors_left_out, ridge_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 _COST = 0.5  # of looking at a case, in validations of one
 _NUM_FOLDS = 5
 _FEWEST_PER_CLASS = 5
+_FEWEST_VALUES = 10
 _PENALTIES = tuple(10.0**exponent for exponent in np.arange(0.5, -4.1, -0.5))
 _MOST_VIEWS = 3
 _MOST_ROWS = 4000
@@ -65,8 +67,8 @@ def refit_heads(
 ) -> None:
     """Fit every head anew to the features of the training cases; the encoder and decoder are left alone.
 
-    A head stays as it was trained where fewer than five cases of some class are known, or where its features foretell
-    the class of patients left out no better than a constant.
+    A head stays as it was trained where fewer than five cases of some class (ten of a value) are known, or where its
+    features foretell the answer of patients left out no better than a constant.
 
     Args:
         network: Finished; its heads are changed in place.
@@ -80,8 +82,8 @@ def refit_heads(
     Raises:
         Stopped: When it says so; nothing was changed then.
     """
-    known = [case for case in cases if any(value != MISSING_CLASS for value in case.entry.classes.values())]
-    if network.head is None or not known:
+    known = [case for case in cases if case.entry.teaches_case]
+    if network.head is None or plan.classification is None or not known:
         return
     network.eval()
     gather = partial(_gather, network, plan, device=device, dtype=dtype)
@@ -95,10 +97,16 @@ def refit_heads(
     features = torch.stack(rows)
     patients = np.array([case.entry.patient for case in known])
     for name, trained in network.head.layers().items():
-        targets = torch.tensor([case.entry.classes.get(name, MISSING_CLASS) for case in known])
-        is_known = targets != MISSING_CLASS
+        target = plan.classification.targets.get(name)
+        if target is None:
+            targets = torch.tensor([case.entry.classes.get(name, MISSING_CLASS) for case in known])
+            is_known = targets != MISSING_CLASS
+        else:
+            values = [target.standardised(case.entry.values.get(name, math.nan)) for case in known]
+            targets = torch.tensor(values, dtype=torch.float64)
+            is_known = torch.isfinite(targets)
         task = Task(features[is_known], targets[is_known], patients[is_known.numpy()], network.head.blocks)
-        fitted = fit_layer(task, trained, seed=seed)
+        fitted = (fit_layer if target is None else fit_number)(task, trained, seed=seed)
         if fitted is not None:
             trained.load_state_dict(fitted.state_dict())
 
@@ -138,7 +146,7 @@ class Task:
 
     Attributes:
         features: (cases, views, width) standardised features.
-        targets: (cases,) class index.
+        targets: (cases,) class index, or standardised value.
         patients: (cases,) who is left out together.
         blocks: Widths of the groups of features; each group as a whole is trusted alike, however wide it is.
     """
@@ -147,6 +155,37 @@ class Task:
     targets: Tensor
     patients: NDArray[np.str_]
     blocks: tuple[int, ...]
+
+    @property
+    def trust(self) -> Tensor:
+        """(width,) how dear a feature is: as much as its group is wide."""
+        return torch.cat([torch.full((size,), float(size)) for size in self.blocks]).double()
+
+
+def fit_number(task: Task, like: Layer, *, seed: int) -> Layer | None:
+    """A linear layer to one value: ridge regression with the penalty that foretells patients left out best.
+
+    Returns:
+        None with too few cases or patients, or when no penalty does better than answering with the mean by more than
+        the standard error of the gain over the patients: among so many penalties one always seems to.
+    """
+    patients = len(np.unique(task.patients))
+    if len(task.targets) < _FEWEST_VALUES or patients < _NUM_FOLDS or bool((task.targets == task.targets[0]).all()):
+        return None
+    features, wanted, trust = (part.numpy() for part in (task.features, task.targets, task.trust))
+    folds = [inside.numpy() for inside in _folds(task, seed=seed)]
+    errors, constant = errors_left_out(features, wanted, _PENALTIES, trust=trust, folds=folds)
+    best = int(errors.mean(1).argmin())
+    _, owner = np.unique(task.patients, return_inverse=True)
+    gains = np.bincount(owner, weights=constant - errors[best])
+    logger.info("squared error of patients left out %.3f, of the mean %.3f", errors[best].mean(), constant.mean())
+    if gains.mean() <= gains.std(ddof=1) / math.sqrt(patients):
+        return None
+    ((weights, bias),) = ridge_path(features, wanted, _PENALTIES[best : best + 1], trust=trust)
+    layer = copy.deepcopy(like).double().cpu().requires_grad_(requires_grad=False)
+    layer.weight.copy_(torch.from_numpy(weights)[None])
+    layer.bias.fill_(bias)
+    return layer
 
 
 def fit_layer(task: Task, like: Layer, *, seed: int) -> Layer | None:
@@ -168,10 +207,10 @@ def fit_layer(task: Task, like: Layer, *, seed: int) -> Layer | None:
 
 
 def _folds(task: Task, *, seed: int) -> list[Tensor]:
-    """(cases,) bool each: who is learnt from; patients of one class after another are dealt out like cards."""
+    """(cases,) bool each: who is learnt from; patients are dealt out like cards, in the order of class or value."""
     random = np.random.default_rng(seed)
     names = random.permutation(np.unique(task.patients))
-    first = {name: int(task.targets[int(np.flatnonzero(task.patients == name)[0])]) for name in names}
+    first = {name: float(task.targets[int(np.flatnonzero(task.patients == name)[0])]) for name in names}
     dealt = {name: number % _NUM_FOLDS for number, name in enumerate(sorted(names, key=first.__getitem__))}
     fold = torch.tensor([dealt[name] for name in task.patients])
     return [fold != number for number in range(_NUM_FOLDS) if bool((fold == number).any())]
@@ -193,7 +232,6 @@ def fit_path(task: Task, like: Layer, penalties: Sequence[float]) -> list[Layer]
     flat = task.features.flatten(0, 1)
     shift, scale = flat.mean(0), flat.std(0).clamp(min=_LEAST_DEVIATION)
     features = (task.features - shift) / scale
-    trust = torch.cat([torch.full((size,), float(size)) for size in task.blocks]).double()
     weights = _balance(task.targets)
     layer = copy.deepcopy(like).double().cpu().requires_grad_()  # the averaged weights are frozen
     if isinstance(layer, OrdinalLayer):
@@ -205,7 +243,7 @@ def fit_path(task: Task, like: Layer, penalties: Sequence[float]) -> list[Layer]
     def loss(penalty: float) -> Tensor:
         layer.zero_grad()
         data = (weights * _row_losses(layer, features, task.targets).mean(1)).sum()
-        total = data + penalty * (trust * layer.weight.square()).sum()
+        total = data + penalty * (task.trust * layer.weight.square()).sum()
         total.backward()  # type: ignore[no-untyped-call]
         return total
 

@@ -95,7 +95,8 @@ def export_member(network: Network, plan: Plan, name: Format, folder: Path, *, m
             Diagnosis(network, pooled=bool(region_groups(plan))), kind, folder, _classification_part(plan, member)
         )
         parts.append(part)
-        classifier = _Graph(run, tuple(plan.classification.heads), pooled=bool(region_groups(plan)))
+        answered = (*plan.classification.heads, *plan.classification.targets)
+        classifier = _Graph(run, answered, pooled=bool(region_groups(plan)))
     return Exported(tuple(parts), segment, classifier)
 
 
@@ -140,8 +141,8 @@ def compare_case(
     windows = WindowGrid.over(image.shape[1:], plan.patch_size, OVERLAP)
     # one deviation above the mean, and the first level: not zero, as what is missing would be
     clinical = torch.tensor([float(not n) for column in plan.clinical for n in range(column.width)])
-    expected = CaseRun(network, image, plan, segments=originals, grid=windows)
-    found = CaseRun([exported.classifier], image, plan, segments=segments, grid=windows)
+    expected = CaseRun(network, image, plan, segments=originals, grid=windows, clinical=clinical)
+    found = CaseRun([exported.classifier], image, plan, segments=segments, grid=windows, clinical=clinical)
     largest, squares, overlaps = 0.0, np.zeros(2), np.zeros((3, len(plan.labels)))
     with torch.inference_mode():
         pairs: Iterable[tuple[Tensor, Tensor]] = zip(expected.slabs(), found.slabs(), strict=True) if segments else ()
@@ -150,10 +151,11 @@ def compare_case(
             largest = max(largest, float(difference.abs().max()))
             squares += [float(difference.square().sum()), float(ours.double().square().sum())]
             overlaps += _overlaps(_masks(ours, plan), _masks(theirs, plan))
-        classes = [run.classes(clinical) for run in (expected, found)]
-    changes = [
-        abs(value - classes[1][head][one]) for head, values in classes[0].items() for one, value in values.items()
-    ]
+        classes = [run.classes() for run in (expected, found)]
+        values = [run.values() for run in (expected, found)]
+    changes = [abs(value - classes[1][head][one]) for head, said in classes[0].items() for one, value in said.items()]
+    targets = plan.classification.targets if plan.classification else {}
+    changes += [abs(values[0][name] - values[1][name]) / target.std for name, target in targets.items()]
     names = plan.regions or plan.label_names
     return Check(
         member=member,
@@ -194,14 +196,14 @@ class _Graph:
     """An exported classification half, called like a network's."""
 
     run: Run
-    heads: tuple[str, ...]
+    answered: tuple[str, ...]  # heads, then targets
     pooled: bool
 
     def classify(
         self, image: Tensor, probabilities: Tensor | None, clinical: Tensor | None = None
     ) -> dict[str, Tensor]:
         inputs = [image, *([probabilities] if self.pooled else []), *([] if clinical is None else [clinical])]
-        return dict(zip(self.heads, self.run(*inputs), strict=True))
+        return dict(zip(self.answered, self.run(*inputs), strict=True))
 
 
 def _export(module: nn.Module, kind: Kind, folder: Path, part: Part) -> tuple[Part, Run]:
@@ -231,6 +233,7 @@ def _segmentation_part(plan: Plan, member: int) -> Part:
 def _classification_part(plan: Plan, member: int) -> Part:
     classification = plan.classification
     heads = {} if classification is None else classification.heads
+    targets = {} if classification is None else classification.targets
     centred = classification is not None and classification.view == "foreground" and bool(plan.num_outputs)
     centred = centred and bool(classification.pool_labels if classification else ())
     pooled = bool(region_groups(plan))
@@ -255,7 +258,13 @@ def _classification_part(plan: Plan, member: int) -> Part:
         member=member,
         files={},
         inputs=(view, *([under] if pooled else []), *([beside] if plan.clinical else [])),
-        outputs=tuple(Port(name=head, shape=(1, len(names)), meaning=" ".join(names)) for head, names in heads.items()),
+        outputs=(
+            *(Port(name=head, shape=(1, len(names)), meaning=" ".join(names)) for head, names in heads.items()),
+            *(
+                Port(name=name, shape=(1, 1), meaning=f"times {one.std:.9g} plus {one.mean:.9g} {one.unit}".strip())
+                for name, one in targets.items()
+            ),
+        ),
     )
 
 

@@ -160,12 +160,13 @@ class Predictor:
         plan, answering, labels = self.bundle.plan, self.bundle.manifest.answering, None
         is_kept = sink is None and self.settings.save_probabilities and plan.num_outputs > 0
         kept = _InMemory(plan.num_outputs, prepared.source.shape) if is_kept else None
-        run, led, region = self._start(prepared, thrift)
+        lead = _leading(prepared.image.shape[1:], plan.patch_size)
+        run, led, region = self._start(prepared, thrift, lead, clinical=clinical)
         watch.lap("region" if self.settings.roi else "network")
         # The way back is in fp32: reduced precision would decide close calls by rounding.
         with torch.inference_mode():
             if plan.num_outputs:
-                logits: Iterable[Tensor] = watch.timed(run.slabs(answering.combine), "network")
+                logits: Iterable[Tensor] = watch.timed(run.slabs(answering.combine, lead=lead), "network")
                 indices = to_source(logits, led, paint_order=plan.paint_order, probabilities=sink or kept)
                 voxel_volume_mm3 = prepared.source.voxel_volume_mm3
                 values = label_values(indices, plan)
@@ -173,7 +174,7 @@ class Predictor:
                 labels = LabelMap(values, prepared.source)
             watch.lap("export")
             with autocast(self.device, self._dtype):
-                classes = at_temperatures(run.classes(clinical), answering.temperatures)
+                classes = at_temperatures(run.classes(), answering.temperatures)
                 features = self._features(run, clinical) if self._describe and plan.classification else None
             watch.lap("network")
         return Prediction(
@@ -186,6 +187,7 @@ class Predictor:
             windows=run.windows,
             skipped_windows=run.skipped,
             region=region,
+            values=run.values(),
         )
 
     def _features(self, run: CaseRun, clinical: Tensor) -> NDArray[np.float32]:
@@ -198,16 +200,16 @@ class Predictor:
         for segment in self._backends.segments(windows[:1].to(self.device), num_windows):
             segment(windows.to(self.device))
 
-    def _start(self, prepared: Prepared, thrift: Thrift) -> tuple[CaseRun, Prepared, Region | None]:
-        """The case ready to run, the part of it whose slabs will come, and as they come: most windows along the first.
+    def _start(
+        self, prepared: Prepared, thrift: Thrift, lead: int, *, clinical: Tensor
+    ) -> tuple[CaseRun, Prepared, Region | None]:
+        """The case ready to run, the part of it whose slabs will come, and as they come.
 
         Without a region of interest, or when the coarse pass finds nothing, that is all of it.
         """
         device = torch.device("cpu") if thrift is Thrift.CPU else self.device
         networks = [network.to(device) for network in self._networks]
         image, plan, settings = prepared.image.to(device), self.bundle.plan, self.settings
-        lengths = [length / size for length, size in zip(image.shape[1:], plan.patch_size, strict=True)]
-        lead = lengths.index(max(lengths))
         full = grid = WindowGrid.over(image.shape[1:], plan.patch_size, settings.overlap)
         segments: Sequence[Segment] = ()
         region = None
@@ -218,16 +220,22 @@ class Predictor:
             coarse = WindowGrid.over(image.shape[1:], plan.patch_size, 0.0)
             if settings.roi and coarse.count < full.count * copies:
                 silent = plan.model_copy(update={"classification": None})
-                look = CaseRun((), image, silent, segments=segments, grid=coarse, lead=lead, thrift=thrift)
+                look = CaseRun((), image, silent, segments=segments, grid=coarse, thrift=thrift)
                 box = foreground_box(
-                    look.slabs(self.bundle.manifest.answering.combine), lead=lead, regions=bool(plan.regions)
+                    look.slabs(self.bundle.manifest.answering.combine, lead=lead), lead=lead, regions=bool(plan.regions)
                 )
                 if box is not None:
                     grid = full.touching(widened(box, prepared.geometry, settings.roi_margin_mm))
                 region = region_of(prepared, coarse, full, grid, found=box is not None, members=len(segments))
             segments = [mirrored(segment, plan) for segment in segments] if settings.tta else segments
-        run = CaseRun(networks, image, plan, segments=segments, grid=grid, lead=lead, thrift=thrift)
+        run = CaseRun(networks, image, plan, segments=segments, grid=grid, thrift=thrift, clinical=clinical)
         return run, prepared.cropped(grid.box).led_by(lead), region
+
+
+def _leading(shape: Sequence[int], size: Shape) -> int:
+    """The axis along which most windows lie."""
+    lengths = [length / side for length, side in zip(shape, size, strict=True)]
+    return lengths.index(max(lengths))
 
 
 class _InMemory:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from medseg.core.settings import TrainSettings
-    from medseg.data.patches import Batch
+    from medseg.data.batch import Batch
     from medseg.engine.clock import Clock
     from medseg.engine.machine import Machine
     from medseg.ops.augment import Augmentation
@@ -173,7 +173,8 @@ def _losses(machine: Machine, batch: Batch, shown: Tensor, pace: Pace) -> dict[s
     if output.logits and bool(total(batch.known.any().float()) > 0):
         losses["segmentation"] = segmentation_loss(output.logits, batch.labels, batch.known)
     taught = {head: gathered(values) for head, values in batch.classes_of_views().items()}
-    if output.classes and (classified := class_loss(output.classes, taught)) is not None:
+    values = {name: gathered(wanted) for name, wanted in batch.values_of_views().items()}
+    if output.classes and (classified := class_loss(output.classes, taught, values)) is not None:
         losses["classification"] = classified * (pace.class_weight if output.logits else 1.0)
     if losses and not bool(torch.isfinite(loss := torch.stack(list(losses.values())).sum())):
         raise not_finite(f"the loss is not finite ({float(loss.detach())})", batch, suspects(batch, output))

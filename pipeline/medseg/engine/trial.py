@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from medseg.core.clinical import encoded_width
-from medseg.data.patches import Batch
+from medseg.data.batch import Batch
 from medseg.engine.checkpoint import TrainingProgress
 from medseg.engine.clock import Clock
 from medseg.engine.machine import build_machine
@@ -56,4 +56,5 @@ def _noise(plan: Plan) -> Batch:
         ("noise",) * size,
         tuple(range(size)),
         torch.zeros(size, encoded_width(plan.clinical)),
+        {name: torch.zeros(size) for name in (plan.classification.targets if plan.classification else {})},
     )

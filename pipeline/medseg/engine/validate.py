@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from medseg.core.plan import Plan
     from medseg.data.store import LoadedCase
     from medseg.engine.backends import Segment
+    from medseg.engine.case_run import CaseAnswer
     from medseg.nn.network import Network
 
 
@@ -64,8 +65,9 @@ def validate(
     Returns:
         `dice` (mean over labels of the mean over cases in which the label was annotated), `dice/<label>`, and for each
         head `<head>/accuracy`, `<head>/balanced_accuracy`, `<head>/auroc`; for an ordered one `<head>/mae_steps` and
-        `<head>/kappa`; `<head>/collapsed` when nearly all answers are one class although the cases are not. Empty
-        without cases. A label missing in reference and prediction scores 1, in one of them 0.
+        `<head>/kappa`; `<head>/collapsed` when nearly all answers are one class although the cases are not; for each
+        target `<name>/mae` and `<name>/rmse` in its unit. Empty without cases. A label missing in reference and
+        prediction scores 1, in one of them 0.
     """
     network.eval()
     segment = torch_segment(network, dtype)
@@ -73,7 +75,7 @@ def validate(
     rows: list[_Row] = []
     given_up = False
 
-    def answered(case: LoadedCase, thrift: Thrift) -> tuple[Tensor | None, dict[str, dict[str, float]]]:
+    def answered(case: LoadedCase, thrift: Thrift) -> CaseAnswer:
         where = torch.device("cpu") if thrift is Thrift.CPU else device
         with torch.inference_mode(mode=False):  # weights that were moved inside it could no longer be averaged into
             network.to(where)
@@ -98,13 +100,11 @@ def validate(
                 case = cases[number]
                 try:
                     with case_context(case.entry.id):
-                        (logits, classes), _ = within_memory(
-                            partial(answered, case), rungs_of(device), shape=case.entry.shape
-                        )
+                        answer, _ = within_memory(partial(answered, case), rungs_of(device), shape=case.entry.shape)
                 except Stopped:
                     given_up = True  # told to the others where they wait
                     continue
-                rows.append(_row(number, case, plan, logits, classes))
+                rows.append(_row(number, case, plan, answer))
         if ranks.any(given_up):
             raise Stopped
     finally:
@@ -114,16 +114,16 @@ def validate(
 
 @dataclass(frozen=True)
 class _Row:
-    """What one case scores: Dice by label, and by head the probabilities and the class."""
+    """What one case scores: Dice by label, by head the probabilities and the class, by target answer and reference."""
 
     number: int
     dice: dict[str, float]
     answers: dict[str, tuple[list[float], int]]
+    values: dict[str, tuple[float, float]]
 
 
-def _row(
-    number: int, case: LoadedCase, plan: Plan, logits: Tensor | None, classes: dict[str, dict[str, float]]
-) -> _Row:
+def _row(number: int, case: LoadedCase, plan: Plan, answer: CaseAnswer) -> _Row:
+    logits, classes, values = answer
     dice = {}
     if logits is not None and case.labels.numel():
         dice = _dice(logits.argmax(0).cpu().numpy(), case, plan)
@@ -132,7 +132,9 @@ def _row(
         for head, probabilities in classes.items()
         if case.entry.classes.get(head, MISSING_CLASS) != MISSING_CLASS
     }
-    return _Row(number, dice, answers)
+    truth = case.entry.values
+    said = {name: (value, truth[name]) for name, value in values.items() if name in truth}
+    return _Row(number, dice, answers, said)
 
 
 def _scores(rows: Sequence[_Row], plan: Plan) -> dict[str, float]:
@@ -148,6 +150,9 @@ def _scores(rows: Sequence[_Row], plan: Plan) -> dict[str, float]:
     result |= {f"dice/{name}": value for name, value in scored.items()}
     for head, given in answers.items():
         result |= _class_scores(head, given, plan)
+    for name in dict.fromkeys(name for row in rows for name in row.values):
+        errors = np.array([said - truth for said, truth in (row.values[name] for row in rows if name in row.values)])
+        result |= {f"{name}/mae": float(np.abs(errors).mean()), f"{name}/rmse": float(np.sqrt((errors**2).mean()))}
     return result
 
 

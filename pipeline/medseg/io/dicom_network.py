@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import logging
+import socket
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from medseg.core.errors import InputError, MedsegError, UsageError
 from medseg.core.listening import ListenSettings, Peer
 from medseg.io.dicom_codecs import DECODABLE
 from medseg.io.dicom_headers import parse, read_object
+from medseg.io.tls import receiving, sending
 
 _PLAIN = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2")
 _LONGEST_PDU = 1 << 20
@@ -67,8 +70,9 @@ class Receiver:
         """Listen, and return the port.
 
         Raises:
-            UsageError: `E-EXTRA`, `E-PACS-PORT`.
+            UsageError: `E-EXTRA`, `E-PACS-TLS`, `E-PACS-PORT`.
         """
+        context = receiving(self._settings)
         entity = _entity(self._settings.ae_title, self._settings.timeout_s)
         from pynetdicom import AllStoragePresentationContexts, evt
         from pynetdicom.sop_class import Verification
@@ -76,8 +80,8 @@ class Receiver:
         entity.require_called_aet = True
         entity.maximum_associations = self._settings.max_associations
         entity.add_supported_context(Verification)
-        for context in AllStoragePresentationContexts:
-            entity.add_supported_context(context.abstract_syntax, [*_PLAIN, *DECODABLE])
+        for storage in AllStoragePresentationContexts:
+            entity.add_supported_context(storage.abstract_syntax, [*_PLAIN, *DECODABLE])
         handlers = [
             (evt.EVT_CONN_OPEN, self._opened),
             (evt.EVT_CONN_CLOSE, self._closed),
@@ -87,7 +91,9 @@ class Receiver:
         ]
         address = (self._settings.bind, self._settings.port)
         try:
-            self._server = entity.start_server(address, block=False, evt_handlers=handlers)
+            self._server = entity.start_server(
+                address, block=False, evt_handlers=handlers, ssl_context=context and _Deferred(context)
+            )
         except OSError as error:
             message = f"cannot listen on {self._settings.bind}:{self._settings.port}: {error.strerror}"
             remedy = "Stop what uses this port, or choose another --port or --bind."
@@ -106,6 +112,10 @@ class Receiver:
 
     def _opened(self, event: Any) -> None:
         sock = event.assoc.dul.socket
+        if isinstance(sock.socket, ssl.SSLSocket) and not _shook_hands(sock.socket, event.assoc.acse_timeout):
+            sock.socket.close()  # pynetdicom leaves it open when the caller is gone
+            sock.close()
+            return
         receive = sock.recv
 
         def limited(length: int) -> Any:
@@ -145,6 +155,44 @@ class Receiver:
         return _SUCCESS
 
 
+class _Deferred:
+    """A TLS context whose sockets shake hands later: pynetdicom accepts callers in one thread, which none may hold."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+
+    def wrap_socket(self, sock: socket.socket, *, server_side: bool) -> ssl.SSLSocket:
+        return self._context.wrap_socket(sock, server_side=server_side, do_handshake_on_connect=False)
+
+
+class _Kept:
+    """A TLS context whose sockets are kept, to close: pynetdicom leaves one open whose other end is gone."""
+
+    def __init__(self, context: ssl.SSLContext, sockets: list[socket.socket]) -> None:
+        self._context = context
+        self._sockets = sockets
+
+    def wrap_socket(self, sock: socket.socket, **how: Any) -> ssl.SSLSocket:
+        wrapped = self._context.wrap_socket(sock, **how)
+        self._sockets.append(wrapped)
+        return wrapped
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    for one in sockets:
+        one.close()
+
+
+def _shook_hands(sock: ssl.SSLSocket, timeout_s: float) -> bool:
+    sock.settimeout(timeout_s)
+    try:
+        sock.do_handshake()
+        sock.settimeout(None)
+    except OSError:  # no TLS, no certificate that is trusted, silence
+        return False
+    return True
+
+
 def _arrival(event: Any) -> Arrival:
     from pynetdicom.dsutils import encode_file_meta
 
@@ -164,6 +212,7 @@ def send_objects(paths: Sequence[Path], peer: Peer, settings: ListenSettings) ->
 
     Raises:
         InputError: `E-PACS-DESTINATION`, `E-PACS-REJECTED` or `E-PACS-STORE`.
+        UsageError: `E-PACS-TLS`.
     """
     headers = {path: read_object(path, is_whole=False) for path in paths}
     classes = sorted({str(header.SOPClassUID) for header in headers.values()})
@@ -187,14 +236,24 @@ def send_objects(paths: Sequence[Path], peer: Peer, settings: ListenSettings) ->
 @contextmanager
 def _associated(peer: Peer, settings: ListenSettings, classes: Sequence[str]) -> Iterator[Any]:
     entity = _entity(settings.ae_title, settings.timeout_s)
+    from pynetdicom import evt
+
     for uid in classes:
         entity.add_requested_context(uid, list(_PLAIN[:2]))
-    association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title)
+    context = sending(settings)
+    sockets: list[socket.socket] = []
+    tls = None if context is None else (_Kept(context, sockets), peer.host)
+    handlers = [(evt.EVT_CONN_OPEN, lambda event: sockets.append(event.assoc.dul.socket.socket))]
+    association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title, tls_args=tls, evt_handlers=handlers)
     if not association.is_established:
+        _close(sockets)
         rejected = association.is_rejected
-        message = f"{peer} {'rejects the association' if rejected else 'cannot be reached'}"
+        unreached = "cannot be reached" if tls is None else "cannot be reached by TLS"
+        message = f"{peer} {'rejects the association' if rejected else unreached}"
         code = "E-PACS-REJECTED" if rejected else "E-PACS-DESTINATION"
         remedy = f"Check AE title, host and port, and that {settings.ae_title} is known there."
+        if tls is not None:
+            remedy += " Its certificate must name the host and come from --tls-ca; it may ask for ours (--tls-cert)."
         raise InputError(message, code=code, remedy=remedy)
     try:
         yield association
@@ -202,6 +261,7 @@ def _associated(peer: Peer, settings: ListenSettings, classes: Sequence[str]) ->
     finally:
         if association.is_established:
             association.abort()
+        _close(sockets)
 
 
 def require_pynetdicom() -> None:

@@ -99,7 +99,7 @@ class OrdinalLayer(nn.Module):
 
 
 class ClassificationHead(nn.Module):
-    """Encoder features pooled under regions, to class logits of each head.
+    """Encoder features pooled under regions, to class logits of each head and one number of each target.
 
     Mean and maximum of each scale under each region's probability (dilated by one voxel of that scale, so that the rim
     of a lesion counts), the size and raggedness of each region and outline, then one linear layer per head: a plain one
@@ -108,7 +108,7 @@ class ClassificationHead(nn.Module):
     Args:
         features: Of each pooled scale, the image first.
         num_regions: Under which they are pooled; 0 pools everything.
-        plan: Heads and dropout.
+        plan: Heads, targets and dropout.
         num_outlines: Measured as regions are, but not pooled under.
     """
 
@@ -129,6 +129,7 @@ class ClassificationHead(nn.Module):
                 for name, classes in plan.heads.items()
             }
         )
+        self.heads.update({name: nn.Linear(sum(self.blocks), 1) for name in plan.targets})
         if self.num_clinical:  # what no training case shows, such as that an age is missing, shall say nothing
             for layer in self.layers().values():
                 with torch.no_grad():
@@ -164,7 +165,7 @@ class ClassificationHead(nn.Module):
         return torch.cat([self.standardise(pooled), clinical], dim=1)
 
     def forward(self, described: Tensor) -> dict[str, Tensor]:
-        """(B, width) to (B, classes) by head."""
+        """(B, width) to (B, classes) by head, and to (B, 1) by target, standardised."""
         standard = self.dropout(self.standard(described))
         return {name: head(standard) for name, head in self.heads.items()}
 

@@ -38,19 +38,31 @@ def segmentation_loss(logits: Sequence[Tensor], target: Tensor, known: Tensor) -
     return total / weight_sum
 
 
-def class_loss(logits: Mapping[str, Tensor], target: Mapping[str, Tensor], *, smoothing: float = 0.05) -> Tensor | None:
-    """Mean cross-entropy over heads and the samples whose class is known; None when none is.
+def class_loss(
+    logits: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
+    values: Mapping[str, Tensor] | None = None,
+    *,
+    smoothing: float = 0.05,
+) -> Tensor | None:
+    """Mean over heads (cross-entropy) and targets (Huber) of the samples whose answer is known; None when none is.
 
     Args:
-        logits: (B, classes) by head.
+        logits: (B, classes) by head, (B, 1) by target.
         target: (B,) int64 by head; MISSING_CLASS where the case's class is unknown.
+        values: (B,) by target, standardised; NaN where the case's value is unknown. Beyond one standard deviation an
+            error costs in proportion (Huber, Ann Math Stat 1964), so that no single case rules the head.
         smoothing: Label smoothing, which keeps small cohorts from overconfidence.
     """
     losses = [
-        functional.cross_entropy(logits[head].float(), values, ignore_index=MISSING_CLASS, label_smoothing=smoothing)
-        for head, values in target.items()
-        if bool((values != MISSING_CLASS).any())
+        functional.cross_entropy(logits[head].float(), index, ignore_index=MISSING_CLASS, label_smoothing=smoothing)
+        for head, index in target.items()
+        if bool((index != MISSING_CLASS).any())
     ]
+    for name, wanted in (values or {}).items():
+        known = torch.isfinite(wanted)
+        if bool(known.any()):
+            losses.append(functional.huber_loss(logits[name].float()[known, 0], wanted[known].float()))
     return torch.stack(losses).mean() if losses else None
 
 

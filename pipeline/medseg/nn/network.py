@@ -137,7 +137,7 @@ class Output:
 
     Attributes:
         logits: (B, K, ...) fine to coarse; empty for a classification-only network.
-        classes: (views, number of classes) by head; of all processes while training.
+        classes: (views, number of classes) by head, (views, 1) by target; of all processes while training.
         described: (views, width) that the head read; None without one.
     """
 
@@ -210,7 +210,7 @@ class Network(nn.Module):
     def classify(
         self, image: Tensor, probabilities: Tensor | None, clinical: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Class logits of views whose segmentation (B, K, I, J, K) is already known."""
+        """Class logits, and standardised targets, of views whose segmentation (B, K, I, J, K) is already known."""
         return {} if self.head is None else self.head(self.describe(image, probabilities, clinical))
 
     def describe(self, image: Tensor, probabilities: Tensor | None, clinical: Tensor | None = None) -> Tensor:

@@ -101,6 +101,8 @@ def _head_pairs(name: str, plan: Plan, source_plan: Plan) -> tuple[int | None, l
     if not name.startswith(_HEADS):
         return None, [(0, 0)]
     head = name.removeprefix(_HEADS).rsplit(".", 1)[0]
+    if head in here.targets:  # a number means the same in the same unit and on the same scale alone
+        return None, [(0, 0)] if there.targets.get(head) == here.targets[head] else []
     if head not in here.heads or head not in there.heads:
         return None, []
     return 0, _same(there.heads[head], here.heads[head])

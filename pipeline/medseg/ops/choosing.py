@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medseg.core.answering import Cleanup
 from medseg.core.choice import Choice, Step
-from medseg.core.findings import Estimate
+from medseg.core.estimate import Estimate
 from medseg.ops.statistics import estimate
 
 Bounds = tuple[float, float]

@@ -14,7 +14,8 @@ from scipy.special import stdtrit
 from scipy.stats import wilcoxon
 
 from medseg.core.errors import InputError
-from medseg.core.findings import Estimate, LabelMetrics, LabelSummary, PairedComparison
+from medseg.core.estimate import Estimate
+from medseg.core.findings import LabelMetrics, LabelSummary, PairedComparison
 from medseg.ops.metrics import METRICS
 
 _NUM_RESAMPLES = 2000

@@ -12,7 +12,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from medseg.core.findings import CaseReport, Estimate, SubgroupSummary
+from medseg.core.estimate import Estimate
+from medseg.core.findings import CaseReport, SubgroupSummary
 from medseg.ops.statistics import estimates
 
 MISSING = "not given"

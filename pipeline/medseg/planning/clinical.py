@@ -28,12 +28,13 @@ def clinical_columns(dataset: Dataset, names: Sequence[str], notes: Notes) -> tu
         notes: Takes the reasons.
 
     Raises:
-        UsageError: E-CLINICAL-COLUMN when a column cannot tell anything, or there is no class to tell.
+        UsageError: E-CLINICAL-COLUMN when a column cannot tell anything, or there is nothing to tell.
         InputError: E-CLINICAL-VALUE naming the case, for a word among numbers.
     """
-    if names and not dataset.heads:
-        message = f"there is no class that {', '.join(names)} could help to tell"
-        raise UsageError(message, code="E-CLINICAL-COLUMN", remedy="Leave `clinical` out, or give the cases classes.")
+    if names and not (dataset.heads or dataset.targets):
+        message = f"there is no class or value that {', '.join(names)} could help to tell"
+        remedy = "Leave `clinical` out, or give the cases classes or values."
+        raise UsageError(message, code="E-CLINICAL-COLUMN", remedy=remedy)
     cases = _taught(dataset)
     return tuple(_column(name, cases, notes) for name in dict.fromkeys(names))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medseg.core.plan import CaseFingerprint, ChannelStatistics, Fingerprint
+from medseg.core.values import ValueRange
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,6 +76,7 @@ def fingerprint_of(measurements: Sequence[CaseMeasurement], cases: Sequence[Case
     for case in cases:
         for head, name in case.classes.items():
             counts.setdefault(head, Counter())[name] += 1
+    names = dict.fromkeys(name for case in cases for name in case.values)
     return Fingerprint(
         num_cases=len(rows),
         median_spacing_mm=_vector(np.median(spacings, axis=0)),
@@ -84,7 +86,18 @@ def fingerprint_of(measurements: Sequence[CaseMeasurement], cases: Sequence[Case
         crop_share=float(np.median(kept)),
         channels=tuple(_statistics(channel[~np.isnan(channel)]) for channel in samples),
         class_counts={head: dict(sorted(counter.items())) for head, counter in counts.items()},
+        values={name: _range([case.values[name] for case in cases if name in case.values]) for name in names},
         cases=tuple(rows),
+    )
+
+
+def _range(values: Sequence[float]) -> ValueRange:
+    return ValueRange(
+        n=len(values),
+        mean=float(np.mean(values)),
+        std=float(np.std(values)) if min(values) < max(values) else 0.0,
+        low=min(values),
+        high=max(values),
     )
 
 

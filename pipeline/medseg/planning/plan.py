@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from medseg.core.errors import UsageError
 from medseg.core.plan import ClassificationPlan, Normalisation, Plan, Pooling
 from medseg.core.sides import left_right_pairs
+from medseg.core.values import Target as ValueTarget
 from medseg.planning.clinical import clinical_columns
 from medseg.planning.network import Notes, Task, plan_step
 from medseg.planning.sides import mirror_axes
@@ -50,7 +52,7 @@ class Wishes:
 def make_plan(dataset: Dataset, fingerprint: Fingerprint, wishes: Wishes) -> Plan:
     """Configure everything from the dataset's fingerprint."""
     notes = Notes()
-    whole = not dataset.labels and bool(dataset.heads)
+    whole = not dataset.labels and bool(dataset.heads or dataset.targets)
     spacing = _spacing(fingerprint, wishes, notes)
     coarse_axis = _coarse_axis(spacing, notes)
     crop = _crop(fingerprint, notes, whole=whole)
@@ -183,17 +185,44 @@ def _normalisation(
     return tuple(rules)
 
 
+def _targets(dataset: Dataset, fingerprint: Fingerprint, notes: Notes) -> dict[str, ValueTarget]:
+    """The scale of each number to be answered.
+
+    Raises:
+        UsageError: E-TARGET, no two different values to learn from.
+    """
+    targets = {}
+    for name, unit in dataset.targets.items():
+        seen = fingerprint.values.get(name)
+        if seen is None or seen.std == 0:
+            found = "none has a value" if seen is None else f"the {seen.n} with a value all have {seen.low:g} {unit}"
+            raise UsageError(
+                f"target {name!r} cannot be learnt from these training cases: {found}",
+                code="E-TARGET",
+                remedy="Give more cases their own in 'values', or take the target out of 'targets' of the manifest.",
+            )
+        targets[name] = ValueTarget(unit=unit, **seen.model_dump())
+        notes.add(
+            f"target {name}",
+            f"minus {seen.mean:.4g}, divided by {seen.std:.4g} {unit}".strip(),
+            f"mean and deviation of the {seen.n} training cases that have it, from {seen.low:.4g} to {seen.high:.4g}",
+        )
+    return targets
+
+
 def _classification(
     dataset: Dataset, fingerprint: Fingerprint, pooling: Pooling | None, *, whole: bool, notes: Notes
 ) -> ClassificationPlan | None:
-    if not dataset.heads:
+    if not (dataset.heads or dataset.targets):
         return None
+    targets = _targets(dataset, fingerprint, notes)
     if whole:
         shapes = tuple(index for index, channel in enumerate(fingerprint.channels) if channel.two_valued)
         notes.add("diagnosis", "from the whole case", "there are no labels to look under")
         return ClassificationPlan(
             heads=dataset.heads,
             ordered=dataset.ordered,
+            targets=targets,
             view="whole",
             pooling="attention" if pooling == "attention" else "global",
             pool_labels=(),
@@ -213,6 +242,7 @@ def _classification(
     return ClassificationPlan(
         heads=dataset.heads,
         ordered=dataset.ordered,
+        targets=targets,
         view="foreground",
         pooling=pooling or "foreground",
         pool_labels=pooled,

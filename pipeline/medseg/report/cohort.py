@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from medseg.core.baseline import FEATURE_TITLES, TITLES, BaselineHead, BaselineReport
-from medseg.core.findings import CaseReport, ClassSummary, CohortReport, Estimate, LabelMetrics, SubgroupSummary
+from medseg.core.estimate import Estimate
+from medseg.core.findings import CaseReport, ClassSummary, CohortReport, LabelMetrics, SubgroupSummary
 from medseg.report.case import PRESENCE_WORDS
 from medseg.report.html import data_uri, render
 from medseg.report.plots import (
@@ -16,6 +17,7 @@ from medseg.report.plots import (
     Curve,
     Reliability,
     Strips,
+    answers_by_reference,
     dice_by_volume,
     metric_strips,
     reliability,
@@ -72,6 +74,7 @@ def render_cohort(
             "strips": _strips(report) if report.labels else [],
             "scatter": dice_by_volume([summary.label for summary in report.labels], report.cases),
             "heads": [_Head(one, roc_curves(one), reliability(one)) for one in report.classes],
+            "targets": [(one, answers_by_reference(one.name, report.cases)) for one in report.values],
             "percentiles": list(report.labels[0].percentiles_mm) if report.labels else [],
             "subgroups": list(_subgroup_tables(report.subgroups)),
             "baselines": baselines,
@@ -93,13 +96,15 @@ def cohort_csv(report: CohortReport) -> str:
         for head, classes in heads
         for name in (head, f"{head} reference", *(f"{head} p({one})" for one in classes))
     ]
+    answers += [name for one in report.values for name in (f"{one.name} ({one.unit})", f"{one.name} reference")]
     percentiles = list(dict.fromkeys(percent for one in report.labels for percent in one.percentiles_mm))
     further = [f"hd{percent}_mm" for percent in percentiles]
     names = ("case", "patient", "label", "presence", *_METRIC_FIELDS, *further, *answers)
     rows: list[tuple[str | float, ...]] = [names]
     for case in report.cases:
         classes = [cell for head, known in heads for cell in _answer_cells(case, head, known)]
-        rows += [(case.case, case.patient, *cells, *classes) for cells in _label_cells(case, percentiles)]
+        said = [cell for one in report.values for cell in _value_cells(case, one.name)]
+        rows += [(case.case, case.patient, *cells, *classes, *said) for cells in _label_cells(case, percentiles)]
     rows += [(failure.case, "", "", f"failed: {failure.code}") for failure in report.failures]
     return csv_text(rows)
 
@@ -126,6 +131,11 @@ def _answer_cells(case: CaseReport, head: str, classes: tuple[str, ...]) -> list
     return [answer.answer, answer.reference or "", *(_short(answer.probabilities.get(name, "")) for name in classes)]
 
 
+def _value_cells(case: CaseReport, name: str) -> list[str | float]:
+    one = next((one for one in case.values if one.name == name), None)
+    return ["", ""] if one is None else [_short(one.value), "" if one.reference is None else _short(one.reference)]
+
+
 def _short(number: str | float) -> str | float:
     """Seven digits: the JSON has them all, and the page that carries the table stays half as large."""
     return number if isinstance(number, str) else float(f"{number:.7g}")
@@ -139,6 +149,7 @@ def _row(case: CaseReport) -> dict[str, object]:
         "worst": min(case.metrics, key=lambda row: row.dice, default=None),
         "absent": [row for row in case.metrics if row.presence in ("missed", "invented")],
         "answers": {answer.head: answer for answer in case.classes},
+        "numbers": {one.name: one for one in case.values},
     }
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medseg.core.findings import CaseReport, ClassSummary, Estimate, LabelMetrics
+from medseg.core.estimate import Estimate
+from medseg.core.findings import CaseReport, ClassSummary, LabelMetrics
 
 _GOLDEN = 0.6180339887498949
 _ROW_HEIGHT = 44.0
@@ -171,6 +172,28 @@ def dice_by_volume(labels: Sequence[str], cases: Sequence[CaseReport]) -> Scatte
             row.presence == "missed",
         )
         for case, row in rows
+    )
+    return Scatter(x_axis, y_axis, points)
+
+
+def answers_by_reference(name: str, cases: Sequence[CaseReport]) -> Scatter | None:
+    """Answers of a target against the references, both on one scale; None without a reference."""
+    rows = [
+        (case.case, one, one.reference)
+        for case in cases
+        for one in case.values
+        if one.name == name and one.reference is not None
+    ]
+    if not rows:
+        return None
+    numbers = [number for _, one, reference in rows for number in (one.value, reference)]
+    margin = 0.05 * (max(numbers) - min(numbers)) or 1.0
+    low, high = min(numbers) - margin, max(numbers) + margin
+    ticks = nice_ticks(low, high, count=4)
+    x_axis, y_axis = Axis(low, high, 44, 284, ticks), Axis(low, high, 254, 14, ticks)
+    points = tuple(
+        Point(x_axis.at(reference), y_axis.at(one.value), f"{case}: {one.words}, reference {reference:.4g}")
+        for case, one, reference in rows
     )
     return Scatter(x_axis, y_axis, points)
 

@@ -81,8 +81,9 @@ def wanted_heads(dataset: Dataset, settings: BaselineSettings) -> tuple[str, ...
                 remedy=f"In 'heads' of the dataset: {suggest(head, list(dataset.heads))}",
             )
     if not dataset.heads:
+        numbers = f"; the baselines answer classes alone, not {', '.join(dataset.targets)}" if dataset.targets else ""
         raise UsageError(
-            f"the dataset {dataset.name} has no classification head: there is nothing to tell apart",
+            f"the dataset {dataset.name} has no classification head: there is nothing to tell apart{numbers}",
             code="E-NO-HEAD",
             remedy="Name the classes in 'heads' of the manifest and give each case its own in 'classes'.",
         )

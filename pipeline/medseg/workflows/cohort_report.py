@@ -16,6 +16,7 @@ from medseg.ops.ordinal import ordinal_summary
 from medseg.ops.scores import classification_summary
 from medseg.ops.statistics import estimate, summarise_labels
 from medseg.ops.subgroups import subgroup_summaries
+from medseg.ops.values import value_summary
 from medseg.workflows.provenance import make_provenance
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from medseg.core.detection import LesionSummary
     from medseg.core.findings import ClassSummary, MultiLabelSummary
     from medseg.core.settings import EvaluateSettings
+    from medseg.core.values import ValueSummary
 
 BASELINE = "baseline.json"
 
@@ -44,6 +46,9 @@ def cohort_report(
         if scored
         else None,
         classes=tuple(summary for head in dataset.heads for summary in _class_summary(head, dataset, reports)),
+        values=tuple(
+            summary for name, unit in dataset.targets.items() for summary in _value_summary(name, unit, reports)
+        ),
         multilabel=_multilabel(dataset, reports),
         unanswered=_unanswered(dataset, reports),
         lesions=_lesions(reports),
@@ -83,6 +88,12 @@ def _class_summary(head: str, dataset: Dataset, reports: Sequence[CaseReport]) -
         yield summary.model_copy(update={"ordinal": ordinal})
 
 
+def _value_summary(name: str, unit: str, reports: Sequence[CaseReport]) -> Iterable[ValueSummary]:
+    answers = [(report.patient, one) for report in reports for one in report.values if one.name == name]
+    if any(one.reference is not None for _, one in answers):
+        yield value_summary(name, unit, answers)
+
+
 def _multilabel(dataset: Dataset, reports: Sequence[CaseReport]) -> MultiLabelSummary | None:
     """Two and more heads of two classes are findings that may occur together."""
     heads = [head for head, names in dataset.heads.items() if len(names) == 2]
@@ -105,21 +116,25 @@ def _multilabel(dataset: Dataset, reports: Sequence[CaseReport]) -> MultiLabelSu
 
 
 def _unanswered(dataset: Dataset, reports: Sequence[CaseReport]) -> dict[str, int]:
-    answered = {report.case: {answer.head for answer in report.classes} for report in reports}
+    answered = {
+        report.case: {*(one.head for one in report.classes), *(one.name for one in report.values)} for report in reports
+    }
     return {
         head: missing
-        for head in dataset.heads
+        for head in (*dataset.heads, *dataset.targets)
         if (
             missing := sum(
-                head in case.classes and case.id in answered and head not in answered[case.id] for case in dataset.cases
+                head in {*case.classes, *case.values} and case.id in answered and head not in answered[case.id]
+                for case in dataset.cases
             )
         )
     }
 
 
 def _badness(report: CaseReport) -> tuple[float, str]:
-    """Worst mean Dice first; without masks, the least probability given to the right class."""
+    """Worst mean Dice first; without masks, the least probability given to the right class, or the largest error."""
     if report.mean_dice is not None:
         return report.mean_dice, report.case
     right = [answer.probabilities.get(answer.reference, 0.0) for answer in report.classes if answer.reference]
-    return min(right, default=1.0), report.case
+    errors = [-abs(one.value - one.reference) for one in report.values if one.reference is not None]
+    return min(right or errors, default=1.0), report.case

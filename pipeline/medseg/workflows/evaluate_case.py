@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from medseg.core.errors import InputError, MedsegError, case_context, told
 from medseg.core.findings import CaseFailure, CasePrediction, CaseReport, ClassAnswer, GridSummary
+from medseg.core.values import ValueAnswer
 from medseg.core.volume import LabelMap, Volume
 from medseg.data.contents import values_in
 from medseg.io.documents import read_document
@@ -104,14 +107,17 @@ def evaluate_case(case: Case, masks: tuple[Path, ...], scoring: Scoring) -> Case
     """
     dataset = scoring.dataset
     found = _findings(scoring.predictions, case.id)
-    classes = _answers(case, found, dataset)
+    classes, values = _answers(case, found, dataset), _value_answers(case, found, dataset)
     image, flags = _image(case, masks, scoring)
     compared = None
     if case.label is not None:
-        mask = _only(masks, case, scoring)
-        onto = _grid_without_image(mask, case.label) if image is None else image.geometry
-        found_mask = read_labels(mask, onto=onto, names=dataset.labels)
-        prediction = scoring.relabelling.applied(found_mask)
+        if not masks and found is not None and _says_nothing_found(found):
+            grid = image.geometry if image is not None else read_labels(case.label).geometry
+            prediction = LabelMap(np.zeros(grid.shape, np.uint8), grid)
+        else:
+            mask = _only(masks, case, scoring)
+            onto = _grid_without_image(mask, case.label) if image is None else image.geometry
+            prediction = scoring.relabelling.applied(read_labels(mask, onto=onto, names=dataset.labels))
         compared, image, moved = score_masks(prediction, case, image, scoring.rules)
         flags += moved
     scored = make_provenance(dataset.name, scoring.settings)
@@ -124,6 +130,7 @@ def evaluate_case(case: Case, masks: tuple[Path, ...], scoring: Scoring) -> Case
         metrics=() if compared is None else tuple(one.metrics for one in compared.labels),
         unlabelled=tuple(name for name in dataset.label_names if not is_labelled(case, name)),
         classes=classes,
+        values=values,
         lesions=() if compared is None else compared.lesions,
         flags=tuple(_flags(case, flags, found, compared)),
         attributes=case.attributes,
@@ -150,6 +157,11 @@ def _only(masks: tuple[Path, ...], case: Case, scoring: Scoring) -> Path:
             remedy=f"Run `medseg infer` for it, or name its mask {case.id}.nii.gz.",
         )
     return masks[0]
+
+
+def _says_nothing_found(found: CasePrediction) -> bool:
+    """DICOM masks cannot be empty: `infer` writes none, and says why."""
+    return found.mask is None and any(flag.startswith("W-NO-SEGMENT") for flag in found.flags)
 
 
 def _image(case: Case, masks: tuple[Path, ...], scoring: Scoring) -> tuple[Volume | None, list[str]]:
@@ -222,7 +234,7 @@ def _answers(case: Case, found: CasePrediction | None, dataset: Dataset) -> tupl
     A class-only case without an answer is a case without a prediction.
     """
     if found is None:
-        if case.label is None and dataset.heads:
+        if case.label is None and (dataset.heads or dataset.targets):
             raise InputError("no prediction for this case", code="E-NO-PREDICTION", remedy="Run `medseg infer` for it.")
         return ()
     for answer in found.classes:
@@ -236,14 +248,28 @@ def _answers(case: Case, found: CasePrediction | None, dataset: Dataset) -> tupl
     return tuple(answer.model_copy(update={"reference": case.classes.get(answer.head)}) for answer in found.classes)
 
 
+def _value_answers(case: Case, found: CasePrediction | None, dataset: Dataset) -> tuple[ValueAnswer, ...]:
+    """The model's numbers beside the manifest's, which must be in the same unit."""
+    answers = found.values if found else ()
+    for one in answers:
+        if dataset.targets.get(one.name, one.unit) != one.unit:
+            raise InputError(
+                f"target {one.name!r} is answered in {one.unit!r}; the references are in {dataset.targets[one.name]!r}",
+                code="E-TARGET-UNIT",
+                remedy="Convert the references to the model's unit and name it in 'targets' of the manifest.",
+            )
+    return tuple(one.model_copy(update={"reference": case.values.get(one.name)}) for one in answers)
+
+
 def _flags(case: Case, noticed: list[str], found: CasePrediction | None, compared: ScoredMasks | None) -> list[str]:
     """What was noticed on the way: by the prediction, the readers, and here."""
     read = {} if compared is None else {"prediction": compared.prediction, "reference": compared.reference}
-    answered = {answer.head for answer in found.classes} if found is not None else set(case.classes)
+    asked = (*case.classes, *case.values)
+    answered = set(asked) if found is None else {*(a.head for a in found.classes), *(a.name for a in found.values)}
     return [
         *(noticed if found is None else dict.fromkeys([*found.flags, *noticed])),
         *(f"{flag}: while reading the {name}" for name, mask in read.items() for flag in mask.warnings),
-        *(f"W-NO-ANSWER: the prediction says nothing of {head}" for head in case.classes if head not in answered),
+        *(f"W-NO-ANSWER: the prediction says nothing of {head}" for head in asked if head not in answered),
     ]
 
 

@@ -90,7 +90,7 @@ def open_inputs(
     wanted = tuple(
         case
         for case in dataset.cases
-        if settings.split in {"all", case.split} and (case.label is not None or case.classes)
+        if settings.split in {"all", case.split} and (case.label is not None or case.classes or case.values)
     )
     if not wanted:
         raise InputError(

@@ -101,12 +101,15 @@ def find_best(
 
     Raises:
         InputError: `E-FIND-BEST`, no finished cross-validation, or nothing to score.
-        UsageError: `E-FIND-BEST`, other folds, one run twice, or an unknown metric.
+        UsageError: `E-FIND-BEST`, other folds, one run twice, an unknown metric, or nothing but numbers.
     """
     if search.metric not in METRICS:
         raise _refusal(f"cannot choose by {search.metric!r}", f"Choose one of {', '.join(METRICS)}.")
     records = _records(runs)
     dataset = read_manifest(runs[0] / HELD_BACK)
+    if not (dataset.labels or dataset.heads):
+        found = f"cannot choose by numbers alone ({', '.join(dataset.targets)})"
+        raise _refusal(found, "Compare the cross-validations' own reports: mean absolute error and R2.")
     require_writable(out)
     for first, second in combinations(list(records), 2) if search.pairs else ():
         pair = {run: records[run] for run in (first, second)}

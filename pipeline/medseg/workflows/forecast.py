@@ -103,7 +103,7 @@ def forecast_train(workspace: Workspace, settings: TrainSettings) -> Forecast:
             ("validation cases", str(len(split.val))),
             ("patch", f"{'x'.join(map(str, plan.patch_size))} voxels, {plan.batch_size} a step"),
             ("network", f"{plan.network.kind}, {weights / 1e6:.1f} million weights"),
-            ("memory", f"about {memory / _MIB:,.0f} MiB in fp32 beside the data; less in mixed precision"),
+            ("memory", f"about {memory / _MIB:,.0f} MiB in fp32 by count, beside data and libraries"),
             ("time of a step", f"{step_s:.2f} s, {plan.batch_size / step_s:.1f} patches/s, measured here"),
             ("length", length),
             ("bundle", str(workspace.runs)),

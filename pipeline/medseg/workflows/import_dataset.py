@@ -21,7 +21,8 @@ def import_manifest(path: Path, out: Path, *, dry_run: bool = False, **choices: 
         path: What to import.
         out: Manifest to write.
         dry_run: Write nothing that stays.
-        **choices: Name, channels, labels, classes, ordered, images, masks, absent_is_unlabelled, reading, progress.
+        **choices: Name, channels, labels, classes, ordered, targets, images, masks, absent_is_unlabelled, reading and
+            progress.
     """
     with contained(Containment()):
         if not dry_run:

@@ -14,6 +14,7 @@ import numpy as np
 from medseg.core.errors import MedsegError, case_context, told, told_at_length
 from medseg.core.findings import CasePrediction, ClassAnswer, GridSummary, Provenance
 from medseg.core.outputs import SUFFIX_OF
+from medseg.core.values import ValueAnswer
 from medseg.core.volume import LabelMap
 from medseg.data.contents import values_in
 from medseg.engine.predict import Predictor
@@ -146,7 +147,8 @@ class CaseWork:
         staged, provenance = answered.staged, job.provenance_of(case)
         classes = tuple(ClassAnswer(head=head, probabilities=values) for head, values in answer.classes.items())
         files = _write_voxels(case, answer, plan, job.settings, staged)
-        flags = answered.flags
+        values = _value_answers(answer, plan)
+        flags = (*answered.flags, *(_outside(one) for one in values if not one.inside))
         mask = answer.labels or answered.nothing
         if answered.slices is not None and mask is not None:
             finding = Finding(
@@ -180,6 +182,7 @@ class CaseWork:
             labels=plan.labels,
             volumes_ml=_volumes(answer, plan),
             classes=classes,
+            values=values,
             flags=flags,
             backend=answer.backend,
             windows=answer.windows,
@@ -242,6 +245,21 @@ def _write_voxels(
     for file in files.values():
         write_labels(answer.labels, out / file, names=plan.labels)
     return files
+
+
+def _value_answers(answer: Prediction, plan: Plan) -> tuple[ValueAnswer, ...]:
+    targets = plan.classification.targets if plan.classification else {}
+    return tuple(
+        ValueAnswer(name=name, unit=one.unit, value=answer.values[name], low=one.low, high=one.high)
+        for name, one in targets.items()
+    )
+
+
+def _outside(one: ValueAnswer) -> str:
+    return (
+        f"W-OUTSIDE-RANGE: {one.name} of {one.words} lies outside the {one.low:.4g} to {one.high:.4g} of the training "
+        "cases: the model has seen nothing like it"
+    )
 
 
 def _volumes(answer: Prediction, plan: Plan) -> dict[str, float]:

@@ -19,6 +19,7 @@ from medseg.io.contained import contained
 from medseg.io.dicom_network import Receiver, require_pynetdicom, send_objects
 from medseg.io.files import require_writable
 from medseg.io.lock import locked
+from medseg.io.tls import require_tls
 from medseg.workflows.claim import Claim, claimed
 from medseg.workflows.infer import Request, batch_job
 from medseg.workflows.infer_case import CaseWork
@@ -79,10 +80,11 @@ def listen(
 
     Raises:
         BatchError: `E-LOCKED` when another process has this queue.
-        UsageError: `E-EXTRA`, `E-PACS-PORT`, `E-CODE`.
+        UsageError: `E-EXTRA`, `E-PACS-TLS`, `E-PACS-PORT`, `E-CODE`.
         MedsegError: When the model cannot be used.
     """
     require_pynetdicom()
+    require_tls(door)
     formats = settings.dicom or ("dicom-seg", "dicom-sr")
     settings = settings.model_copy(update={"formats": formats})
     queue = Queue(queue_folder, door)

@@ -74,12 +74,12 @@ def preprocess(
         BatchError: E-ALL-FAILED when no case could be read.
     """
     dataset = workspace.dataset(settings.manifest, progress=progress)
-    if not (dataset.labels or dataset.heads):
+    if not (dataset.labels or dataset.heads or dataset.targets):
         raise InputError(
-            "this dataset has neither labels nor classes: there is nothing to learn",
+            "this dataset has neither labels nor classes nor targets: there is nothing to learn",
             code="E-NOTHING-TO-LEARN",
             file=settings.manifest,
-            remedy="Add masks (`label` and `labels`) or classes (`classes` and `heads`) to the manifest.",
+            remedy="Add masks (`label`, `labels`), classes (`classes`, `heads`) or numbers (`values`, `targets`).",
         )
     require_writable(workspace.store)
     with contained(settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,8 @@ import torch
 
 from medseg.core.plan import MISSING_CLASS
 from medseg.core.progress import Progress, silent
-from medseg.data.patches import Batch, PatchSampler
+from medseg.data.batch import Batch
+from medseg.data.patches import PatchSampler
 from medseg.data.store import open_store
 from medseg.engine.evidence import read_evidence
 from medseg.engine.step import as_seen
@@ -55,11 +57,7 @@ def preview(workspace: Workspace, settings: TrainSettings, *, progress: Progress
         UsageError: E-SPLIT; E-NOTHING-TO-LEARN when no case has a reference or a class.
     """
     store = open_store(workspace.store)
-    teach = {
-        case.id
-        for case in store.index.cases
-        if case.known[0] or any(value != MISSING_CLASS for value in case.classes.values())
-    }
+    teach = {case.id for case in store.index.cases if case.known[0] or case.teaches_case}
     chosen = [case for case in usable_split(store, settings).train if case in teach]
     chosen = chosen[:: max(1, len(chosen) // _MOST_CASES)][:_MOST_CASES]
     cases = [store.load(case) for case in progress(chosen, "loading cases", len(chosen))]
@@ -109,11 +107,18 @@ def _patch(title: str, image: Tensor, labels: Tensor) -> Patch:
 
 
 def _note(drawn: Batch, plan: Plan) -> str:
-    """The classes that the patch teaches."""
+    """The classes and values that the patch teaches."""
     heads = plan.classification.heads if plan.classification else {}
     taught = {head: int(drawn.classes[head][0]) for head in heads}
     words = [f"{head}: {heads[head][value]}" for head, value in taught.items() if value != MISSING_CLASS]
-    return "; ".join(words) or ("teaches no class" if heads else "")
+    targets = plan.classification.targets if plan.classification else {}
+    numbers = {name: float(drawn.values[name][0]) for name in targets}
+    words += [
+        f"{name}: {targets[name].in_unit(value):.4g} {targets[name].unit}".strip()
+        for name, value in numbers.items()
+        if math.isfinite(value)
+    ]
+    return "; ".join(words) or ("teaches no class" if heads or targets else "")
 
 
 def _write(

@@ -33,7 +33,10 @@ def label_warnings(cases: Sequence[LoadedCase], plan: Plan) -> tuple[str, ...]:
 
 
 def class_warnings(dataset: Dataset, split: Split) -> tuple[str, ...]:
-    """`W-CLASS-UNSEEN` for each class without a training case, and `W-CLASS-ONE` for a head left with one class."""
+    """`W-CLASS-UNSEEN` for each class and `W-VALUE-UNSEEN` for each target without a training case.
+
+    `W-CLASS-ONE` for a head left with one class.
+    """
     training = [case for case in dataset.cases if case.id in set(split.train)]
     warnings = []
     for head, names in dataset.heads.items():
@@ -48,6 +51,11 @@ def class_warnings(dataset: Dataset, split: Split) -> tuple[str, ...]:
         if len(seen) < 2:
             found = f"is {next(iter(seen))!r} in all {seen.total()}" if seen else "is known in none of the"
             warnings.append(f"W-CLASS-ONE: {head} {found} training cases: there is nothing to tell apart")
+    warnings += [
+        f"W-VALUE-UNSEEN: no training case of this split has a value of {name}; the model has no reason for its answer"
+        for name in dataset.targets
+        if not any(name in case.values for case in training)
+    ]
     return tuple(warnings)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from medseg.core.case import Case, Dataset
+from medseg.core.document import suggest
 from medseg.core.errors import UsageError, case_context
 from medseg.core.progress import Progress
 from medseg.core.reading import Reading
 from medseg.data.contents import holds_air, values_in
-from medseg.data.importers.draft import Draft, modality_of, stem_of
+from medseg.data.importers.draft import Draft, is_gap, modality_of, number_of, stem_of
 from medseg.io.volumes import read_labels, read_volumes
 
 _THREADS = 4
@@ -51,6 +52,7 @@ def complete(
             "labels": values,
             "ignore_value": draft.ignore_value,
             "heads": heads,
+            "targets": dict.fromkeys((name for case in cases for name in case.values), ""),
             "reading": reading,
             "cases": cases,
         }
@@ -93,6 +95,36 @@ def _with_labelled(case: Case, labels: dict[str, int], present: set[int] | None)
         return case
     names = tuple(name for name, value in sorted(labels.items(), key=lambda item: item[1]) if value in present)
     return case.model_copy(update={"labelled": names})
+
+
+def with_targets(dataset: Dataset, units: Mapping[str, str]) -> Dataset:
+    """Name the units of targets, and make targets of the attributes that are named.
+
+    Raises:
+        UsageError: `E-TARGET-NAME`, no case has a value; `E-TABLE`, a value that is no number.
+    """
+    cases = tuple(_with_values(case, units) for case in dataset.cases)
+    for name in units:
+        if not any(name in case.values for case in cases):
+            columns = sorted({name for case in dataset.cases for name in (*case.values, *case.attributes)})
+            raise UsageError(
+                f"no case has a value of target {name!r}",
+                code="E-TARGET-NAME",
+                remedy=f"Name a column of the table with its unit, age=years: {suggest(name, columns)}",
+            )
+    targets = {**dataset.targets, **units}
+    return Dataset.parse({**dataset.model_dump(), "targets": targets, "cases": cases})
+
+
+def _with_values(case: Case, targets: Mapping[str, str]) -> Case:
+    """The attributes that were named as targets, as numbers."""
+    moved = {name: value for name, value in case.attributes.items() if name in targets}
+    if not moved:
+        return case
+    with case_context(case.id):
+        values = {name: number_of(name, value) for name, value in moved.items() if not is_gap(value)}
+    kept = {name: value for name, value in case.attributes.items() if name not in moved}
+    return case.model_copy(update={"values": {**case.values, **values}, "attributes": kept})
 
 
 def _heads(cases: tuple[Case, ...], names: tuple[str, ...]) -> tuple[dict[str, tuple[str, ...]], tuple[Case, ...]]:

@@ -10,7 +10,7 @@ from medseg.core.case import Dataset
 from medseg.core.errors import UsageError
 from medseg.core.progress import Progress, silent
 from medseg.core.reading import AS_IT_IS, Reading
-from medseg.data.importers.complete import complete
+from medseg.data.importers.complete import complete, with_targets
 from medseg.data.importers.dicom_tree import read_dicom_tree
 from medseg.data.importers.draft import (
     Draft,
@@ -45,6 +45,7 @@ def import_dataset(  # noqa: PLR0913 - one argument for each question a layout m
     labels: Mapping[str, int] | None = None,
     classes: Sequence[str] = (),
     ordered: Sequence[str] = (),
+    targets: Mapping[str, str] | None = None,
     absent_is_unlabelled: bool = False,
     images: str | None = None,
     masks: str | None = None,
@@ -66,6 +67,7 @@ def import_dataset(  # noqa: PLR0913 - one argument for each question a layout m
         labels: Name to mask value; by default what the source says, or `label_1`, `label_2` ... as found in the masks.
         classes: Class names of the one classification head, in order; sources that number classes count from 0.
         ordered: Heads whose classes are steps of one scale.
+        targets: Columns or attributes that are numbers to be answered, to their unit.
         absent_is_unlabelled: A label without voxels in a case counts as not annotated there.
         images: Sub-folder or glob pattern of the images in a folder; several, one per channel, with commas between.
         masks: Sub-folder or glob pattern of the masks.
@@ -94,6 +96,8 @@ def import_dataset(  # noqa: PLR0913 - one argument for each question a layout m
         reading=reading,
         progress=progress,
     )
+    if targets:
+        dataset = with_targets(dataset, targets)
     if ordered:
         dataset = Dataset.parse({**dataset.model_dump(), "ordered": tuple(ordered)})
     write_manifest(dataset, out)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,8 @@ from medseg.io.volumes import SUFFIXES
 
 # A header stands for its .img; a DICOM file is one slice, so only its folder is an image.
 _SUFFIXES = tuple(sorted(set(SUFFIXES) - {".img", ".img.gz", ".dcm", ".ima", ".dicom", ".zip"}, key=len, reverse=True))
+TARGET = "target_"
+_GAPS = ("", "na", "n/a", "none")
 _LOOKED_AT = 20  # files of a folder
 _MASK_WORDS = ("label", "mask", "seg", "annot", "oar", "gt", "roi", "truth", "contour", "reference")
 _IMAGE_WORDS = ("image", "img", "scan", "volume", "vol", "ct", "mr", "mri", "pet", "us")
@@ -49,6 +52,43 @@ class Draft:
     description: str = ""
     licence: str = ""
     present: dict[str, set[int]] = field(default_factory=dict)
+
+
+def values_of(cells: Mapping[str, object]) -> dict[str, float]:
+    """Numbers of the cells named `target_<name>`; empty ones and `NA` are left out.
+
+    Raises:
+        UsageError: `E-TABLE`, a cell that is no finite number.
+    """
+    return {
+        key.removeprefix(TARGET): number_of(key, str(value))
+        for key, value in cells.items()
+        if key.startswith(TARGET) and not is_gap(value)
+    }
+
+
+def is_gap(value: object) -> bool:
+    """Whether a cell says that nothing is known."""
+    return value is None or str(value).strip().lower() in _GAPS
+
+
+def number_of(name: str, cell: str) -> float:
+    """A finite number.
+
+    Raises:
+        UsageError: `E-TABLE`.
+    """
+    try:
+        number = float(cell)
+    except ValueError:
+        number = math.nan
+    if math.isfinite(number):
+        return number
+    raise UsageError(
+        f"{name}: {cell!r} is no finite number",
+        code="E-TABLE",
+        remedy="Write a number with a decimal point, and leave the cell empty where the value is not known.",
+    )
 
 
 def is_image(path: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from medseg.core.case import Case, Split
 from medseg.core.errors import UsageError
-from medseg.data.importers.draft import Draft, case_id, is_image, not_understood, stem_of, unique_ids
+from medseg.data.importers.draft import TARGET, Draft, case_id, is_image, not_understood, stem_of, unique_ids, values_of
 from medseg.data.manifest import read_json_object
 
 HEAD = "class"
@@ -140,8 +140,11 @@ def _case(entry: dict[str, Any], images: tuple[Path, ...], fallback_id: str, fol
         images=images,
         label=folder / str(label) if is_mask else None,
         classes={} if is_mask or label is None else {HEAD: str(label)},
+        values=values_of(entry),
         fold=fold if isinstance(fold, int) and fold >= 0 else None,
-        attributes={key: str(value) for key, value in entry.items() if key not in _RESERVED},
+        attributes={
+            key: str(value) for key, value in entry.items() if key not in _RESERVED and not key.startswith(TARGET)
+        },
     )
 
 

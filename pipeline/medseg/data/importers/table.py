@@ -9,7 +9,7 @@ from pathlib import Path
 from medseg.core.case import Case
 from medseg.core.document import suggest
 from medseg.core.errors import UsageError, case_context
-from medseg.data.importers.draft import Draft, case_id, not_understood, unique_ids
+from medseg.data.importers.draft import TARGET, Draft, case_id, not_understood, unique_ids, values_of
 from medseg.io.files import require_file
 
 _ID_NAMES = ("case_id", "case", "id")
@@ -48,9 +48,10 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def read_table(path: Path) -> Draft:
-    """Columns: case_id, patient_id, image, image_2 ..., label, labelled, class or class_<head>, split, fold.
+    """One case per row.
 
-    Every other column becomes an attribute of the case. Paths are relative to the table's folder.
+    Columns: case_id, patient_id, image, image_2 ..., label, labelled, class or class_<head>, target_<name>, split and
+    fold. Every other column becomes an attribute of the case. Paths are relative to the table's folder.
 
     Raises:
         UsageError: `E-TABLE`, a column is missing or a cell does not fit.
@@ -94,7 +95,7 @@ def attributes_of(row: Row) -> dict[str, str]:
     return {
         key: value
         for key, value in row.items()
-        if key not in _FIELDS and not _IMAGE.match(key) and not _CLASS.match(key)
+        if key not in _FIELDS and not _IMAGE.match(key) and not _CLASS.match(key) and not key.startswith(TARGET)
     }
 
 
@@ -110,6 +111,7 @@ def _case(row: Row, name: str, path: Path) -> Case:
         "label": _path(path, row["label"]) if "label" in row else None,
         "labelled": re.split(r"[;,| ]+", row["labelled"]) if "labelled" in row else None,
         "classes": classes_of(row),
+        "values": values_of(row),
         "split": split or None,
         "fold": row.get("fold"),
         "attributes": attributes_of(row),
