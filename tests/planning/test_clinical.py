@@ -64,7 +64,7 @@ def test_what_cannot_be_learnt_from_is_refused(values, name, code, words):
 
 
 def test_without_a_class_there_is_nothing_to_join():
-    with pytest.raises(MedsegError, match="no class that age could help"):
+    with pytest.raises(MedsegError, match="no class or value that age could help"):
         clinical_columns(_dataset("age", ["60", "70"], heads={}), ["age"], Notes())
     assert clinical_columns(_dataset("age", ["60", "70"], heads={}), [], Notes()) == ()
 
