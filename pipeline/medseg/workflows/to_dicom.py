@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import medseg
 from medseg.core.document import Document
 from medseg.core.errors import InputError, UsageError
 from medseg.core.findings import CasePrediction
@@ -198,4 +198,4 @@ def _prediction_beside(case: MaskCase) -> CasePrediction | None:
 
 
 def _unstated() -> Algorithm:
-    return Algorithm(name=_UNSTATED, version=_UNSTATED, software_version=medseg.__version__)
+    return Algorithm(name=_UNSTATED, version=_UNSTATED, software_version=version("medseg"))
