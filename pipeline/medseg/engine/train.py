@@ -17,6 +17,7 @@ from medseg.engine.ahead import Ahead
 from medseg.engine.backends import torch_segment
 from medseg.engine.checkpoint import TrainingProgress, TrainingState, load_checkpoint, load_progress, save_checkpoint
 from medseg.engine.clock import Clock
+from medseg.engine.devices import freed_memory_kept
 from medseg.engine.diagnosis import refit_cost, refit_heads
 from medseg.engine.distributed import ALONE, Ranks
 from medseg.engine.journal import Journal
@@ -109,6 +110,7 @@ def fit(
         Journal(run.folder if ranks.is_writer else None, step=clock.step) as journal,
         stop_requests(run.folder) as stop_asked,
         _ahead(sampler, slots, machine, run.residency) as batches,
+        freed_memory_kept(machine.device),
     ):
         journal.note("data", clock.step, run.residency.model_dump())
 
