@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from medseg.data.patches import Batch
+    from medseg.data.batch import Batch
 
 
 class Ahead:

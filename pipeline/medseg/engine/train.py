@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from medseg.core.plan import Plan
     from medseg.core.settings import TrainSettings
-    from medseg.data.patches import Batch
+    from medseg.data.batch import Batch
     from medseg.data.store import LoadedCase
     from medseg.engine.clock import Status
     from medseg.engine.machine import Machine
