@@ -165,11 +165,12 @@ def serve(tool: str, threads: int, pipe: Connection) -> None:
 
 
 def answer(step: Callable[[int], None], pipe: Connection) -> None:
-    number = 1
+    done = 1
     while steps := pipe.recv():
         clock, processor = time.perf_counter(), time.process_time()
-        for number in range(number, number + steps):
+        for number in range(done, done + steps):
             step(number)
+        done += steps
         pipe.send(((time.perf_counter() - clock) / steps, (time.process_time() - processor) / steps))
 
 
