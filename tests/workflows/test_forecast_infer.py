@@ -11,6 +11,7 @@ from medseg.engine.predict import Predictor
 from medseg.io.bundle import Bundle, read_bundle, write_bundle
 from medseg.io.volumes import read_volume
 from medseg.workflows.forecast_infer import forecast_infer
+from medseg.workflows.infer import Request
 
 PATCH = (8, 8, 8)
 # Axes permuted and flipped against RAS, as the network grid has them.
@@ -39,7 +40,7 @@ def image(tmp_path):
 
 def _rows(bundle, image, **settings):
     chosen = InferSettings(backend="torch", **settings)
-    made = forecast_infer(bundle.folder, chosen, volumes=[image], folder=None, split=None, out=image.parent / "out")
+    made = forecast_infer(Request(bundle.folder, chosen, volumes=[image]), out=image.parent / "out")
     return dict(made.rows), Predictor(bundle, chosen).predict(read_volume(image))
 
 
