@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from medseg.core.errors import UsageError
 from medseg.core.settings import TrainSettings
-from medseg.data.patches import Batch
+from medseg.data.batch import Batch
 from medseg.engine import evidence
 from medseg.engine.distributed import ALONE, Ranks, joined, require_alone
 from medseg.nn.ranks import average_gradients, everybodys, gathered, total
@@ -166,7 +166,7 @@ def test_what_is_for_one_process_is_refused_under_torchrun(monkeypatch):
 
 
 def test_the_case_at_fault_is_told_by_the_process_that_holds_it(monkeypatch):
-    batch = Batch(*[torch.zeros(2)] * 3, {}, ("a", "b"), (0, 1))
+    batch = Batch(*[torch.zeros(2)] * 3, {}, ("a", "b"), (0, 1), torch.zeros(2, 0))
     monkeypatch.setattr(evidence, "everybodys", lambda here: [*here, "c"])
     assert evidence.not_finite("a loss", batch, []).code == "E-RANK-ENDED"
     assert "cases a, c" in str(evidence.not_finite("a loss", batch, ["a"]))

@@ -152,11 +152,11 @@ def test_a_case_too_large_goes_down_the_ladder(rungs, bundle, volume, monkeypatc
     monkeypatch.setattr(predictor, "_rungs", tuple(Thrift))
     answered, tried = predictor._answer, []
 
-    def scarce(prepared, thrift, watch, sink):
+    def scarce(prepared, thrift, watch, sink, *, clinical):
         tried.append(thrift)
         if len(tried) <= rungs:
             raise torch.OutOfMemoryError("no more")
-        return answered(prepared, thrift, watch, sink)
+        return answered(prepared, thrift, watch, sink, clinical=clinical)
 
     monkeypatch.setattr(predictor, "_answer", scarce)
     if rungs == 4:
@@ -177,7 +177,7 @@ def test_a_case_too_large_goes_down_the_ladder(rungs, bundle, volume, monkeypatc
 def test_an_error_that_is_not_about_memory_is_not_swallowed(bundle, volume, monkeypatch):
     predictor = Predictor(bundle, InferSettings())
 
-    def broken(prepared, thrift, watch, sink):
+    def broken(prepared, thrift, watch, sink, *, clinical):
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(predictor, "_answer", broken)

@@ -12,6 +12,7 @@ from medseg.engine.predict import Predictor
 from medseg.io.bundle import Bundle, read_bundle, write_bundle
 from medseg.io.volumes import read_volume
 from medseg.workflows.forecast_infer import forecast_infer
+from medseg.workflows.infer import Request
 
 PATCH = (8, 8, 8)
 # Axes permuted and flipped against RAS, as the network grid has them.
@@ -40,7 +41,7 @@ def image(tmp_path):
 
 def _rows(bundle, image, **settings):
     chosen = InferSettings(backend="torch", **settings)
-    made = forecast_infer(bundle.folder, chosen, volumes=[image], folder=None, split=None, out=image.parent / "out")
+    made = forecast_infer(Request(bundle.folder, chosen, volumes=[image]), out=image.parent / "out")
     return dict(made.rows), Predictor(bundle, chosen).predict(read_volume(image))
 
 
@@ -77,9 +78,9 @@ def test_where_the_plan_crops_to_what_is_not_zero_and_skips_nothing(bundle, tmp_
 def test_a_case_that_cannot_be_read_is_a_row_and_not_the_end(bundle, image, tmp_path):
     broken = tmp_path / "broken.nii.gz"
     broken.write_bytes(image.read_bytes()[:2000])
-    both = {"folder": None, "split": None, "out": tmp_path / "out"}
-    made = forecast_infer(bundle.folder, InferSettings(backend="torch"), volumes=[broken, image], **both)
+    settings, out = InferSettings(backend="torch"), tmp_path / "out"
+    made = forecast_infer(Request(bundle.folder, settings, volumes=[broken, image]), out=out)
     assert dict(made.rows)["cases that cannot be read"].startswith("1; the first: [E-GZ-TRUNC]")
     with pytest.raises(MedsegError) as caught:
-        forecast_infer(bundle.folder, InferSettings(backend="torch"), volumes=[broken], **both)
+        forecast_infer(Request(bundle.folder, settings, volumes=[broken]), out=out)
     assert caught.value.code == "E-GZ-TRUNC"

@@ -260,8 +260,7 @@ def test_a_series_that_kills_its_reader_does_not_hold_up_the_next(hospital, seri
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"), prepend=os.pathsep)
     listener = hospital.start("--out", str(hospital.archive), "--set", "infer.contain=true")
     bad, good = series_of(series, "bad"), series_of(series, "good")
-    assert hospital.store(*sorted(bad.iterdir())[:5]).returncode == 0
-    hospital.wait_for("waiting")
+    assert hospital.store(*sorted(bad.iterdir())[:5]).returncode == 0  # first come, first read
     assert hospital.store(good).returncode == 0
     (done,), (failed,) = hospital.wait_for("done"), hospital.wait_for("failed")
     assert listener.poll() is None

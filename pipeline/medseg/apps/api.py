@@ -20,6 +20,8 @@ from medseg.workflows.evaluate_inputs import open_inputs
 from medseg.workflows.workspace import Workspace
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import ArrayLike
 
     from medseg.core.doctor import CheckReport
@@ -64,13 +66,21 @@ def train(
     return _train.train(Workspace(Path(workspace)), chosen, name=name, restart=restart)
 
 
-def infer(volume: Any, *, bundle: Path | str, affine: ArrayLike | None = None, **settings: Any) -> Prediction:
+def infer(
+    volume: Any,
+    *,
+    bundle: Path | str,
+    affine: ArrayLike | None = None,
+    attributes: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> Prediction:
     """Predict one case and return the answer; for many cases keep a `Predictor`.
 
     Args:
         volume: A file, a DICOM folder, one file per channel, a `Volume`, a nibabel or SimpleITK image, or an array.
         bundle: The model's folder.
         affine: (4, 4) voxel indices to RAS+ mm, for an array.
+        attributes: Clinical columns of a model that reads some: {"age": "63"}.
         **settings: The `infer` section of configs/default.yaml; one case needs no `engine`.
 
     Returns:
@@ -79,7 +89,7 @@ def infer(volume: Any, *, bundle: Path | str, affine: ArrayLike | None = None, *
     chosen = merge(Settings(), "infer", settings).infer
     chosen.require_local()
     with contained(chosen), Predictor(bundle, chosen) as predictor:
-        return predictor.predict(volume, affine=affine)
+        return predictor.predict(volume, affine=affine, attributes=attributes)
 
 
 def evaluate(

@@ -144,6 +144,9 @@ def preprocess(
         str | None,
         typer.Option(help="plain, residual, resenc-m, resenc-l, resenc-xl, swin-unetr, segresnet or attention-unet."),
     ] = None,
+    clinical: Annotated[
+        list[str] | None, typer.Option(help="Column of the manifest that joins the diagnosis: age; may be repeated.")
+    ] = None,
     assume_orientation: o.AssumeOrientation = None,
     prefer: o.Prefer = None,
     series: o.Series = None,
@@ -177,6 +180,7 @@ def preprocess(
         target=target,
         window=window,
         network=network,
+        clinical=clinical,
         assume_orientation=assume_orientation,
         prefer=prefer,
         series=series,

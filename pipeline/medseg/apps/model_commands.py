@@ -149,6 +149,9 @@ def infer(
     workspace: o.Workspace = o.DEFAULT_WORKSPACE,
     bundle: Annotated[Path | None, typer.Option(help="Model folder; default: the workspace's newest.")] = None,
     split: Annotated[str | None, typer.Option(help="Only these cases of a manifest: train, val or test.")] = None,
+    attribute: Annotated[
+        list[str] | None, typer.Option(help="What the model reads beside one --volume: age=63; may be repeated.")
+    ] = None,
     overlap: Annotated[float | None, typer.Option(help="Share of a window that its neighbour repeats.")] = None,
     roi: Annotated[
         bool | None, typer.Option("--roi", help="Find the region of interest first, then look closely only there.")
@@ -222,11 +225,13 @@ def infer(
     ).infer
     place, target = Workspace(workspace), out or Workspace(workspace).predictions
     asked: dict[str, Any] = {"volumes": volume or [], "folder": input_, "split": split}
+    asked["attributes"] = show.parse_attributes(attribute or ())
     if dry_run:
         from medseg.workflows.forecast_infer import forecast_infer
+        from medseg.workflows.infer import Request
 
-        model = bundle or place.newest_bundle()
-        made = forecast_infer(model, settings, out=target, progress=TERMINAL.progress, **asked)
+        request = Request(bundle or place.newest_bundle(), settings, **asked)
+        made = forecast_infer(request, out=target, progress=TERMINAL.progress)
         show.forecast(TERMINAL, made, as_json=json)
         return
     from medseg.workflows.claim import claimed

@@ -63,6 +63,16 @@ def parse_labels(text: str | None) -> dict[str, int] | None:
     return labels
 
 
+def parse_attributes(pairs: Sequence[str]) -> dict[str, str]:
+    """`age=63`, `sex=F`."""
+    parts = [(name.strip(), found, value.strip()) for name, found, value in (pair.partition("=") for pair in pairs)]
+    for (name, found, _), pair in zip(parts, pairs, strict=True):
+        if not (name and found):
+            message = f"cannot read --attribute {pair!r}"
+            raise UsageError(message, code="E-OPTION", remedy="Write name=value: --attribute age=63.")
+    return {name: value for name, _, value in parts}
+
+
 def parse_units(text: str | None) -> dict[str, str]:
     """`age=years,grade`: a number without a unit has none."""
     pairs = (part.partition("=") for part in split_names(text))

@@ -96,6 +96,7 @@ class CasePrediction(Document):
     sha256: dict[str, str] = Field(default_factory=dict, description="of each of these files, by its name")
     source_names: tuple[str, ...] = Field(default=(), description="file names only, no folders")
     inputs: tuple[InputSeal, ...] = Field(default=(), description="what the images were when they were read")
+    clinical: dict[str, str] = Field(default_factory=dict, description="columns that the diagnosis read, as given")
     grid: GridSummary
     labels: dict[str, int]
     volumes_ml: dict[str, float]

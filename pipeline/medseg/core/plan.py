@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from medseg.core.clinical import ClinicalColumn
 from medseg.core.document import Document
 from medseg.core.geometry import Shape, Vector
 from medseg.core.terminology import Term
@@ -169,6 +170,17 @@ class ClassificationPlan(Document):
         description="channels of two values (-1 and 1 on the network grid): outlines, measured as regions are",
     )
     dropout: float = Field(default=0.4, ge=0, lt=1)
+    clinical: tuple[ClinicalColumn, ...] = Field(
+        default=(), description="columns of the manifest's attributes that the heads read beside the image"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ClassificationPlan:
+        names = [column.name for column in self.clinical]
+        if len(set(names)) < len(names):
+            message = f"a clinical column is given twice: {', '.join(names)}"
+            raise ValueError(message)
+        return self
 
 
 class Plan(Document):
@@ -241,6 +253,11 @@ class Plan(Document):
             message = f"regions need one label each, got {len(self.regions)} regions and {len(self.labels)} labels"
             raise ValueError(message)
         return self
+
+    @property
+    def clinical(self) -> tuple[ClinicalColumn, ...]:
+        """Columns that the diagnosis reads beside the image."""
+        return self.classification.clinical if self.classification else ()
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -48,7 +48,16 @@ class PreprocessSettings(Reading, Containment, Engine):
     pooling: Pooling | None = Field(
         default=None, description="of the diagnosis: foreground, global or attention; absent: foreground"
     )
+    clinical: tuple[str, ...] = Field(
+        default=(), description="columns of the manifest's attributes that join the diagnosis: age,sex"
+    )
     equalise: bool = Field(default=False, description="adaptive histogram equalisation of uncalibrated channels")
+
+    @field_validator("clinical", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        parts = [value] if isinstance(value, str) else value or ()
+        return tuple(name.strip() for part in parts for name in str(part).split(",") if name.strip())
 
     @field_validator("spacing_mm", "patch_size")
     @classmethod

@@ -9,7 +9,7 @@ Shape legend: B batch, C channels, K network outputs, (I, J, K) voxels of the pa
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from medseg.core.errors import UsageError
 from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS
+from medseg.data.batch import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,70 +33,6 @@ if TYPE_CHECKING:
 _FOREGROUND_SHARE = 0.5
 _JITTER = 0.1
 _SHOWN = 0.8
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """What one training step learns from.
-
-    Attributes:
-        image: (B, C, I, J, K) float32.
-        labels: (B, I, J, K) uint8 network indices; all ignored for cases without a reference.
-        known: (B, K) bool, labels annotated in each sample's case.
-        classes: (B,) int64 class index by head; MISSING_CLASS where the sample does not show what the class is about.
-        cases: Ids, for messages.
-        slots: The place of each sample in the step's whole batch, of which several processes take a part each.
-        values: (B,) float32 by target, standardised; NaN where there is none to learn.
-    """
-
-    image: Tensor
-    labels: Tensor
-    known: Tensor
-    classes: dict[str, Tensor]
-    cases: tuple[str, ...]
-    slots: tuple[int, ...]
-    values: dict[str, Tensor] = field(default_factory=dict)
-
-    def views(self) -> Tensor:
-        """Indices of the samples that carry a class or a value."""
-        carries = torch.zeros(len(self.image), dtype=torch.bool, device=self.image.device)
-        for values in self.classes.values():
-            carries |= values != MISSING_CLASS
-        for values in self.values.values():
-            carries |= torch.isfinite(values)
-        return carries.nonzero().flatten()
-
-    def classes_of_views(self) -> dict[str, Tensor]:
-        views = self.views()
-        return {head: values[views] for head, values in self.classes.items()}
-
-    def values_of_views(self) -> dict[str, Tensor]:
-        views = self.views()
-        return {name: values[views] for name, values in self.values.items()}
-
-    def part(self, rows: Tensor) -> Batch:
-        """Some of the samples, on the device where they lie."""
-        chosen = rows.tolist()
-        return Batch(
-            self.image[rows],
-            self.labels[rows],
-            self.known[rows],
-            {head: values[rows] for head, values in self.classes.items()},
-            tuple(self.cases[row] for row in chosen),
-            tuple(self.slots[row] for row in chosen),
-            {name: values[rows] for name, values in self.values.items()},
-        )
-
-    def to(self, device: torch.device) -> Batch:
-        return Batch(
-            self.image.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            self.known.to(device),
-            {head: values.to(device) for head, values in self.classes.items()},
-            self.cases,
-            self.slots,
-            {name: values.to(device) for name, values in self.values.items()},
-        )
 
 
 class PatchSampler:
@@ -153,6 +90,7 @@ class PatchSampler:
             classes,
             tuple(sample.case.entry.id for sample in samples),
             tuple(slots),
+            torch.stack([sample.case.clinical for sample in samples]),
             values,
         )
 

@@ -1,12 +1,13 @@
 """The store: every case of a dataset as the network sees it, one checked file per case.
 
 A file holds `image` (C, I, J, K) float16, and for a labelled case `labels` (I, J, K) uint8 and `foreground` (N, 4)
-int16: network index and voxel of up to `_POINTS` voxels of each label, so that patches find rare labels at once.
+int16: network index and voxel of up to `_POINTS` voxels of each label, so that patches find rare labels at once; with
+clinical columns in the plan also `clinical` (width,) float32.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -24,6 +25,8 @@ from medseg.io.files import sha256_of, write_text
 from medseg.io.weights import load_tensors, save_tensors
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from medseg.core.case import Case, Dataset
@@ -69,12 +72,17 @@ class StoreIndex(Document):
 
 @dataclass(frozen=True, eq=False)
 class LoadedCase:
-    """One case in memory; `labels` and `foreground` are empty for a case without a reference."""
+    """One case in memory; `labels` and `foreground` are empty for a case without a reference.
+
+    Attributes:
+        clinical: (width,) the plan's clinical columns; empty when it has none.
+    """
 
     entry: StoredCase
     image: Tensor
     labels: Tensor
     foreground: Tensor
+    clinical: Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
 @dataclass(frozen=True)
@@ -110,15 +118,20 @@ class Store:
         tensors = load_tensors(path)
         empty = torch.zeros((0, 4), dtype=torch.int16)
         labels = tensors.get("labels", torch.zeros((0, 0, 0), dtype=torch.uint8))
-        return LoadedCase(entry, tensors["image"], labels, tensors.get("foreground", empty))
+        clinical = tensors.get("clinical", torch.zeros(0))
+        return LoadedCase(entry, tensors["image"], labels, tensors.get("foreground", empty), clinical)
 
 
-def store_case(folder: Path, case: Case, prepared: Prepared, dataset: Dataset) -> StoredCase:
+def store_case(
+    folder: Path, case: Case, prepared: Prepared, dataset: Dataset, *, clinical: Sequence[float] = ()
+) -> StoredCase:
     """Write one prepared case; whole or not at all."""
     file = Path("cases") / f"{case.id}.safetensors"
     tensors = {"image": prepared.image.half()}
     if prepared.labels is not None:
         tensors |= {"labels": prepared.labels, "foreground": _foreground_points(prepared.labels)}
+    if clinical:
+        tensors["clinical"] = torch.tensor(clinical)
     save_tensors(folder / file, tensors)
     annotated = set(dataset.label_names if case.labelled is None else case.labelled)
     has_reference = prepared.labels is not None
@@ -178,7 +191,8 @@ def open_store(folder: Path) -> Store:
 
 def _preprocessing_key(plan: Plan) -> str:
     """The part of a plan that the stored arrays depend on."""
-    return plan.model_dump_json(include={"channels", "labels", "spacing_mm", "crop", "normalisation", "coarse_axis"})
+    arrays = plan.model_dump_json(include={"channels", "labels", "spacing_mm", "crop", "normalisation", "coarse_axis"})
+    return arrays + "".join(column.model_dump_json() for column in plan.clinical)
 
 
 def _foreground_points(labels: Tensor) -> Tensor:

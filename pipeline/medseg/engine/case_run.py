@@ -33,10 +33,12 @@ _VOXELS_PER_CALL = {"cpu": 2 * 64**3, "cuda": 8 * 128**3, "mps": 128**3}
 class Classifier(Protocol):
     """What says the classes of a case: a `Network`, or one that was exported."""
 
-    def classify(self, image: Tensor, probabilities: Tensor | None) -> dict[str, Tensor]:
+    def classify(
+        self, image: Tensor, probabilities: Tensor | None, clinical: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Class logits by head, and (1, 1) standardised by target, of a view (1, C, *patch).
 
-        Its segmentation (1, K, *patch) is known.
+        Its segmentation (1, K, *patch) is known; `clinical` (1, width) where the plan has such columns.
         """
         ...
 
@@ -52,6 +54,7 @@ def infer_case(
     segments: Sequence[Segment],
     overlap: float,
     thrift: Thrift = Thrift.NONE,
+    clinical: Tensor | None = None,
 ) -> CaseAnswer:
     """All answers for one case on the network grid; call inside inference mode and autocast.
 
@@ -62,12 +65,13 @@ def infer_case(
         segments: The segmentation half of each network, from `Backends` or `torch_segment`.
         overlap: Of neighbouring windows.
         thrift: How much speed is given up for memory.
+        clinical: (width,) the plan's clinical columns of the case.
 
     Returns:
         Logits (K, I, J, K), None without labels, class probabilities by head, and values by target.
     """
     windows = WindowGrid.over(image.shape[1:], plan.patch_size, overlap)
-    run = CaseRun(networks, image, plan, segments=segments, grid=windows, thrift=thrift)
+    run = CaseRun(networks, image, plan, segments=segments, grid=windows, thrift=thrift, clinical=clinical)
     logits = torch.cat(list(run.slabs()), dim=1) if plan.num_outputs else None
     return logits, run.classes(), run.values()
 
@@ -85,8 +89,8 @@ class CaseRun:
         plan: The model's.
         segments: The segmentation half of each network, or its `mirrored` mean.
         grid: Where the windows lie; voxels outside its box are background.
-        lead: The axis along which slabs follow one another.
         thrift: How much speed is given up for memory.
+        clinical: (width,) the plan's clinical columns of the case.
     """
 
     def __init__(
@@ -97,12 +101,12 @@ class CaseRun:
         *,
         segments: Sequence[Segment],
         grid: WindowGrid,
-        lead: int = 0,
         thrift: Thrift = Thrift.NONE,
+        clinical: Tensor | None = None,
     ) -> None:
         self._networks, self._image, self._plan = networks, image, plan
-        self._segments = segments
-        self._grid, self._lead = grid, lead
+        self._segments, self._grid = segments, grid
+        self._clinical = clinical if plan.clinical else None
         self._window_batch = max(1, _VOXELS_PER_CALL[image.device.type] // int(np.prod(plan.patch_size)))
         if thrift >= Thrift.ONE_WINDOW:
             self._window_batch = 1
@@ -115,16 +119,16 @@ class CaseRun:
         self._air = blank_values(plan.normalisation) if plan.skip_constant_windows else None
         self.windows = self.skipped = 0
 
-    def slabs(self, combine: Combination = "logits") -> Iterator[Tensor]:
+    def slabs(self, combine: Combination = "logits", *, lead: int = 0) -> Iterator[Tensor]:
         """Yield consecutive (K, rows, J, K) of the grid's box along the leading axis, which comes first.
 
         Args:
             combine: What the members are averaged in.
+            lead: The axis along which slabs follow one another.
 
         Raises:
             ModelError: E-NUMERIC.
         """
-        lead = self._lead
         box = tuple(slice(*ends) for ends in zip(*self._grid.box, strict=True))
         regions = self._regions[(slice(None), *box)].movedim(lead + 1, 1) if self._pooled else None
         streams = [
@@ -213,7 +217,8 @@ class CaseRun:
     @cached_property
     def _diagnoses(self) -> list[dict[str, Tensor]]:
         """What each member says of the case as a whole."""
-        return [network.classify(*self.view()) for network in self._networks]
+        clinical = None if self._clinical is None else self._clinical[None].to(self._image.device)
+        return [network.classify(*self.view(), clinical) for network in self._networks]
 
 
 def _not_finite() -> ModelError:

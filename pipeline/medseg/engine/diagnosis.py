@@ -93,7 +93,7 @@ def refit_heads(
         if stop_asked():
             raise Stopped
         described = gather(case, random=np.random.default_rng((seed, number)), num_views=num_views)
-        rows.append(network.head.standardise(described).cpu().double())
+        rows.append(network.head.standard(described).cpu().double())
     features = torch.stack(rows)
     patients = np.array([case.entry.patient for case in known])
     for name, trained in network.head.layers().items():
@@ -132,7 +132,8 @@ def _gather(
     varied, _, _ = augment(image[1:], labels[1:], known, how=Augmentation.from_plan(plan), generators=generators)
     views = torch.cat([image[:1], varied]).contiguous(memory_format=torch.channels_last_3d)
     with torch.inference_mode(), autocast(device, dtype):
-        output: Output = network(views, views=torch.arange(num_views))
+        clinical = case.clinical.to(device).expand(num_views, -1)
+        output: Output = network(views, views=torch.arange(num_views), clinical=clinical)
     if output.described is None:
         message = "a network without a classification head describes nothing"
         raise ValueError(message)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from medseg.data.patches import Batch
+    from medseg.data.batch import Batch
     from medseg.nn.network import Output
 
 _KEY = "evidence"
@@ -90,6 +90,8 @@ def keep_evidence(error: MedsegError, folder: Path, drawn: Batch, seen: Batch, s
     tensors = {"drawn_image": drawn.image, "drawn_labels": drawn.labels}
     tensors |= {"image": seen.image, "labels": seen.labels, "known": seen.known}
     tensors |= {f"class.{head}": values for head, values in seen.classes.items()}
+    if seen.clinical.numel():
+        tensors["clinical"] = seen.clinical
     tensors |= {f"value.{name}": values for name, values in seen.values.items()}
     try:
         save_tensors(path, tensors, {_KEY: evidence.to_json()})
@@ -103,7 +105,7 @@ def keep_evidence(error: MedsegError, folder: Path, drawn: Batch, seen: Batch, s
 
 def read_evidence(path: Path) -> tuple[Evidence, dict[str, Tensor]]:
     """What was kept, and its tensors: `drawn_image`, `drawn_labels`, `image`, `labels`, `known`, `class.<head>`,
-    `value.<target>`.
+    `value.<target>`, and `clinical` where the plan has such columns.
 
     Raises:
         InputError: The file cannot be read, or E-NOT-EVIDENCE.

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medseg.core.clinical import encoded_width
 from medseg.core.errors import ModelError
 from medseg.core.export import Check, Format, Part, Port
 from medseg.engine.backends import Finest, Segment, torch_segment
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from medseg.core.answering import Combination
+    from medseg.core.clinical import ClinicalColumn
     from medseg.core.plan import Plan
     from medseg.nn.network import Network
 
@@ -32,14 +34,18 @@ OVERLAP = 0.5
 
 
 class Diagnosis(nn.Module):
-    """The classification half of a network: a view, and its segmentation where the head pools under it."""
+    """The classification half of a network.
 
-    def __init__(self, network: Network) -> None:
+    It reads a view, then its segmentation where the head pools under it, then clinical columns if there are any.
+    """
+
+    def __init__(self, network: Network, *, pooled: bool) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.pooled = network, pooled
 
-    def forward(self, view: Tensor, probabilities: Tensor | None = None) -> tuple[Tensor, ...]:
-        return tuple(self.network.classify(view, probabilities).values())
+    def forward(self, view: Tensor, second: Tensor | None = None, third: Tensor | None = None) -> tuple[Tensor, ...]:
+        probabilities, clinical = (second, third) if self.pooled else (None, second)
+        return tuple(self.network.classify(view, probabilities, clinical).values())
 
 
 class Mean(nn.Module):
@@ -85,11 +91,12 @@ def export_member(network: Network, plan: Plan, name: Format, folder: Path, *, m
         parts.append(part)
         segment = _one_by_one(run)
     if plan.classification is not None:
-        part, run = _export(Diagnosis(network), kind, folder, _classification_part(plan, member))
-        parts.append(part)
-        classifier = _Graph(
-            run, (*plan.classification.heads, *plan.classification.targets), num_inputs=len(part.inputs)
+        part, run = _export(
+            Diagnosis(network, pooled=bool(region_groups(plan))), kind, folder, _classification_part(plan, member)
         )
+        parts.append(part)
+        answered = (*plan.classification.heads, *plan.classification.targets)
+        classifier = _Graph(run, answered, pooled=bool(region_groups(plan)))
     return Exported(tuple(parts), segment, classifier)
 
 
@@ -132,8 +139,10 @@ def compare_case(
         originals = [_together(originals, combine, regions=bool(plan.regions))]
     segments = [exported.segment] if exported.segment else []
     windows = WindowGrid.over(image.shape[1:], plan.patch_size, OVERLAP)
-    expected = CaseRun(network, image, plan, segments=originals, grid=windows)
-    found = CaseRun([exported.classifier], image, plan, segments=segments, grid=windows)
+    # one deviation above the mean, and the first level: not zero, as what is missing would be
+    clinical = torch.tensor([float(not n) for column in plan.clinical for n in range(column.width)])
+    expected = CaseRun(network, image, plan, segments=originals, grid=windows, clinical=clinical)
+    found = CaseRun([exported.classifier], image, plan, segments=segments, grid=windows, clinical=clinical)
     largest, squares, overlaps = 0.0, np.zeros(2), np.zeros((3, len(plan.labels)))
     with torch.inference_mode():
         pairs: Iterable[tuple[Tensor, Tensor]] = zip(expected.slabs(), found.slabs(), strict=True) if segments else ()
@@ -187,12 +196,14 @@ class _Graph:
     """An exported classification half, called like a network's."""
 
     run: Run
-    heads: tuple[str, ...]
-    num_inputs: int
+    answered: tuple[str, ...]  # heads, then targets
+    pooled: bool
 
-    def classify(self, image: Tensor, probabilities: Tensor | None) -> dict[str, Tensor]:
-        inputs = [image, probabilities][: self.num_inputs]
-        return dict(zip(self.heads, self.run(*inputs), strict=True))
+    def classify(
+        self, image: Tensor, probabilities: Tensor | None, clinical: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        inputs = [image, *([probabilities] if self.pooled else []), *([] if clinical is None else [clinical])]
+        return dict(zip(self.answered, self.run(*inputs), strict=True))
 
 
 def _export(module: nn.Module, kind: Kind, folder: Path, part: Part) -> tuple[Part, Run]:
@@ -237,11 +248,16 @@ def _classification_part(plan: Plan, member: int) -> Part:
         shape=(1, plan.num_outputs, *plan.patch_size),
         meaning="softmax of the stitched logits in that crop; channels of labels that are not pooled are zero",
     )
+    beside = Port(
+        name="clinical",
+        shape=(1, encoded_width(plan.clinical)),
+        meaning="; ".join(map(_in_words, plan.clinical)),
+    )
     return Part(
         what="classification",
         member=member,
         files={},
-        inputs=(view, under) if pooled else (view,),
+        inputs=(view, *([under] if pooled else []), *([beside] if plan.clinical else [])),
         outputs=(
             *(Port(name=head, shape=(1, len(names)), meaning=" ".join(names)) for head, names in heads.items()),
             *(
@@ -250,6 +266,14 @@ def _classification_part(plan: Plan, member: int) -> Part:
             ),
         ),
     )
+
+
+def _in_words(column: ClinicalColumn) -> str:
+    places = (
+        ", ".join(f"1 if it is {level}" for level in column.levels)
+        or f"(value - {column.mean:.6g}) / {column.deviation:.6g} within 5"
+    )
+    return f"{column.name}: {places}, then 0; or all 0, then 1 if it is not known"
 
 
 def _one_by_one(run: Run) -> Segment:

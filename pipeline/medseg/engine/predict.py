@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medseg.core.clinical import encode, remarks
 from medseg.core.errors import ModelError, UsageError
 from medseg.core.prediction import Prediction
 from medseg.core.settings import InferSettings
@@ -23,6 +24,7 @@ from medseg.engine.case_run import CaseRun, mirrored
 from medseg.engine.devices import amp_dtype, autocast, pick_device, place
 from medseg.engine.region import foreground_box, region_of, widened
 from medseg.engine.thrift import THRIFT_WORDS, Thrift, rungs_of, within_memory
+from medseg.engine.watch import Watch
 from medseg.io.bundle import networks_of, read_bundle
 from medseg.io.memory import volume_from
 from medseg.nn.build import build_network
@@ -33,7 +35,7 @@ from medseg.ops.restore import to_source
 from medseg.ops.sliding import WindowGrid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -85,7 +87,12 @@ class Predictor:
                 torch.cuda.empty_cache()
 
     def predict(
-        self, image: Any, *, affine: ArrayLike | None = None, probabilities: ProbabilitySink | None = None
+        self,
+        image: Any,
+        *,
+        affine: ArrayLike | None = None,
+        probabilities: ProbabilitySink | None = None,
+        attributes: Mapping[str, str] | None = None,
     ) -> Prediction:
         """Segment and classify one image.
 
@@ -94,9 +101,10 @@ class Predictor:
             affine: (4, 4) voxel indices to RAS+ mm, for an array.
             probabilities: Takes the probabilities slab by slab; without it they are in the answer, all in memory, when
                 the settings ask for them.
+            attributes: Clinical columns of the case, such as {"age": "63"}; those the model does not read are ignored.
 
         Raises:
-            MedsegError: As `volume_from`.
+            MedsegError: As `volume_from`; E-CLINICAL-VALUE for a word where the model knows numbers.
             ModelError: E-CHANNELS when the model expects another number of channels; E-NUMERIC when the network's
                 answer is not finite.
             ResourceError: E-MEMORY when not even the CPU's memory holds the case.
@@ -104,7 +112,7 @@ class Predictor:
         plan = self.bundle.plan
         volume = volume_from(image, affine=affine, reading=self.settings, channels=len(plan.channels))
         with self._turn:
-            return self._predict(volume, probabilities)
+            return self._predict(volume, probabilities, attributes or {})
 
     def _require_known(self, volume: Volume) -> None:
         plan, optional = self.bundle.plan, self.bundle.manifest.optional_channels
@@ -116,7 +124,7 @@ class Predictor:
                 remedy="Give the channel, or use a model trained with --channel-dropout.",
             )
 
-    def _predict(self, volume: Volume, sink: ProbabilitySink | None) -> Prediction:
+    def _predict(self, volume: Volume, sink: ProbabilitySink | None, attributes: Mapping[str, str]) -> Prediction:
         plan, start = self.bundle.plan, time.perf_counter()
         if not self._networks:
             message = "this predictor was closed"
@@ -130,30 +138,35 @@ class Predictor:
                 remedy="Give one --volume per channel, in this order: `none` for one that the case lacks.",
             )
         self._require_known(volume)
+        clinical = torch.tensor(encode(plan.clinical, attributes))
         prepared = to_network(volume, plan)
-        watch = _Watch(start)
+        watch = Watch(start)
         watch.lap("prepare")
         answer, thrift = within_memory(
-            lambda rung: self._answer(prepared, rung, watch, sink),
+            lambda rung: self._answer(prepared, rung, watch, sink, clinical=clinical),
             self._rungs,
             shape=prepared.geometry.shape,
             file=volume.source,
         )
-        flags = [] if thrift is Thrift.NONE else [f"W-MEMORY: {THRIFT_WORDS[thrift]}"]
+        flags = [*remarks(plan.clinical, attributes)]
+        flags += [] if thrift is Thrift.NONE else [f"W-MEMORY: {THRIFT_WORDS[thrift]}"]
         if answer.region is not None and not answer.region.found:
             flags.append("W-NO-REGION: the coarse pass found nothing, so the whole image was looked at closely")
         return replace(answer, flags=tuple(flags))
 
-    def _answer(self, prepared: Prepared, thrift: Thrift, watch: _Watch, sink: ProbabilitySink | None) -> Prediction:
+    def _answer(
+        self, prepared: Prepared, thrift: Thrift, watch: Watch, sink: ProbabilitySink | None, *, clinical: Tensor
+    ) -> Prediction:
         plan, answering, labels = self.bundle.plan, self.bundle.manifest.answering, None
         is_kept = sink is None and self.settings.save_probabilities and plan.num_outputs > 0
         kept = _InMemory(plan.num_outputs, prepared.source.shape) if is_kept else None
-        run, led, region = self._start(prepared, thrift)
+        lead = _leading(prepared.image.shape[1:], plan.patch_size)
+        run, led, region = self._start(prepared, thrift, clinical=clinical)
         watch.lap("region" if self.settings.roi else "network")
         # The way back is in fp32: reduced precision would decide close calls by rounding.
         with torch.inference_mode():
             if plan.num_outputs:
-                logits: Iterable[Tensor] = watch.timed(run.slabs(answering.combine), "network")
+                logits: Iterable[Tensor] = watch.timed(run.slabs(answering.combine, lead=lead), "network")
                 indices = to_source(logits, led, paint_order=plan.paint_order, probabilities=sink or kept)
                 voxel_volume_mm3 = prepared.source.voxel_volume_mm3
                 values = label_values(indices, plan)
@@ -162,7 +175,7 @@ class Predictor:
             watch.lap("export")
             with autocast(self.device, self._dtype):
                 classes = at_temperatures(run.classes(), answering.temperatures)
-                features = self._features(run) if self._describe and plan.classification else None
+                features = self._features(run, clinical) if self._describe and plan.classification else None
             watch.lap("network")
         return Prediction(
             labels,
@@ -177,26 +190,27 @@ class Predictor:
             values=run.values(),
         )
 
-    def _features(self, run: CaseRun) -> NDArray[np.float32]:
+    def _features(self, run: CaseRun, clinical: Tensor) -> NDArray[np.float32]:
         view, probabilities = run.view()
-        parts = [network.describe(view, probabilities)[0].float().cpu().numpy() for network in self._networks]
-        return np.concatenate(parts)
+        parts = [network.describe(view, probabilities, clinical[None].to(view))[0] for network in self._networks]
+        return np.concatenate([part.float().cpu().numpy() for part in parts])
 
     def forward(self, windows: Tensor, *, num_windows: int) -> None:
         """Segment (B, C, *patch) once, on the backend that so many windows would be given to, to measure it."""
         for segment in self._backends.segments(windows[:1].to(self.device), num_windows):
             segment(windows.to(self.device))
 
-    def _start(self, prepared: Prepared, thrift: Thrift) -> tuple[CaseRun, Prepared, Region | None]:
-        """The case ready to run, the part of it whose slabs will come, and as they come: most windows along the first.
+    def _start(
+        self, prepared: Prepared, thrift: Thrift, *, clinical: Tensor | None = None
+    ) -> tuple[CaseRun, Prepared, Region | None]:
+        """The case ready to run, the part of it whose slabs will come, and as they come.
 
         Without a region of interest, or when the coarse pass finds nothing, that is all of it.
         """
         device = torch.device("cpu") if thrift is Thrift.CPU else self.device
         networks = [network.to(device) for network in self._networks]
         image, plan, settings = prepared.image.to(device), self.bundle.plan, self.settings
-        lengths = [length / size for length, size in zip(image.shape[1:], plan.patch_size, strict=True)]
-        lead = lengths.index(max(lengths))
+        lead = _leading(image.shape[1:], plan.patch_size)
         full = grid = WindowGrid.over(image.shape[1:], plan.patch_size, settings.overlap)
         segments: Sequence[Segment] = ()
         region = None
@@ -207,16 +221,22 @@ class Predictor:
             coarse = WindowGrid.over(image.shape[1:], plan.patch_size, 0.0)
             if settings.roi and coarse.count < full.count * copies:
                 silent = plan.model_copy(update={"classification": None})
-                look = CaseRun((), image, silent, segments=segments, grid=coarse, lead=lead, thrift=thrift)
+                look = CaseRun((), image, silent, segments=segments, grid=coarse, thrift=thrift)
                 box = foreground_box(
-                    look.slabs(self.bundle.manifest.answering.combine), lead=lead, regions=bool(plan.regions)
+                    look.slabs(self.bundle.manifest.answering.combine, lead=lead), lead=lead, regions=bool(plan.regions)
                 )
                 if box is not None:
                     grid = full.touching(widened(box, prepared.geometry, settings.roi_margin_mm))
                 region = region_of(prepared, coarse, full, grid, found=box is not None, members=len(segments))
             segments = [mirrored(segment, plan) for segment in segments] if settings.tta else segments
-        run = CaseRun(networks, image, plan, segments=segments, grid=grid, lead=lead, thrift=thrift)
+        run = CaseRun(networks, image, plan, segments=segments, grid=grid, thrift=thrift, clinical=clinical)
         return run, prepared.cropped(grid.box).led_by(lead), region
+
+
+def _leading(shape: Sequence[int], size: Shape) -> int:
+    """The axis along which most windows lie."""
+    lengths = [length / side for length, side in zip(shape, size, strict=True)]
+    return lengths.index(max(lengths))
 
 
 class _InMemory:
@@ -231,31 +251,6 @@ class _InMemory:
     def write(self, channel: int, start: Shape, block: NDArray[np.float16]) -> None:
         box = tuple(slice(first, first + size) for first, size in zip(start, block.shape, strict=True))
         self.array[channel][box] = block
-
-
-class _Watch:
-    """Seconds by part of the work."""
-
-    def __init__(self, start: float) -> None:
-        self._last = start
-        self._seconds: dict[str, float] = {}
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        return {name: round(value, 3) for name, value in self._seconds.items()}
-
-    def lap(self, name: str) -> None:
-        """Count the time since the last lap."""
-        now = time.perf_counter()
-        self._seconds[name] = self._seconds.get(name, 0.0) + now - self._last
-        self._last = now
-
-    def timed(self, parts: Iterable[Tensor], name: str) -> Iterator[Tensor]:
-        """Count the time that each part takes to arrive; what is done with it belongs to the next lap."""
-        for part in parts:
-            self.lap(name)
-            yield part
-            self.lap("export")
 
 
 def load_networks(bundle: Bundle) -> list[Network]:

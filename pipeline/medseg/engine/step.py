@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from medseg.core.settings import TrainSettings
-    from medseg.data.patches import Batch
+    from medseg.data.batch import Batch
     from medseg.engine.clock import Clock
     from medseg.engine.machine import Machine
     from medseg.ops.augment import Augmentation
@@ -167,6 +167,7 @@ def _losses(machine: Machine, batch: Batch, shown: Tensor, pace: Pace) -> dict[s
             batch.image.contiguous(memory_format=torch.channels_last_3d),
             views=batch.views(),
             reference=torch.where(shown[:, None, None, None], batch.labels.short(), -1),
+            clinical=batch.clinical,
         )
     losses: dict[str, Tensor] = {}
     if output.logits and bool(total(batch.known.any().float()) > 0):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from medseg.data.patches import Batch
+from medseg.core.clinical import encoded_width
+from medseg.data.batch import Batch
 from medseg.engine.checkpoint import TrainingProgress
 from medseg.engine.clock import Clock
 from medseg.engine.machine import build_machine
@@ -54,5 +55,6 @@ def _noise(plan: Plan) -> Batch:
         {head: torch.zeros(size, dtype=torch.int64) for head in heads},
         ("noise",) * size,
         tuple(range(size)),
+        torch.zeros(size, encoded_width(plan.clinical)),
         {name: torch.zeros(size) for name in (plan.classification.targets if plan.classification else {})},
     )

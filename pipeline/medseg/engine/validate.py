@@ -80,7 +80,15 @@ def validate(
         with torch.inference_mode(mode=False):  # weights that were moved inside it could no longer be averaged into
             network.to(where)
         image = case.image.float().to(where)
-        return infer_case([network], image, plan, segments=segments, overlap=_OVERLAP, thrift=thrift)
+        return infer_case(
+            [network],
+            image,
+            plan,
+            segments=segments,
+            overlap=_OVERLAP,
+            thrift=thrift,
+            clinical=case.clinical,
+        )
 
     try:
         with torch.inference_mode(), autocast(device, dtype):

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medseg.core.clinical import encoded_width
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -115,8 +117,9 @@ class ClassificationHead(nn.Module):
     ) -> None:
         super().__init__()
         blocks = (*(2 * number * max(num_regions, 1) for number in features), _MEASURES * (num_regions + num_outlines))
-        self.blocks = tuple(size for size in blocks if size)
-        self.standardise = Standardise(sum(self.blocks))
+        self.num_clinical = encoded_width(plan.clinical)
+        self.blocks = tuple(size for size in (*blocks, self.num_clinical) if size)
+        self.standardise = Standardise(sum(blocks))
         is_learnt = plan.pooling == "attention"
         self.attention = nn.ModuleList(Attention(number) for number in features[1:]) if is_learnt else None
         self.dropout = nn.Dropout(plan.dropout)
@@ -127,6 +130,10 @@ class ClassificationHead(nn.Module):
             }
         )
         self.heads.update({name: nn.Linear(sum(self.blocks), 1) for name in plan.targets})
+        if self.num_clinical:  # what no training case shows, such as that an age is missing, shall say nothing
+            for layer in self.layers().values():
+                with torch.no_grad():
+                    layer.weight[:, -self.num_clinical :] = 0.0
 
     def layers(self) -> dict[str, Layer]:
         """The layer of each head."""
@@ -143,9 +150,23 @@ class ClassificationHead(nn.Module):
         measured = [part.float() for part in (regions, outlines) if part is not None]
         return torch.cat([*pooled, *(measure_shape(part) for part in measured)], dim=1)
 
-    def forward(self, pooled: Tensor) -> dict[str, Tensor]:
+    def beside(self, pooled: Tensor, clinical: Tensor | None) -> Tensor:
+        """The pooled features (B, width) and the clinical columns (B, num_clinical), side by side."""
+        if (0 if clinical is None else clinical.shape[1]) != self.num_clinical:
+            message = f"the head reads {self.num_clinical} clinical numbers of each case"
+            raise ValueError(message)
+        return pooled if clinical is None or not self.num_clinical else torch.cat([pooled, clinical.to(pooled)], dim=1)
+
+    def standard(self, described: Tensor) -> Tensor:
+        """(B, width) in deviations; clinical columns are encoded so."""
+        if not self.num_clinical:
+            return self.standardise(described)  # type: ignore[no-any-return]
+        pooled, clinical = described[:, : -self.num_clinical], described[:, -self.num_clinical :]
+        return torch.cat([self.standardise(pooled), clinical], dim=1)
+
+    def forward(self, described: Tensor) -> dict[str, Tensor]:
         """(B, width) to (B, classes) by head, and to (B, 1) by target, standardised."""
-        standard = self.dropout(self.standardise(pooled))
+        standard = self.dropout(self.standard(described))
         return {name: head(standard) for name, head in self.heads.items()}
 
 

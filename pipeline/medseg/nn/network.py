@@ -174,7 +174,14 @@ class Network(nn.Module):
         self.region_groups = tuple(tuple(group) for group in region_groups)
         self.shape_channels = tuple(shape_channels)
 
-    def forward(self, image: Tensor, *, views: Tensor | None = None, reference: Tensor | None = None) -> Output:
+    def forward(
+        self,
+        image: Tensor,
+        *,
+        views: Tensor | None = None,
+        reference: Tensor | None = None,
+        clinical: Tensor | None = None,
+    ) -> Output:
         """(B, C, I, J, K) to logits; all supervised scales while training.
 
         Args:
@@ -182,6 +189,7 @@ class Network(nn.Module):
             views: Indices of the samples to classify; None classifies none.
             reference: (B, I, J, K) network indices under which to pool instead of the network's own answer; a sample
                 that starts with a negative index pools under its own.
+            clinical: (B, width) where the plan has such columns.
         """
         skips = self.unet.encode(image)
         logits = self.unet.decode(skips, all_scales=self.training) if self.unet.decodes else []
@@ -194,20 +202,25 @@ class Network(nn.Module):
                 shown = reference[views]
                 truth = torch.stack([shown == index for index in range(probabilities.shape[1])], dim=1).float()
                 probabilities = torch.where((shown[:, :1, :1, :1] < 0)[:, None], probabilities, truth)
-        described = self._pooled(image[views], [skip[views] for skip in skips], probabilities)
+        known = None if clinical is None else clinical[views]
+        described = self._pooled(image[views], [skip[views] for skip in skips], probabilities, known)
         if self.training:  # of several processes all learn from everybody's views
             described = gathered(described)
         return Output(logits, self.head(described), described) if len(described) else Output(logits, {})
 
-    def classify(self, image: Tensor, probabilities: Tensor | None) -> dict[str, Tensor]:
+    def classify(
+        self, image: Tensor, probabilities: Tensor | None, clinical: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Class logits, and standardised targets, of views whose segmentation (B, K, I, J, K) is already known."""
-        return {} if self.head is None else self.head(self.describe(image, probabilities))
+        return {} if self.head is None else self.head(self.describe(image, probabilities, clinical))
 
-    def describe(self, image: Tensor, probabilities: Tensor | None) -> Tensor:
+    def describe(self, image: Tensor, probabilities: Tensor | None, clinical: Tensor | None = None) -> Tensor:
         """What the head reads of views whose segmentation is already known: (B, width)."""
-        return self._pooled(image, self.unet.encode(image), probabilities)
+        return self._pooled(image, self.unet.encode(image), probabilities, clinical)
 
-    def _pooled(self, image: Tensor, skips: Sequence[Tensor], probabilities: Tensor | None) -> Tensor:
+    def _pooled(
+        self, image: Tensor, skips: Sequence[Tensor], probabilities: Tensor | None, clinical: Tensor | None
+    ) -> Tensor:
         if self.head is None:
             message = "a network without a classification head describes nothing"
             raise ValueError(message)
@@ -217,7 +230,8 @@ class Network(nn.Module):
         if self.shape_channels:
             outlines = ((image[:, list(self.shape_channels)] + 1) / 2).clamp(0, 1)
         # Instance norm hides how bright and how large things are: the image itself is pooled beside its features.
-        return self.head.pool([image, *(skips[scale] for scale in self.head_scales)], regions, outlines)
+        pooled = self.head.pool([image, *(skips[scale] for scale in self.head_scales)], regions, outlines)
+        return self.head.beside(pooled, clinical)
 
 
 def _convolve(convolution: nn.Conv3d, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from medseg.core.errors import UsageError
 from medseg.core.plan import ClassificationPlan, Normalisation, Plan, Pooling
 from medseg.core.sides import left_right_pairs
 from medseg.core.values import Target as ValueTarget
+from medseg.planning.clinical import clinical_columns
 from medseg.planning.network import Notes, Task, plan_step
 from medseg.planning.sides import mirror_axes
 
@@ -45,6 +46,7 @@ class Wishes:
     correct_bias_field: bool = False
     equalise: bool = False
     pooling: Pooling | None = None
+    clinical: tuple[str, ...] = ()
 
 
 def make_plan(dataset: Dataset, fingerprint: Fingerprint, wishes: Wishes) -> Plan:
@@ -64,6 +66,8 @@ def make_plan(dataset: Dataset, fingerprint: Fingerprint, wishes: Wishes) -> Pla
     )
     step = plan_step(task, wishes.network, wishes.target, patch_size=wishes.patch_size, memory_gib=wishes.memory_gib)
     notes.decisions += step.decisions
+    diagnosis = _classification(dataset, fingerprint, wishes.pooling, whole=whole, notes=notes)
+    columns = clinical_columns(dataset, wishes.clinical, notes)
     pairs = left_right_pairs(dataset.label_names)
     axes, reason = mirror_axes(fingerprint, pairs)
     notes.add("mirroring", list(axes) or "none", reason)
@@ -81,7 +85,7 @@ def make_plan(dataset: Dataset, fingerprint: Fingerprint, wishes: Wishes) -> Pla
         mirror_axes=axes,
         left_right_pairs=pairs,
         network=step.network,
-        classification=_classification(dataset, fingerprint, wishes.pooling, whole=whole, notes=notes),
+        classification=diagnosis and diagnosis.model_copy(update={"clinical": columns}),
         decisions=tuple(notes.decisions),
     )
 

@@ -87,7 +87,9 @@ class Measuring:
         volume = read_volumes(
             case.images, self.dataset.reading_of(case), channels=len(self.dataset.channels), missing=case.missing
         )
-        prediction = self.predictor.predict(volume) if self.predictor is not None and asks else None
+        prediction = None
+        if self.predictor is not None and asks:
+            prediction = self.predictor.predict(volume, attributes=case.attributes)
         features: dict[FeatureSet, Mapping[str, float]] = {}
         missing: tuple[str, ...] = ()
         if "radiomics" in self.kinds and self.labels:

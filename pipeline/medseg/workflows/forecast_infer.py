@@ -20,10 +20,9 @@ from medseg.ops.blank import blank_windows
 from medseg.ops.prepare import network_shape
 from medseg.ops.sliding import WindowGrid
 from medseg.workflows.forecast import Forecast
-from medseg.workflows.inputs import collect_inputs
+from medseg.workflows.inputs import collect_inputs, with_clinical
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from medseg.core.plan import Plan
     from medseg.core.settings import InferSettings
     from medseg.core.volume import Volume
+    from medseg.workflows.infer import Request
 
 _MIB = 2**20
 
@@ -63,24 +63,16 @@ class _Work:
         )
 
 
-def forecast_infer(
-    bundle: Path,
-    settings: InferSettings,
-    *,
-    volumes: Sequence[Path],
-    folder: Path | None,
-    split: str | None,
-    out: Path,
-    progress: Progress = silent,
-) -> Forecast:
+def forecast_infer(request: Request, *, out: Path, progress: Progress = silent) -> Forecast:
     """Cases, windows, time from one measured window, and memory of the largest case.
 
     Raises:
         MedsegError: When no case can be read; what cannot be read among others is a row.
     """
-    model = read_bundle(bundle)
+    model, settings = read_bundle(request.bundle), request.settings
     plan = model.plan
-    cases = collect_inputs(volumes, folder, num_channels=len(plan.channels), split=split)
+    cases = collect_inputs(request.volumes, request.folder, num_channels=len(plan.channels), split=request.split)
+    cases = with_clinical(cases, plan.clinical, request.attributes)
     predictor = Predictor(model, settings)
     total = _Work()
     unread: list[MedsegError] = []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -25,7 +25,7 @@ from medseg.workflows.claim import Claim, claimed
 from medseg.workflows.dicom_out import terms_of
 from medseg.workflows.infer_case import CaseWork, Job, attempt
 from medseg.workflows.infer_record import discard, standing
-from medseg.workflows.inputs import InferCase, collect_inputs, refuse_overwriting
+from medseg.workflows.inputs import InferCase, collect_inputs, refuse_overwriting, with_clinical
 from medseg.workflows.provenance import make_provenance
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Request:
     volumes: Sequence[Path] = ()
     folder: Path | None = None
     split: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ def _cases(request: Request, model: Bundle, claim: Claim) -> list[InferCase]:
     """The cases of this shard."""
     channels = len(model.plan.channels)
     found = collect_inputs(request.volumes, request.folder, num_channels=channels, split=request.split)
+    found = with_clinical(found, model.plan.clinical, request.attributes)
     refuse_overwriting(found, claim.out, request.settings.formats)
     number, count = request.settings.part
     if count > 1:

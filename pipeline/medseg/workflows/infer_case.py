@@ -117,7 +117,7 @@ class CaseWork:
 
     def predict(self, opened: Opened) -> Answered:
         staged = Path(tempfile.mkdtemp(prefix=f"{opened.case.id[:100]}-", dir=self.job.staging))
-        probabilities, plan = None, self.bundle.plan
+        probabilities, plan, attributes = None, self.bundle.plan, opened.case.attributes
         if self.job.settings.save_probabilities and plan.labels:
             probabilities = f"{opened.case.id}{SUFFIX}"
             names = tuple(plan.regions) or ("background", *plan.label_names)
@@ -125,9 +125,9 @@ class CaseWork:
                 atomic_path(staged / probabilities) as path,
                 closing(ProbabilityFile(path, names, opened.volume.geometry)) as file,
             ):
-                answer = self.predictor.predict(opened.volume, probabilities=file)
+                answer = self.predictor.predict(opened.volume, probabilities=file, attributes=attributes)
         else:
-            answer = self.predictor.predict(opened.volume)
+            answer = self.predictor.predict(opened.volume, attributes=attributes)
         return Answered(
             opened.case,
             staged,
@@ -177,6 +177,7 @@ class CaseWork:
             sha256=hashes,
             source_names=tuple(path.name for path in case.images),
             inputs=answered.inputs,
+            clinical=dict(case.attributes),
             grid=answered.grid,
             labels=plan.labels,
             volumes_ml=_volumes(answer, plan),

@@ -93,6 +93,8 @@ def _damage(found: CasePrediction, out: Path) -> str | None:
 
 
 def _other_input(found: CasePrediction, case: InferCase) -> str | None:
+    if found.clinical != dict(case.attributes):
+        return "what is known of the patient has changed"
     if len(found.inputs) != len(case.images):
         return "it was made from other inputs"
     for seal, path in zip(found.inputs, case.images, strict=True):

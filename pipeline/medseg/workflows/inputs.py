@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medseg.core.clinical import given
 from medseg.core.errors import InputError, UsageError
 from medseg.core.outputs import SUFFIX_OF, Format
 from medseg.core.reading import AS_IT_IS, Reading
@@ -16,7 +17,9 @@ from medseg.io.files import require_path
 from medseg.io.formats import SUFFIXES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from medseg.core.clinical import ClinicalColumn
 
 NO_VOLUME = Path("none")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -29,6 +32,7 @@ class InferCase:
     Attributes:
         missing: Channels for which there is no image.
         seed: What the UIDs of new DICOM objects are computed from; empty: they are random.
+        attributes: What is known of the patient; of these only the columns that the model reads go further.
     """
 
     id: str
@@ -36,6 +40,7 @@ class InferCase:
     reading: Reading = AS_IT_IS
     seed: str = ""
     missing: tuple[int, ...] = ()
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 def collect_inputs(
@@ -82,6 +87,29 @@ def collect_inputs(
                 remedy="Rename one, or run them into different --out folders.",
             )
     return tuple(cases)
+
+
+def with_clinical(
+    cases: Sequence[InferCase], columns: Sequence[ClinicalColumn], told: Mapping[str, str]
+) -> tuple[InferCase, ...]:
+    """The cases with what they say in the columns that a model reads, and nothing else of their attributes.
+
+    Args:
+        cases: From `collect_inputs`.
+        columns: Of the model.
+        told: By `--attribute`; goes before what a manifest says.
+
+    Raises:
+        UsageError: E-ATTRIBUTE when `told` is about several cases or names what the model does not read.
+    """
+    if told and len(cases) > 1:
+        message = f"{', '.join(told)} given once for {len(cases)} cases"
+        raise UsageError(message, code="E-ATTRIBUTE", remedy="Give one --volume, or a manifest with attributes.")
+    names = [column.name for column in columns]
+    if unknown := [name for name in told if name not in names]:
+        message = f"this model does not read {', '.join(unknown)}"
+        raise UsageError(message, code="E-ATTRIBUTE", remedy=f"It reads: {', '.join(names) or 'the image alone'}.")
+    return tuple(replace(case, attributes=given({**case.attributes, **told}, columns)) for case in cases)
 
 
 def _with_gaps(
@@ -131,7 +159,7 @@ def _from_input(path: Path, split: str | None, num_channels: int) -> list[InferC
             return [InferCase(case_id(path), (path,))]
         dataset = read_manifest(path)
         return [
-            InferCase(case.id, case.images, dataset.reading_of(case), missing=case.missing)
+            InferCase(case.id, case.images, dataset.reading_of(case), missing=case.missing, attributes=case.attributes)
             for case in dataset.cases
             if split in {None, case.split}
         ]

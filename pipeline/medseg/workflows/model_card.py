@@ -18,7 +18,7 @@ Research use only: not a medical device.
 | licence of the data | {licence} |
 | input | {channels}, resampled to {spacing} mm |
 | labels | {labels} |
-| diagnosis | {heads} |
+| diagnosis | {heads} |{clinical}
 | training cases | {num_training} |
 | validation cases | {num_validation} |
 | network | {network} |
@@ -41,6 +41,7 @@ def model_card(manifest: BundleManifest, plan: Plan) -> str:
     """Markdown."""
     scores = "\n".join(f"- {name}: {value:.4f}" for name, value in sorted(manifest.validation.items()))
     heads = "; ".join(f"{head}: {', '.join(names)}" for head, names in manifest.heads.items())
+    columns = ", ".join(column.name for column in plan.clinical)
     targets = plan.classification.targets if plan.classification else {}
     numbers = [f"{name} in {one.unit or 'no unit'}, {one.low:.4g} to {one.high:.4g}" for name, one in targets.items()]
     return _CARD.format(
@@ -51,6 +52,7 @@ def model_card(manifest: BundleManifest, plan: Plan) -> str:
         spacing=" x ".join(f"{step:g}" for step in plan.spacing_mm),
         labels=", ".join(f"{name} ({value})" for name, value in manifest.labels.items()) or "none",
         heads="; ".join(filter(None, (heads, *numbers))) or "none",
+        clinical=f"\n| clinical columns | {columns} |" if columns else "",
         num_training=manifest.num_training_cases,
         num_validation=manifest.num_validation_cases,
         network=f"{plan.network.kind}, features {list(plan.network.features)}, patch {list(plan.patch_size)}",

@@ -16,8 +16,9 @@ from medseg.io.contained import contained
 from medseg.io.documents import read_document
 from medseg.io.files import remove_unfinished, require_writable, write_text
 from medseg.ops.blank import blank_values
+from medseg.planning.clinical import clinical_columns, require_given
 from medseg.planning.fingerprint import fingerprint_of
-from medseg.planning.network import Target
+from medseg.planning.network import Notes, Target
 from medseg.planning.plan import Wishes, make_plan
 from medseg.planning.skipping import decide_skipping
 from medseg.workflows.config import named_windows
@@ -42,8 +43,9 @@ def plan_dataset(
         The fingerprint (None with an explicit plan), the plan, and the cases that could not be read.
     """
     if settings.plan is not None:
-        return None, _given_plan(settings.plan, dataset), []
+        return None, _given_plan(settings.plan, dataset, settings.clinical), []
     taught = [case for case in dataset.cases if case.split != "test"]
+    clinical_columns(dataset, settings.clinical, Notes())  # a fault there shall not cost the time of measuring
     measuring = Measuring(dataset.model_copy(update={"cases": ()}), settings)
     outcomes = each(measuring, taught, on_death=lost, around=partial(contained, settings))
     measurements, failures = _split(progress(outcomes, "measuring cases", len(taught)))
@@ -118,7 +120,7 @@ def _split(outcomes: Iterable[Result | CaseFailure]) -> tuple[list[Result], list
     return done, failures
 
 
-def _given_plan(path: Path, dataset: Dataset) -> Plan:
+def _given_plan(path: Path, dataset: Dataset, clinical: tuple[str, ...]) -> Plan:
     plan = read_document(path, Plan)
     if plan.labels != dataset.labels or plan.channels != dataset.channels:
         raise InputError(
@@ -128,6 +130,7 @@ def _given_plan(path: Path, dataset: Dataset) -> Plan:
             file=path,
             remedy="Use the plan of this dataset, or leave --plan out to make one.",
         )
+    require_given(dataset, plan.clinical, clinical)
     return plan
 
 
@@ -142,6 +145,7 @@ def _wishes(settings: PreprocessSettings) -> Wishes:
         correct_bias_field=settings.correct_bias_field,
         equalise=settings.equalise,
         pooling=settings.pooling,
+        clinical=settings.clinical,
     )
 
 

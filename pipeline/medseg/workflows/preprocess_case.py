@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from medseg.core.clinical import encode
 from medseg.core.errors import MedsegError, case_context
 from medseg.core.findings import CaseFailure
 from medseg.data.contents import read_reference
@@ -73,7 +74,8 @@ class Storing:
         air, safe = blank_values(self.plan.normalisation), None
         if air is not None and prepared.labels is not None and case.split != "test":
             safe = may_skip(prepared.image, prepared.labels, air)
-        return Stored(store_case(self.store, case, prepared, self.dataset), safe)
+        clinical = encode(self.plan.clinical, case.attributes)
+        return Stored(store_case(self.store, case, prepared, self.dataset, clinical=clinical), safe)
 
 
 def lost(case: Case, ending: str) -> CaseFailure:

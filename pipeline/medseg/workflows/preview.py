@@ -10,7 +10,8 @@ import torch
 
 from medseg.core.plan import MISSING_CLASS
 from medseg.core.progress import Progress, silent
-from medseg.data.patches import Batch, PatchSampler
+from medseg.data.batch import Batch
+from medseg.data.patches import PatchSampler
 from medseg.data.store import open_store
 from medseg.engine.evidence import read_evidence
 from medseg.engine.step import as_seen
