@@ -142,7 +142,11 @@ def test_a_stop_changes_nothing(cases, stop_at):
     )
     plan = store.plan.model_copy(update={"classification": finding})
     known = [
-        replace(case, entry=case.entry.model_copy(update={"values": {"age": 45.0 + number}}))
+        replace(
+            case,
+            entry=case.entry.model_copy(update={"values": {"age": 45.0 + number}}),
+            image=case.image + 3.0 * case.entry.classes["lesion_type"],
+        )
         for number, case in enumerate(known)
     ]
     fits = 5 * len(_PENALTIES)
