@@ -1,7 +1,8 @@
 """Time and peak memory of `medseg to-dicom` for a 512 x 512 x 300 CT series and a mask of ten organs.
 
 The peak is the operating system's account of the whole process: reading the series' headers and the mask, writing,
-reading back and comparing. Writes benchmarks/results/dicom_seg.json.
+reading back and comparing. `load` is how many processes wanted the machine's cores in that minute: beside others the
+time by the clock says little, the processor time stays. Writes benchmarks/results/dicom_seg.json.
 
     python benchmarks/bench_dicom_seg.py
 """
@@ -73,6 +74,8 @@ def measure(folder: Path, name: str) -> dict[str, float]:
         "wall_s": round(time.perf_counter() - start, 1),
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
         "peak_gib": round(usage.ru_maxrss / 2**20, 2),
+        "load": round(os.getloadavg()[0], 1),
+        "num_cores": os.cpu_count() or 0,
     }
 
 

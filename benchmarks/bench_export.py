@@ -2,7 +2,7 @@
 
 Needs nnunetv2. Every run is a process of its own; `above_mib` is the peak of its memory less what it held with the
 logits in place. 25 classes to 512x512x300 are compared (`--small`: 256x256x150); for medseg alone the memory of 3 and
-60 classes (with an allocator that gives back at once what is freed), the seconds of 2 to 120 classes and of 64 to 1200
+60 classes (with an allocator that gives back at once what is freed), the cost of 2 to 120 classes and of 64 to 1200
 slices. Writes benchmarks/results/export.json and docs/pictures/export.png.
 
     python benchmarks/bench_export.py [--rounds 3] [--small]
@@ -35,13 +35,15 @@ CLASSES, SLICES = (2, 4, 8, 15, 30, 60, 120), (64, 150, 300, 600, 1200)
 def scene(kind: str, classes: int, shape: tuple[int, ...]) -> tuple[torch.Tensor, Geometry, Geometry]:
     """Logits on the network grid, that grid, and the scan's.
 
-    `organs`: for each class a ball of a sixth of the field in diameter, unsure at the edge. `everywhere`:
+    `organs`: for each class a ball of a sixth of the field in diameter, unsure at the edge. `parts`: the same, but the
+    more classes the smaller, so that together they are always as large: one body divided more finely. `everywhere`:
     smooth noise, of which every class wins somewhere in every part; no organs lie like that.
     """
     source = Geometry.from_parts(shape, SOURCE_MM)
     size = tuple(round(n * mm / NETWORK_MM) for n, mm in zip(shape, SOURCE_MM, strict=True))
     generator = torch.Generator().manual_seed(0)
     logits = torch.zeros(classes, *size)
+    radius = min(size[:2]) * (1 / 12 if kind == "organs" else (classes - 1) ** (-1 / 3) / 3)
     for index, channel in enumerate(logits):  # one after the other, so that nothing larger is ever held
         if kind == "everywhere":
             coarse = torch.randn(1, 1, 8, 8, 8, generator=generator)
@@ -50,7 +52,7 @@ def scene(kind: str, classes: int, shape: tuple[int, ...]) -> tuple[torch.Tensor
             centre = [float(torch.rand((), generator=generator)) * length for length in size]
             lines = [(torch.arange(length) - middle) ** 2 for length, middle in zip(size, centre, strict=True)]
             distance = (lines[0][:, None, None] + lines[1][:, None] + lines[2]).sqrt_()
-            channel.copy_((distance.mul_(-1.5)).add_(1.5 * min(size[:2]) / 12))
+            channel.copy_((distance.mul_(-1.5)).add_(1.5 * radius))
     return logits, source.resized(size), source
 
 
@@ -93,26 +95,30 @@ def many(words: tuple, shape: tuple[int, ...], rounds: int, out: Path | str = "n
     return {**both(runs), "above_mib": spread([run["peak_mib"] - run["before_mib"] for run in runs])}
 
 
-def picture(by_classes: dict, by_slices: dict) -> None:
+def picture(by_classes: dict[str, dict], by_slices: dict) -> None:
+    """Seconds and memory over classes, one line for each kind of logits, and over slices."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    for axes, found, label in ((left, by_classes, "classes"), (right, by_slices, "slices of 256 x 256, 3 classes")):
-        numbers = [int(number) for number in found]
-        seconds = [row["cpu_seconds"]["median"] for row in found.values()]
-        axes.plot(numbers, seconds, "o-", color="#1f5fa8")
-        slope = seconds[-1] / numbers[-1]
-        axes.plot(numbers, [slope * number for number in numbers], "--", color="#888888", label="in proportion")
-        axes.set(xlabel=label, ylabel="processor seconds", xscale="log", yscale="log")
-        axes.grid(visible=True, which="both", alpha=0.2)
-        memory = axes.twinx()
-        memory.plot(numbers, [row["above_mib"]["median"] for row in found.values()], "s:", color="#b4491f")
-        memory.set(ylabel="MiB above the logits")
-        memory.set_ylim(bottom=0)
-        axes.legend(loc="upper left", frameon=False)
+    figure, panels = pyplot.subplots(2, 2, figsize=(9, 5.2), layout="constrained", sharex="col")
+    columns = (("classes", by_classes), ("slices of 256 x 256, 3 classes", {"every class everywhere": by_slices}))
+    colours = {"every class everywhere": "#1f5fa8", "one body in more parts": "#b4491f"}
+    for (upper, lower), (label, lines) in zip(panels.T, columns, strict=True):
+        for name, found in lines.items():
+            numbers = [int(number) for number in found]
+            seconds = [row["cpu_seconds"]["median"] for row in found.values()]
+            memory = [row["above_mib"]["median"] for row in found.values()]
+            upper.plot(numbers, seconds, "o-", color=colours[name], label=name)
+            lower.plot(numbers, memory, "o-", color=colours[name])
+            if name == "every class everywhere":
+                upper.plot(numbers, [seconds[-1] / numbers[-1] * n for n in numbers], "--", color="#888888")
+        upper.set(ylabel="processor seconds", xscale="log", yscale="log")
+        lower.set(xlabel=label, ylabel="MiB above the logits", ylim=(0, None))
+        for axes in (upper, lower):
+            axes.grid(visible=True, which="both", alpha=0.2)
+        upper.legend(loc="upper left", frameon=False)
     figure.savefig(PICTURE, dpi=110)
 
 
@@ -141,8 +147,9 @@ def main() -> None:
         del os.environ[name]
     field = (256, 256)
     by_classes = {str(n): many(("medseg", "everywhere", n), (*field, 150), options.rounds) for n in CLASSES}
+    by_parts = {str(n): many(("medseg", "parts", n), (*field, 150), options.rounds) for n in CLASSES}
     by_slices = {str(n): many(("medseg", "everywhere", 3), (*field, n), options.rounds) for n in SLICES}
-    picture(by_classes, by_slices)
+    picture({"every class everywhere": by_classes, "one body in more parts": by_parts}, by_slices)
     write_result(
         "export",
         {
@@ -151,6 +158,7 @@ def main() -> None:
             "memory": memory
             | {"60 over 3": round(memory["60"]["above_mib"]["median"] / memory["3"]["above_mib"]["median"], 2)},
             "by classes, everywhere, 256x256x150": by_classes,
+            "by classes, parts, 256x256x150": by_parts,
             "by slices, everywhere, 3 classes, 256x256xN": by_slices,
         },
     )

@@ -1,8 +1,8 @@
 """Sliding windows: MONAI's `sliding_window_inference` and medseg's, the same network, torch on the same device.
 
-Three pairs, in turn: the blending alone (a network that costs nothing, 25 classes); the network in fp32 as users of
-MONAI run it; and the network as each tool runs it as it comes (MONAI in fp32, medseg in the reduced precision that the
-device gains from, channels last). Writes benchmarks/results/sliding.json.
+All in turn: the blending alone (a network that costs nothing, 25 classes); then the network, by both tools in fp32 and
+in the reduced precision that the device gains from. As they come, MONAI runs it in fp32 and medseg reduced. Writes
+benchmarks/results/sliding.json.
 
     python benchmarks/bench_sliding.py [--rounds 3]
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from medseg.core.plan import NetworkPlan, Normalisation, Plan
 from medseg.engine.backends import torch_segment
-from medseg.engine.devices import amp_dtype, pick_device, place
+from medseg.engine.devices import amp_dtype, autocast, pick_device, place
 from medseg.nn.build import build_network
 from medseg.ops.sliding import WindowGrid, sliding_slabs
 
@@ -49,43 +49,43 @@ def network(num_labels: int, features: tuple[int, ...]):
     return build_network(plan, seed=0).eval()
 
 
-def compare(image: Tensor, pairs: dict[str, Callable[[Tensor], Tensor]], num_outputs: int, rounds: int) -> dict:
-    """Seconds of each tool in turn, and how far the results lie apart.
+def monai(image: Tensor, predict: Callable[[Tensor], Tensor], window_batch: int) -> Callable[[], Tensor]:
+    return lambda: sliding_window_inference(
+        image[None], WINDOW, window_batch, predict, overlap=0.5, mode="gaussian", sigma_scale=0.125
+    )[0]
 
-    MONAI gives one array, medseg slabs, as its export takes them; they are put together outside the clock.
-    """
+
+def medseg(image: Tensor, predict: Callable[[Tensor], Tensor], window_batch: int) -> Callable[[], list[Tensor]]:
+    """As slabs, as its export takes them."""
     grid = WindowGrid.over(image.shape[1:], WINDOW, 0.5)
+    num_outputs = predict(image[None, :, :64, :64, :64]).shape[1]
+    return lambda: list(sliding_slabs(image, predict, grid=grid, num_outputs=num_outputs, window_batch=window_batch))
 
-    def monai() -> list[Tensor]:
-        return [
-            sliding_window_inference(
-                image[None], WINDOW, 1, pairs["monai"], overlap=0.5, mode="gaussian", sigma_scale=0.125
-            )[0]
-        ]
 
-    def medseg() -> list[Tensor]:
-        return list(sliding_slabs(image, pairs["medseg"], grid=grid, num_outputs=num_outputs))
-
-    runs: dict[str, list[dict]] = {"monai": [], "medseg": []}
+def in_turn(tools: dict[str, Callable[[], Tensor | list[Tensor]]], rounds: int) -> tuple[dict, dict[str, Tensor]]:
+    """Seconds of each tool, one after the other and again, the first round uncounted; and what each answered."""
+    runs: dict[str, list[dict]] = {name: [] for name in tools}
     answers = {}
     with torch.inference_mode():
         for number in range(rounds + 1):
-            for tool, run in (("monai", monai), ("medseg", medseg)):
+            for name, run in tools.items():
                 start, cpu = time.perf_counter(), time.process_time()
-                parts = run()
+                answer = run()
                 took = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
                 if number:
-                    runs[tool].append(took)
-                answers[tool] = torch.cat(parts, dim=1)
-                del parts
-    apart = (answers["monai"] - answers["medseg"]).norm() / answers["monai"].norm()
-    same = (answers["monai"].argmax(0) == answers["medseg"].argmax(0)).float().mean()
-    found = {tool: both(values) for tool, values in runs.items()}
+                    runs[name].append(took)
+                answers[name] = torch.cat(answer, dim=1) if isinstance(answer, list) else answer
+                del answer
+    return {name: both(values) for name, values in runs.items()}, answers
+
+
+def beside(found: dict, answers: dict[str, Tensor], first: str, second: str) -> dict:
+    """How many times faster the second is, and how far the answers lie apart."""
+    ours, theirs = answers[second], answers[first]
     return {
-        **found,
-        "faster": ratio(found["monai"], found["medseg"]),
-        "relative_difference": float(f"{float(apart):.2g}"),
-        "same_class": round(float(same), 6),
+        "faster": ratio(found[first], found[second]),
+        "relative_difference": float(f"{float((theirs - ours).norm() / theirs.norm()):.2g}"),
+        "same_class": round(float((theirs.argmax(0) == ours.argmax(0)).float().mean()), 6),
     }
 
 
@@ -100,25 +100,41 @@ def main() -> None:
     def nothing(windows: Tensor) -> Tensor:
         return windows * weight[:, 0]
 
+    blending, answers = in_turn({"monai": monai(image, nothing, 1), "medseg": medseg(image, nothing, 1)}, rounds)
+    blending |= beside(blending, answers, "monai", "medseg")
+
     device = pick_device("auto")
+    reduced = amp_dtype(device, enabled=True)
     plain = network(3, (32, 64, 128, 256, 320, 320)).to(device)
     placed = place(network(3, (32, 64, 128, 256, 320, 320)), device)
-    fp32, reduced = torch_segment(placed, None), torch_segment(placed, amp_dtype(device, enabled=True))
     small = image[:, :96, :96, :96].to(device)  # 8 windows
 
     def as_it_is(windows: Tensor) -> Tensor:
         return plain(windows).logits[0]
 
+    def with_autocast(windows: Tensor) -> Tensor:
+        with autocast(device, reduced):
+            return plain(windows).logits[0]
+
+    with torch.inference_mode():
+        tools = {
+            "monai fp32": monai(small, as_it_is, 2),
+            "medseg fp32": medseg(small, torch_segment(placed, None), 2),
+            "monai reduced": monai(small, with_autocast, 2),
+            "medseg reduced": medseg(small, torch_segment(placed, reduced), 2),
+        }
+    found, answers = in_turn(tools, rounds)
     write_result(
         "sliding",
         {
             "what": "sliding windows of 64^3, overlap .5, Gaussian; seconds of one volume",
             "device": str(device),
-            "blending alone, 25 classes, 125 windows": compare(
-                image, {"monai": nothing, "medseg": nothing}, 25, rounds
-            ),
-            "network in fp32, 8 windows": compare(small, {"monai": as_it_is, "medseg": fp32}, 4, rounds),
-            "network as each comes, 8 windows": compare(small, {"monai": as_it_is, "medseg": reduced}, 4, rounds),
+            "reduced": str(reduced),
+            "blending alone, 25 classes, 125 windows": blending,
+            "network, 8 windows, 2 at a time": found,
+            "both in fp32": beside(found, answers, "monai fp32", "medseg fp32"),
+            "both in reduced precision": beside(found, answers, "monai reduced", "medseg reduced"),
+            "each as it comes": beside(found, answers, "monai fp32", "medseg reduced"),
         },
     )
 

@@ -7,6 +7,11 @@ import numpy as np
 import pytest
 
 import medseg
+from medseg.core.settings import EvaluateSettings, InferSettings, PreprocessSettings
+from medseg.workflows.evaluate import evaluate
+from medseg.workflows.infer import infer
+from medseg.workflows.preprocess import preprocess
+from medseg.workflows.workspace import Workspace
 
 
 def test_every_public_name_exists_and_there_are_few():
@@ -50,3 +55,29 @@ def test_metrics_of_arrays():
     (row,) = medseg.segmentation_metrics(reference, reference, spacing_mm=(1, 1, 2))
     assert row.dice == 1
     assert row.hd_mm == 0
+
+
+def test_another_engine_is_started_or_refused_and_never_ignored(cohort, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    work, masks = tmp_path / "work", cohort.parent / "labels"
+    asked = {
+        "E-EXTRA": {
+            "preprocess": lambda: medseg.preprocess(cohort, workspace=work, engine="ray"),
+            "evaluate": lambda: medseg.evaluate(masks, out=tmp_path / "out", manifest=cohort, engine="ray"),
+        },
+        "E-ENGINE": {
+            "one case": lambda: medseg.infer(cohort, bundle=tmp_path, engine="ray"),
+            "infer": lambda: infer(tmp_path, tmp_path / "out", InferSettings(engine="ray"), folder=cohort),
+            "preprocessing": lambda: preprocess(Workspace(work), PreprocessSettings(manifest=cohort, engine="ray")),
+            "evaluating": lambda: evaluate(
+                Workspace(work), masks, tmp_path / "out", EvaluateSettings(engine="ray"), manifest=cohort
+            ),
+        },
+    }
+    for code, calls in asked.items():
+        for name, call in calls.items():
+            with pytest.raises(medseg.MedsegError) as caught:
+                call()
+            assert caught.value.code == code, name
+    assert not (tmp_path / "out").exists()
+    assert not (work / "store").exists()

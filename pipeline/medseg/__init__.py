@@ -10,6 +10,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from medseg.apps.api import check as check
+    from medseg.apps.api import evaluate as evaluate
+    from medseg.apps.api import infer as infer
+    from medseg.apps.api import preprocess as preprocess
+    from medseg.apps.api import train as train
     from medseg.core.errors import MedsegError as MedsegError
     from medseg.core.geometry import Geometry as Geometry
     from medseg.core.volume import LabelMap as LabelMap
@@ -21,11 +26,6 @@ if TYPE_CHECKING:
     from medseg.io.volumes import write_labels as write_labels
     from medseg.io.volumes import write_volume as write_volume
     from medseg.ops.metrics import segmentation_metrics as segmentation_metrics
-    from medseg.workflows.api import check as check
-    from medseg.workflows.api import evaluate as evaluate
-    from medseg.workflows.api import infer as infer
-    from medseg.workflows.api import preprocess as preprocess
-    from medseg.workflows.api import train as train
 
 __version__ = version("medseg")
 
@@ -35,15 +35,15 @@ _HOMES = {
     "MedsegError": "medseg.core.errors",
     "Predictor": "medseg.engine.predict",
     "Volume": "medseg.core.volume",
-    "check": "medseg.workflows.api",
-    "evaluate": "medseg.workflows.api",
+    "check": "medseg.apps.api",
+    "evaluate": "medseg.apps.api",
     "import_dataset": "medseg.data.importers",
-    "infer": "medseg.workflows.api",
-    "preprocess": "medseg.workflows.api",
+    "infer": "medseg.apps.api",
+    "preprocess": "medseg.apps.api",
     "read_labels": "medseg.io.volumes",
     "read_volume": "medseg.io.volumes",
     "segmentation_metrics": "medseg.ops.metrics",
-    "train": "medseg.workflows.api",
+    "train": "medseg.apps.api",
     "write_labels": "medseg.io.volumes",
     "write_volume": "medseg.io.volumes",
 }

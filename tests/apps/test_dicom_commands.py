@@ -76,6 +76,26 @@ def test_unknown_labels_need_a_code_or_leave(run, case):
     assert item.SegmentedPropertyTypeCodeSequence[0].CodingSchemeDesignator == "99MEDSEG"
 
 
+def test_which_of_several_series(run, case, series):
+    """The folder is --series here, so the one of several is --which, and the refusal says so."""
+    mask, folder = case
+
+    def second(data):
+        data.SeriesInstanceUID = "1.2.3.4.5"
+
+    for path in series.write("second", (12, 10, 6), LPS, change=second).iterdir():
+        path.rename(folder / f"second-{path.name}")
+    words = ("to-dicom", mask, "-s", folder, "--labels", "liver=1,tumour=2")
+    code, _, err = run(*words)
+    assert code == 3
+    assert "[E-SERIES]" in err
+    assert "--which NUMBER" in " ".join(err.split())
+    code, _, _ = run(*words, "--which", "1.2.3.4.5")
+    assert code == 0
+    seg = pydicom.dcmread(mask.parent / "theirs.seg.dcm")
+    assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.3.4.5"
+
+
 def test_unnamed_values_are_refused(run, case):
     mask, folder = case
     code, _, err = run("to-dicom", mask, "-s", folder)

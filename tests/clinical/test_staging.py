@@ -210,6 +210,52 @@ def test_lung_rads_by_volume(timing, volume, expected):
     assert category("lung_rads_2022_volume", found, nodule_type="solid", timing=timing) == expected
 
 
+@pytest.mark.parametrize(
+    ("kind", "timing", "volume", "solid", "expected"),
+    [
+        ("part_solid", "baseline", 112, 50, "2"),
+        ("part_solid", "baseline", 113, 112, "3"),
+        ("part_solid", "baseline", 500, 113, "4A"),
+        ("part_solid", "baseline", 500, 268, "4B"),
+        ("part_solid", "new", 112, 50, "3"),
+        ("part_solid", "new", 113, 33, "4A"),
+        ("part_solid", "growing", 113, 34, "4B"),
+        ("non_solid", "baseline", 14136, None, "2"),
+        ("non_solid", "new", 14137, None, "3"),
+        ("non_solid", "growing", 14137, None, None),
+    ],
+)
+def test_lung_rads_by_volume_of_nodules_that_are_not_solid(kind, timing, volume, solid, expected):
+    given = {"nodule_type": kind, "timing": timing} | ({} if solid is None else {"solid_component_mm3": str(solid)})
+    assert category("lung_rads_2022_volume", lesion(9, volume_mm3=volume), **given) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "given", "reached"),
+    [
+        ("kidney_tnm8", lesion(70.5, spread_mm=1), {}, ("T1b", "T2a")),
+        ("breast_tnm8", lesion(19.5, spread_mm=1), {}, ("T1c", "T2")),
+        ("liver_hcc_tnm8", lesion(20, spread_mm=1), {"vascular_invasion": "no", "extension": "no"}, ("T1a", "T1b")),
+        ("liver_hcc_tnm8", lesion(20, spread_mm=1), {"vascular_invasion": "major", "extension": "no"}, ()),
+        # the cut-off of a condition, not of a bin
+        (
+            "lung_rads_2022",
+            lesion(6, spread_mm=0.5),
+            {"nodule_type": "part_solid", "timing": "new", "solid_component_mm": "2"},
+            ("3", "4A"),
+        ),
+        (
+            "lung_rads_2022_volume",
+            lesion(6, volume_mm3=110, volume_spread_mm3=5),
+            {"nodule_type": "solid", "timing": "baseline"},
+            ("2", "3"),
+        ),
+    ],
+)
+def test_every_table_knows_its_borderlines(name, found, given, reached):
+    assert staged(name, found, **given)[0].borderline == reached
+
+
 def test_the_mean_diameter_has_the_mean_uncertainty():
     (result,) = staged("lung_rads_2022", lesion(8, short_mm=7, spread_mm=0.5), nodule_type="solid", timing="baseline")
     assert result.category == "3"

@@ -44,3 +44,13 @@ def test_other_grid_is_refused_with_both_named():
     assert caught.value.code == "E-GRID-MISMATCH"
     assert caught.value.file == Path("mask.nii")
     assert caught.value.exit_code == 4
+
+
+def test_grids_in_different_axes_are_shown_in_one():
+    """Then the places can be compared: 1 mm along the third axis, not 12 mm and another letter."""
+    moved = Geometry.from_parts((3, 4, 5), (0.8, 1.0, 2.5), np.diag([1.0, 1.0, -1.0]), origin_mm=(-40, 7, 311))
+    with pytest.raises(GeometryError, match=r"axes RAS, first voxel at \(-40.00, 7.00, 300.00\).*RAS.*301\.00"):
+        require_same_grid(Volume(np.zeros((1, 3, 4, 5)), GRID), LabelMap(np.zeros((3, 4, 5), np.uint8), moved))
+    turned = Geometry.from_parts((3, 4, 5), (0.8, 1.0, 2.5), np.diag([1.0, 1.0, -1.0]), origin_mm=(-40, 7, 310))
+    with pytest.raises(GeometryError, match=r"axes RAS.*axes RAI"):
+        require_same_grid(Volume(np.zeros((1, 3, 4, 5)), GRID), LabelMap(np.zeros((3, 4, 5), np.uint8), turned))

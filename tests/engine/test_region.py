@@ -154,11 +154,11 @@ def test_the_ladder_searches_the_region_again(bundle, volume):
     made = predictor(bundle, [], roi=True)
     calls, start = [], made._start
 
-    def scarce(prepared, thrift):
+    def scarce(prepared, thrift, **known):
         calls.append(thrift)
         if len(calls) == 1:
             raise torch.OutOfMemoryError("no more")
-        return start(prepared, thrift)
+        return start(prepared, thrift, **known)
 
     made._start = scarce  # type: ignore[method-assign]
     answer = made.predict(volume)

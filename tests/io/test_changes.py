@@ -11,7 +11,7 @@ import pytest
 from medseg.core.errors import InputError
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Volume
-from medseg.io import volumes
+from medseg.io import formats
 from medseg.io.files import opened, sha256_of
 from medseg.io.streams import ByteStream
 from medseg.io.volumes import read_volume, write_volume
@@ -59,13 +59,13 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_between_looking_and_reading(tmp_path, monkeypatch, name, change):
     path = write(tmp_path / name)
-    recognise = volumes._recognise
+    recognise = formats._recognise
 
     def meanwhile(head, where):
         CHANGES[change](path)
         return recognise(head, where)
 
-    monkeypatch.setattr(volumes, "_recognise", meanwhile)
+    monkeypatch.setattr(formats, "_recognise", meanwhile)
     with pytest.raises(InputError) as caught:
         read_volume(path)
     assert (caught.value.code, caught.value.file) == ("E-INPUT-CHANGED", path)
@@ -163,7 +163,7 @@ def test_data_that_become_a_link_out_of_the_folder(tmp_path, monkeypatch, header
 def test_a_dicom_folder_that_is_being_filled(slices, monkeypatch, change):
     folder = slices.series()
     first = min(folder.iterdir())
-    read_dicom = volumes._read_dicom
+    read_dicom = formats._read_dicom
 
     def meanwhile(path, options):
         decoded = read_dicom(path, options)
@@ -173,7 +173,7 @@ def test_a_dicom_folder_that_is_being_filled(slices, monkeypatch, change):
             touch(first)
         return decoded
 
-    monkeypatch.setattr(volumes, "_read_dicom", meanwhile)
+    monkeypatch.setattr(formats, "_read_dicom", meanwhile)
     with pytest.raises(InputError) as caught:
         read_volume(folder)
     assert caught.value.code == "E-INPUT-CHANGED"

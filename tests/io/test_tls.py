@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import ssl
 import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +21,11 @@ from medseg.io.tls import receiving, require_tls
 
 pytest.importorskip("pynetdicom")
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl, which makes certificates, is missing")
+# pynetdicom brings programs of the same names, beside the interpreter
+ELSEWHERE = os.pathsep.join(
+    place for place in os.get_exec_path() if Path(place).resolve() != Path(sys.executable).parent.resolve()
+)
+DCMTK = {name: shutil.which(name, path=ELSEWHERE) for name in ("storescu", "storescp")}
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +136,61 @@ def test_files_that_cannot_be_used(certificates, given, words):
     assert caught.value.code == "E-PACS-TLS"
     last = list(given.values())[-1]
     assert caught.value.file == certificates / last
+
+
+@pytest.fixture(scope="module")
+def dcmtk():
+    """DCMTK's programs, where they speak TLS."""
+    if not all(DCMTK.values()):
+        pytest.skip("DCMTK's storescu and storescp are not installed")
+    told = [subprocess.run([path, "--help"], check=False, capture_output=True, text=True) for path in DCMTK.values()]
+    if not all("--enable-tls" in one.stdout + one.stderr for one in told):
+        pytest.skip("DCMTK is installed without TLS")
+    return DCMTK
+
+
+def test_dcmtk_sends_by_tls(receiver, slices, certificates, dcmtk):
+    peer, stored = receiver(**pair(certificates, "us"), tls_ca=certificates / "caller.pem")
+
+    def store(*tls):
+        words = [dcmtk["storescu"], "-aec", peer.ae_title, *map(str, tls), peer.host, str(peer.port), *map(str, slices)]
+        return subprocess.run(words, check=False, capture_output=True, timeout=30).returncode
+
+    ours = ("+cf", certificates / "us.pem")
+    assert store() != 0, "without TLS"
+    assert store("+tls", certificates / "elsewhere.key", certificates / "elsewhere.pem", *ours) != 0, "a stranger"
+    assert store("+tls", certificates / "caller.key", certificates / "caller.pem") != 0, "it does not know us"
+    assert stored == []
+    assert store("+tls", certificates / "caller.key", certificates / "caller.pem", *ours) == 0
+    assert len(stored) == len(slices)
+
+
+def test_dcmtk_receives_by_tls(slices, certificates, dcmtk, tmp_path):
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        port = door.getsockname()[1]
+    theirs = ("+tls", certificates / "us.key", certificates / "us.pem", "+cf", certificates / "caller.pem")
+    words = [dcmtk["storescp"], "-od", tmp_path, "-aet", "ARCHIVE", *theirs, port]
+    archive = subprocess.Popen(list(map(str, words)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        peer = Peer("ARCHIVE", "127.0.0.1", port)
+        trust = {"send_tls": True, "tls_ca": certificates / "us.pem"}
+        confirmed = until_sent(slices, peer, **trust, **pair(certificates, "caller"))
+        assert confirmed == slices
+        assert unreached(slices, peer, **trust), "we show no certificate"
+        assert unreached(slices, peer), "without TLS"
+    finally:
+        archive.kill()
+        archive.wait()
+    assert len(list(tmp_path.glob("CT.*"))) == len(slices)
+
+
+def until_sent(slices, peer, **settings):
+    """The archive needs a moment before it listens."""
+    end = time.monotonic() + 30
+    while True:
+        try:
+            return sent(slices, peer, **settings)
+        except InputError:
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.1)

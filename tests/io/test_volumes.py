@@ -22,7 +22,8 @@ from medseg.core.errors import GeometryError, InputError
 from medseg.core.geometry import Geometry, lps_to_ras
 from medseg.core.volume import Volume
 from medseg.io import streams
-from medseg.io.volumes import SUFFIXES, read_labels, read_volume, read_volumes, write_volume
+from medseg.io.formats import SUFFIXES
+from medseg.io.volumes import read_labels, read_volume, read_volumes, write_volume
 
 ORIENTATIONS = list(product(permutations(range(3)), product((-1, 1), repeat=3)))
 SHAPE = (7, 6, 5)

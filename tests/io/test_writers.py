@@ -91,8 +91,8 @@ def test_a_file_that_reads_back_differently_is_not_kept(tmp_path, monkeypatch, w
         decoded = original(path, options)
         return replace(decoded, **{what: getattr(decoded, what) + 1})
 
-    original = volumes._decode
-    monkeypatch.setattr(volumes, "_decode", changed)
+    original = volumes.decode_here
+    monkeypatch.setattr(volumes, "decode_here", changed)
     with pytest.raises(InputError) as caught:
         write_labels(mask(), tmp_path / "x.nii.gz")
     assert caught.value.code == "E-READ-BACK"

@@ -154,8 +154,9 @@ def _weight_gradient(block, image, weight, upstream, *, bf16):
 def test_the_weight_gradient_of_thin_maps_under_bf16_is_that_of_fp32(shape, stride):
     """On some builds of torch the plain convolution's is uninitialised memory here."""
     torch.manual_seed(0)
-    block = Convolution(16, 16, kernel=(3, 3, 3), stride=(stride,) * 3).eval()
+    block = Convolution(16, 16, kernel=(3, 3, 3), stride=(stride,) * 3)
     block.norm = torch.nn.Identity()
+    block.eval()
     image = torch.randn(2, 16, *shape).contiguous(memory_format=torch.channels_last_3d)
     weight = block.convolution.weight
     upstream = torch.randn_like(block(image.clone()))

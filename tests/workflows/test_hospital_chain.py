@@ -109,7 +109,8 @@ def test_from_series_to_the_same_lesion_in_every_object(run, patient):
     before = {case: in_objects(patient / "found", case) for case in EXAMINATIONS}
     assert all(segments == reported and segments for segments, reported in before.values())
 
-    run("measure", "found", "--image", ".", "--out", "measured", "--no-pictures")
+    # slices run downwards, and are sorted upwards: image 12 of 22 is the eleventh
+    assert "11 (image 12)" in run("measure", "found", "--image", ".", "--out", "measured", "--no-pictures")
     run("stage", "measured", *TABLE)
     staging = json.loads((patient / "measured" / "ct_april.staging.json").read_text())
     assert {result["category"] for result in staging["results"]} == {"T2"}

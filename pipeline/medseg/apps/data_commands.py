@@ -198,9 +198,8 @@ def preprocess(
         show.forecast(TERMINAL, forecast, as_json=json)
         return
     from medseg.apps.batch import engine_of
-    from medseg.workflows.parallel import each_in_threads
 
     with engine_of(settings) as each:
-        store = run(place, settings, each=each or each_in_threads, progress=TERMINAL.progress)
+        store = run(place, settings, each=each, progress=TERMINAL.progress)
     show.stored(TERMINAL, store, as_json=json)
     show.fail_for(TERMINAL, store.index.failures, len(store.index.cases))

@@ -24,14 +24,16 @@ def series(
 
     Example: `medseg series ct_folder`
     """
-    from dataclasses import asdict
     from json import dumps
 
+    from medseg.core.reading import Containment
+    from medseg.io.contained import contained
     from medseg.io.dicom_series import list_series
 
-    found = list_series(path)
+    with contained(Containment()):
+        found = list_series(path)
     if json:
-        TERMINAL.json(dumps([asdict(one) for one in found], indent=2))
+        TERMINAL.json(dumps([one.model_dump() for one in found], indent=2))
         return
     for one in found:
         TERMINAL.result(_described(one))

@@ -127,11 +127,18 @@ def _lesion_row(one: Measurement) -> tuple[str, ...]:
         _name(one),
         size,
         _volume(one),
-        "-" if one.slice_number is None else str(one.slice_number),
+        _slice(one),
         one.organ or "-",
         one.side or "unknown",
         "-" if values is None else f"{values.mean:.1f} {values.unit}".strip(),
     )
+
+
+def _slice(one: Measurement) -> str:
+    """As the file counts, and the InstanceNumber that a DICOM viewer shows."""
+    if one.slice_number is None:
+        return "-"
+    return f"{one.slice_number}" if one.instance_number is None else f"{one.slice_number} (image {one.instance_number})"
 
 
 def _organ_row(one: Measurement) -> tuple[str, ...]:

@@ -74,8 +74,17 @@ def _row(lesion: TrackedLesion) -> tuple[str, ...]:
         axes,
         _share(lesion.change_from_previous),
         _share(lesion.change_from_baseline),
-        "-" if lesion.doubling is None else f"{lesion.doubling.days:.0f} days",
+        _doubling(lesion),
     )
+
+
+def _doubling(lesion: TrackedLesion) -> str:
+    """Of a grown lesion only, with what the uncertainty of its volumes leaves open, as on the page."""
+    found = lesion.doubling
+    if found is None or lesion.state != "grown":
+        return "-"
+    latest = "no growth" if found.high_days is None else f"{found.high_days:.0f}"
+    return f"{found.days:.0f} days ({found.low_days:.0f} to {latest})"
 
 
 def _share(change: float | None) -> str:

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from medseg.core.document import Document
+from medseg.core.errors import UsageError
 
 SUMMARY = "predictions"
 _SUMMARY_NAME = re.compile(rf"{SUMMARY}(-\d+-of-\d+)?", re.IGNORECASE)
@@ -20,6 +21,20 @@ class Engine(Document):
     engine: Literal["local", "ray"] = Field(default="local", description="ray: several workers, here or on a cluster")
     workers: int | None = Field(default=None, ge=1, description="ray: how many work at a time; absent: 2")
     address: str | None = Field(default=None, description="ray: a running cluster instead of workers on this machine")
+
+    def require_local(self) -> None:
+        """Refuse Ray where nobody would start it, instead of working here as if it had not been asked for.
+
+        Raises:
+            UsageError: `E-ENGINE`.
+        """
+        if self.engine != "local":
+            raise UsageError(
+                f"engine {self.engine} was asked for, and this call works in its own process only",
+                code="E-ENGINE",
+                remedy="Use the commands infer, preprocess and evaluate, or medseg.preprocess and medseg.evaluate; "
+                "elsewhere leave `engine` out.",
+            )
 
 
 class Batching(Engine):

@@ -83,9 +83,12 @@ def require_same_grid(first: Volume | LabelMap, second: Volume | LabelMap, *, to
     """
     if first.geometry.agrees_with(second.geometry, tolerance_mm=tolerance_mm):
         return
+    expected, found = first.geometry, second.geometry
+    if not expected.canonical().agrees_with(found.canonical(), tolerance_mm=tolerance_mm):
+        # more than the order of the axes differs: shown in one order, so that the places can be compared
+        expected, found = expected.canonical(), found.canonical()
     message = (
-        f"not on the grid of {first.source or 'its image'}: expected {first.geometry.describe()}; "
-        f"found {second.geometry.describe()}"
+        f"not on the grid of {first.source or 'its image'}: expected {expected.describe()}; found {found.describe()}"
     )
     raise GeometryError(
         message,

@@ -21,7 +21,8 @@ from medseg.data.inspection import examine_images
 from medseg.io.documents import read_document
 from medseg.io.examine import Examined, examine_label
 from medseg.io.files import atomic_path, sha256_of, write_text
-from medseg.io.volumes import SUFFIXES, write_labels, write_volume
+from medseg.io.formats import SUFFIXES
+from medseg.io.volumes import write_labels, write_volume
 
 RECORDS = ".doctor"
 _DETACHED = (".hdr", ".img", ".hdr.gz", ".img.gz", ".nhdr", ".mhd")

@@ -161,7 +161,7 @@ class Predictor:
         is_kept = sink is None and self.settings.save_probabilities and plan.num_outputs > 0
         kept = _InMemory(plan.num_outputs, prepared.source.shape) if is_kept else None
         lead = _leading(prepared.image.shape[1:], plan.patch_size)
-        run, led, region = self._start(prepared, thrift, lead, clinical=clinical)
+        run, led, region = self._start(prepared, thrift, clinical=clinical)
         watch.lap("region" if self.settings.roi else "network")
         # The way back is in fp32: reduced precision would decide close calls by rounding.
         with torch.inference_mode():
@@ -201,7 +201,7 @@ class Predictor:
             segment(windows.to(self.device))
 
     def _start(
-        self, prepared: Prepared, thrift: Thrift, lead: int, *, clinical: Tensor
+        self, prepared: Prepared, thrift: Thrift, *, clinical: Tensor | None = None
     ) -> tuple[CaseRun, Prepared, Region | None]:
         """The case ready to run, the part of it whose slabs will come, and as they come.
 
@@ -210,6 +210,7 @@ class Predictor:
         device = torch.device("cpu") if thrift is Thrift.CPU else self.device
         networks = [network.to(device) for network in self._networks]
         image, plan, settings = prepared.image.to(device), self.bundle.plan, self.settings
+        lead = _leading(image.shape[1:], plan.patch_size)
         full = grid = WindowGrid.over(image.shape[1:], plan.patch_size, settings.overlap)
         segments: Sequence[Segment] = ()
         region = None

@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 
 from medseg.core.reading import AS_IT_IS, Reading
-from medseg.io.volumes import SUFFIXES
+from medseg.io.formats import SUFFIXES
 
 _DICOM_SUFFIXES = (".dcm", ".ima", ".dicom", ".zip")
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from medseg.core.document import Document
 from medseg.core.errors import MedsegError
 from medseg.core.geometry import Vector, lps_to_ras
 from medseg.io.decoded import settle_geometry
@@ -17,8 +17,7 @@ from medseg.io.dicom_planes import Plane, planes_of
 from medseg.io.dicom_stack import affine_lps, heights_of, is_repeated, require_alike, require_even, sort_places
 
 
-@dataclass(frozen=True)
-class SeriesSummary:
+class SeriesSummary(Document):
     """One series of a folder, zip or file.
 
     Attributes:

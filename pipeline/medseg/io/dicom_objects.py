@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterable
 from itertools import pairwise
@@ -13,49 +12,11 @@ from typing import Any
 from medseg.core.errors import GeometryError, InputError
 from medseg.core.segments import Algorithm, Segment
 from medseg.core.terminology import PRIVATE_SCHEME, Code, hashed_uid
+from medseg.io.dicom_patient import PLACE, identity_of
 from medseg.io.dicom_source import SourceSlice, SourceSlices
 from medseg.io.files import atomic_path
 
 MAKER = "medseg"
-_PLACE = ("FrameOfReferenceUID", "PositionReferenceIndicator")
-_MUST_BE_THERE = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-    "StudyID",
-    "AccessionNumber",
-    *_PLACE,
-)
-# An allow-list: what is not named here stays in the source.
-_COPIED = (
-    *_MUST_BE_THERE,
-    "IssuerOfPatientID",
-    "TypeOfPatientID",
-    "PatientIdentityRemoved",
-    "DeidentificationMethod",
-    "DeidentificationMethodCodeSequence",
-    "LongitudinalTemporalInformationModified",
-    "PatientAge",
-    "PatientSize",
-    "PatientWeight",
-    "StudyInstanceUID",
-    "StudyDescription",
-    "IssuerOfAccessionNumberSequence",
-    "ClinicalTrialSponsorName",
-    "ClinicalTrialProtocolID",
-    "ClinicalTrialProtocolName",
-    "ClinicalTrialSiteID",
-    "ClinicalTrialSiteName",
-    "ClinicalTrialSubjectID",
-    "ClinicalTrialSubjectReadingID",
-    "ClinicalTrialTimePointID",
-    "ClinicalTrialTimePointDescription",
-)
-_SEXES = {"M", "F", "O"}
 _EXPORT = "Export the series again from the archive; medseg makes up no identity for it."
 
 
@@ -76,29 +37,6 @@ def require_identity(slices: SourceSlices, path: Path) -> None:
     if missing:
         message = f"the series has no {', '.join(missing)}, so nothing can refer to it"
         raise InputError(message, code="E-SOURCE-UID", file=path, remedy=_EXPORT)
-
-
-def identity_of(header: Any) -> Any:
-    """A data set with the patient, study and frame of reference of `header`, and nothing else of it.
-
-    A sex that the standard does not know is left empty.
-    """
-    from pydicom.dataset import Dataset
-
-    found = Dataset()
-    # every name of the source can be written in it, whatever character set the source has
-    found.SpecificCharacterSet = "ISO_IR 192"
-    for name in _MUST_BE_THERE:
-        setattr(found, name, "")
-    for name in _COPIED:
-        if name in header:
-            found[name] = copy.deepcopy(header[name])
-    if str(found.PatientSex) not in _SEXES:
-        found.PatientSex = ""
-    for element in found:
-        if element.VR == "PN" and element.value:
-            element.value = str(element.value)
-    return found
 
 
 def stand_ins(slices: SourceSlices) -> list[Any]:
@@ -155,12 +93,8 @@ def instance_references(slices: SourceSlices) -> list[Any]:
 
 def thickness_mm(slices: SourceSlices) -> float:
     """Of the header, or the usual distance between slices."""
-    header = slices.header
-    for group in header.get("SharedFunctionalGroupsSequence") or ():
-        for measures in group.get("PixelMeasuresSequence") or ():
-            header = measures
-    if header.get("SliceThickness"):
-        return float(header.SliceThickness)
+    if slices.header.get("SliceThickness"):
+        return float(slices.header.SliceThickness)
     pieces = slices.slices
     steps = [float(((after.position_mm - before.position_mm) ** 2).sum() ** 0.5) for before, after in pairwise(pieces)]
     return median(steps) if steps else 1.0
@@ -211,7 +145,7 @@ def finish(dataset: Any, slices: SourceSlices, segments: Iterable[Segment] = (),
     identity = identity_of(slices.header)
     if "ValueType" in dataset:
         # a report lies nowhere
-        for name in _PLACE:
+        for name in PLACE:
             delattr(identity, name)
     dataset.update(identity)
     codes = [

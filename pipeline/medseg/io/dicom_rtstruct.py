@@ -17,13 +17,13 @@ from medseg.core.terminology import Code
 from medseg.io.dicom_contours import Structure, fill_contours, read_structures, trace
 from medseg.io.dicom_objects import (
     finish,
-    identity_of,
     instance_references,
     require_identity,
     save,
     series_facts,
     slice_reference,
 )
+from medseg.io.dicom_patient import identity_of
 from medseg.io.dicom_source import SourceSlice, SourceSlices
 
 _SERIES_NUMBER = 301

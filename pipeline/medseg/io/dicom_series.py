@@ -7,10 +7,13 @@ from pathlib import Path
 
 from medseg.core.errors import InputError
 from medseg.core.reading import Reading
+from medseg.io.contained import containable
+from medseg.io.decoded import Decoded, ReadOptions
 from medseg.io.dicom_files import DicomFile, find_dicom
 from medseg.io.dicom_listing import SeriesSummary, is_localizer, summarise, without_localizers
 from medseg.io.dicom_planes import Plane, planes_of
 from medseg.io.dicom_stack import one_pile
+from medseg.io.worded import facts_of, worded
 
 # Segmentations, surfaces, parametric maps, dose, structure sets, plans: pictures of something else than the patient.
 _NOT_IMAGES = ("1.2.840.10008.5.1.4.1.1.66", "1.2.840.10008.5.1.4.1.1.481", "1.2.840.10008.5.1.4.1.1.30")
@@ -24,8 +27,15 @@ def list_series(path: Path | str) -> tuple[SeriesSummary, ...]:
     Raises:
         InputError: As `find_dicom`.
     """
-    files, _ = find_dicom(Path(path))
-    return tuple(summarise(number, group, Path(path)) for number, group in enumerate(_grouped(files), start=1))
+    found = facts_of(summarise_all(Path(path), ReadOptions()))
+    return tuple(SeriesSummary.model_validate(one) for one in found)
+
+
+@containable
+def summarise_all(path: Path, _options: ReadOptions) -> Decoded:
+    """The words that `list_series` makes its answer of."""
+    groups = enumerate(_grouped(find_dicom(path)[0]), start=1)
+    return worded([summarise(number, group, path).model_dump() for number, group in groups])
 
 
 def chosen_planes(path: Path, reading: Reading) -> tuple[list[Plane], tuple[str, ...]]:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.core.geometry import Affine, Geometry, lps_to_ras
+from medseg.core.document import Document
+from medseg.core.geometry import Affine, Geometry, Vector, lps_to_ras
 from medseg.core.reading import Reading
 from medseg.core.volume import LabelMap
+from medseg.io.contained import containable
+from medseg.io.decoded import Decoded, ReadOptions
+from medseg.io.dicom_headers import untrusted
+from medseg.io.dicom_patient import header_of
 from medseg.io.dicom_planes import Plane
 from medseg.io.dicom_series import chosen_planes
+from medseg.io.worded import facts_of, worded
 
 _UNMOVED = 1e-3  # voxels
 _OFF_LINE_MM = 0.1
@@ -58,11 +66,32 @@ class SourceSlices:
 
     Attributes:
         slices: In order; every one has the same rows and columns.
-        header: Data set of the first slice without its pixels: patient, study, frame of reference, equipment.
+        header: Of the first slice, what `header_of` hands on: patient, study, series, frame of reference.
     """
 
     slices: tuple[SourceSlice, ...]
     header: Any
+
+
+class _Piece(Document):
+    """One slice as it is told: a row of numbers for every array of `SourceSlice`."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    instance_number: int | None
+    frame_number: int
+    position_mm: Vector
+    orientation: tuple[Vector, Vector]
+    pixel_spacing_mm: tuple[float, float]
+    rows: int
+    columns: int
+
+
+class _Described(Document):
+    """All of them, and the header as DICOM writes it, explicit and little-endian, in base64."""
+
+    slices: tuple[_Piece, ...]
+    header: str
 
 
 def source_slices(path: Path | str, *, series: str | None = None, phase: str | None = None) -> SourceSlices:
@@ -79,8 +108,27 @@ def source_slices(path: Path | str, *, series: str | None = None, phase: str | N
         InputError: As `chosen_planes`.
         GeometryError: As `chosen_planes`.
     """
-    planes, _ = chosen_planes(Path(path), Reading(series=series, phase=phase))
-    return SourceSlices(tuple(map(_slice_of, planes)), planes[0].file.header)
+    from pydicom.filereader import read_dataset
+
+    options = ReadOptions(Reading(series=series, phase=phase))
+    found = _Described.model_validate(facts_of(describe_slices(Path(path), options)))
+    header = read_dataset(BytesIO(b64decode(found.header)), is_implicit_VR=False, is_little_endian=True)
+    return SourceSlices(tuple(map(_slice_of, found.slices)), header)
+
+
+@containable
+def describe_slices(path: Path, options: ReadOptions) -> Decoded:
+    """The words that `source_slices` makes its answer of."""
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.filewriter import write_dataset
+
+    planes, _ = chosen_planes(path, options.reading)
+    buffer = DicomBytesIO()
+    buffer.is_implicit_VR, buffer.is_little_endian = False, True
+    with untrusted(planes[0].path, "its header"):
+        write_dataset(buffer, header_of(planes[0].file.header))
+        pieces = tuple(_described(plane) for plane in planes)
+    return worded(_Described(slices=pieces, header=b64encode(buffer.getvalue()).decode()).model_dump())
 
 
 def slices_grid(slices: SourceSlices) -> Geometry | None:
@@ -135,18 +183,26 @@ def look_up(array: NDArray[Any], pixel_to_index: Affine, found: NDArray[Any]) ->
     found[...] = np.where(inside, array[nearest[0], nearest[1], nearest[2]], 0)
 
 
-def _slice_of(plane: Plane) -> SourceSlice:
+def _slice_of(piece: _Piece) -> SourceSlice:
+    facts = piece.model_dump()
+    arrays = {name: np.array(facts[name]) for name in ("position_mm", "orientation")}
+    return SourceSlice(**facts | arrays)
+
+
+def _described(plane: Plane) -> _Piece:
     header = plane.file.header
-    return SourceSlice(
-        str(header.get("SOPInstanceUID", "")),
-        str(header.get("SOPClassUID", "")),
-        _instance_number(header),
-        plane.frame + 1,
-        plane.position,
-        plane.orientation,
-        plane.spacing_mm,
-        plane.file.rows,
-        plane.file.columns,
+    return _Piece.model_validate(
+        {
+            "sop_instance_uid": str(header.get("SOPInstanceUID", "")),
+            "sop_class_uid": str(header.get("SOPClassUID", "")),
+            "instance_number": _instance_number(header),
+            "frame_number": plane.frame + 1,
+            "position_mm": plane.position.tolist(),
+            "orientation": plane.orientation.tolist(),
+            "pixel_spacing_mm": plane.spacing_mm,
+            "rows": plane.file.rows,
+            "columns": plane.file.columns,
+        }
     )
 
 

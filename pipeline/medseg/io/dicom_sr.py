@@ -15,7 +15,8 @@ from medseg.core.measurements import Measurement
 from medseg.core.segments import Algorithm, Segment
 from medseg.core.terminology import Code, private_code, tracking_uid
 from medseg.io.dicom_headers import read_object, untrusted
-from medseg.io.dicom_objects import MAKER, concept, finish, identity_of, require_identity, save, series_facts
+from medseg.io.dicom_objects import MAKER, concept, finish, require_identity, save, series_facts
+from medseg.io.dicom_patient import identity_of
 from medseg.io.dicom_seg import WrittenSegmentation
 from medseg.io.dicom_source import SourceSlices
 

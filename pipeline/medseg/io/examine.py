@@ -14,9 +14,10 @@ from medseg.core.geometry import Geometry
 from medseg.core.reading import AS_IT_IS, Reading
 from medseg.core.volume import LabelMap, Volume
 from medseg.io.decoded import ReadOptions, settle_geometry
+from medseg.io.formats import decode, decode_labels
 from medseg.io.values import image_flags, intensity_faults, label_faults, label_flags
 from medseg.io.values import labels as whole_numbers
-from medseg.io.volumes import decode, decode_labels, wrong_channels
+from medseg.io.volumes import wrong_channels
 
 Kind = Literal["image", "label"]
 

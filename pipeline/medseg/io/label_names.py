@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from medseg.io.contained import containable
+from medseg.io.decoded import Decoded, ReadOptions
 from medseg.io.streams import open_stream
+from medseg.io.worded import facts_of, worded
 
 _HEAD_BYTES = 1 << 18
 _CARET = re.compile(r'<Label\s[^>]*Key="(\d{1,5})"[^>]*>\s*(?:<!\[CDATA\[)?([^<\]]{1,200})')
@@ -18,12 +21,23 @@ def read_label_names(path: Path | str) -> dict[str, int]:
     Label tables in NIfTI are those of Connectome Workbench (a Caret extension); segments of a .seg.nrrd are read from
     its first layer. A name that stands twice gets its value behind it.
     """
-    with open_stream(Path(path)) as stream:
+    found = facts_of(find_label_names(Path(path), ReadOptions()))
+    return {str(name): int(value) for name, value in found.items()}
+
+
+@containable
+def find_label_names(path: Path, _options: ReadOptions) -> Decoded:
+    """The words that `read_label_names` makes its answer of."""
+    return worded(_names_in(path))
+
+
+def _names_in(path: Path) -> dict[str, int]:
+    with open_stream(path) as stream:
         head = stream.peek(_HEAD_BYTES)
     if head[128:132] == b"DICM":
         from medseg.io.dicom_labels import names_in
 
-        return names_in(Path(path))
+        return names_in(path)
     if head.startswith(b"NRRD"):
         found = _segments(re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0].decode("utf-8", "replace"))
     elif b"<LabelTable>" in head:

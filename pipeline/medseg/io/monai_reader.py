@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from medseg.core.errors import MedsegError
 from medseg.core.volume import Volume
-from medseg.io.volumes import SUFFIXES, read_volumes
+from medseg.io.formats import SUFFIXES
+from medseg.io.volumes import read_volumes
 
 
 class VolumeReader(ImageReader):  # type: ignore[misc]

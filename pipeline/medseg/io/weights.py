@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from medseg.core.errors import ModelError
 from medseg.io.files import require_file, sha256_of, write_bytes
@@ -15,11 +13,15 @@ from medseg.io.files import require_file, sha256_of, write_bytes
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
+
 _DIGEST_KEY = "sha256_of_tensors"
 
 
 def save_tensors(path: Path | str, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write named tensors atomically, with a digest of their contents in the header."""
+    from safetensors.torch import save
+
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_bytes(path, save(plain, {**(metadata or {}), _DIGEST_KEY: _digest(plain)}))
 
@@ -76,6 +78,8 @@ def verify_sha256(path: Path | str, expected: str) -> None:
 
 
 def _digest(tensors: dict[str, torch.Tensor]) -> str:
+    import torch
+
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medseg.nn.instance_norm import instance_norm
 from medseg.nn.ranks import are_several, gathered
 from medseg.nn.segmenter import Segmenter
 
@@ -37,14 +38,14 @@ class Normalised(nn.Module):
         self.norm = nn.InstanceNorm3d(out_features, affine=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(_convolve(self.convolution, x))  # type: ignore[no-any-return]
+        return instance_norm(self.norm, _convolve(self.convolution, x))
 
 
 class Convolution(Normalised):
     """Convolution, instance norm, leaky ReLU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.leaky_relu(super().forward(x), 0.01, inplace=True)
+        return instance_norm(self.norm, _convolve(self.convolution, x), slope=0.01)
 
 
 class MeanPool(nn.AvgPool3d):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import fftconvolve
 
 _RADIUS_MM = (3 * 1000 / (4 * np.pi)) ** (1 / 3)
 
@@ -34,6 +33,8 @@ def ball_means(
         mask: (I, J, K), at least one voxel set.
         axes_mm: As in `peak_reach`; sheared grids are taken as they lie.
     """
+    from scipy.signal import fftconvolve  # half a second to load
+
     reach, inside = peak_reach(axes_mm), np.argwhere(mask)
     box = tuple(
         slice(max(0, low - n), high + n + 1)

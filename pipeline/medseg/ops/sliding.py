@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -129,9 +130,7 @@ def sliding_slabs(
         while waiting and waiting[0][0] < row + window[0]:
             start, length = waiting.pop(0)
             shape = (length, *outer.shape[2:])
-            held.append(
-                _Part(start, torch.zeros((num_outputs, *shape), device=stitch_on), torch.zeros(shape, device=stitch_on))
-            )
+            held.append(_Part(start, _zeros((num_outputs, *shape), stitch_on), _zeros(shape, stitch_on)))
         rows = slice(row, row + window[0])
         for first in range(0, len(starts), window_batch):
             boxes = [_box((0, *start), window)[1:] for start in starts[first : first + window_batch]]
@@ -166,6 +165,11 @@ class _Part:
         place = (slice(0, length), *box)
         self.total[(slice(None), *place)].addcmul_(answer[:, :length], weight[:length])
         self.weight[place] += weight[:length]
+
+
+def _zeros(shape: Sequence[int], device: torch.device) -> Tensor:
+    """On a CPU from numpy, which takes them in large pages, zero as they come: several times faster than torch."""
+    return torch.from_numpy(np.zeros(shape, np.float32)) if device.type == "cpu" else torch.zeros(shape, device=device)
 
 
 def sliding_window(

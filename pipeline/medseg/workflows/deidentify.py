@@ -7,7 +7,9 @@ from pathlib import Path
 from medseg.core.deidentification import DeidentifyOptions, DeidentifyReport
 from medseg.core.errors import MedsegError, UsageError
 from medseg.core.progress import Progress, silent
+from medseg.core.reading import Containment
 from medseg.io.archives import unpacked
+from medseg.io.contained import contained
 from medseg.io.deid_key import Pseudonyms, read_key, throwaway_key, write_secret
 from medseg.io.files import require_path, require_writable, write_text
 from medseg.workflows.deidentify_account import Account
@@ -18,6 +20,7 @@ from medseg.workflows.deidentify_manifest import deidentify_manifest
 REPORT = "deidentify.json"
 
 
+@contained(Containment())
 def deidentify(
     source: Path,
     out: Path,

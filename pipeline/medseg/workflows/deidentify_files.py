@@ -13,7 +13,8 @@ from medseg.io.deid import deidentify_object, is_directory
 from medseg.io.deid_faces import Face
 from medseg.io.dicom_headers import HEAD_BYTES, is_dicom
 from medseg.io.files import opened
-from medseg.io.volumes import SUFFIXES, read_volume, write_labels, write_volume
+from medseg.io.formats import SUFFIXES
+from medseg.io.volumes import read_volume, write_labels, write_volume
 from medseg.ops.deface import FaceCut
 from medseg.workflows.deidentify_account import Account, Ready
 

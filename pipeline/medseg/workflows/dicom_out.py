@@ -189,8 +189,9 @@ def _require_grid(mask: LabelMap, slices: SourceSlices) -> None:
     grid = slices_grid(slices)
     if grid is not None and mask.geometry.canonical().agrees_with(grid.canonical()):
         return
-    expected = "slices at uneven distances" if grid is None else grid.describe()
-    message = f"not on the grid of its series: expected {expected}; found {mask.geometry.describe()}"
+    # in one order of axes, whatever the files have: what differs is then the place
+    expected = "slices at uneven distances" if grid is None else grid.canonical().describe()
+    message = f"not on the grid of its series: expected {expected}; found {mask.geometry.canonical().describe()}"
     raise GeometryError(
         message,
         code="E-GRID-MISMATCH",
@@ -210,7 +211,7 @@ def _numbered(
         unit = "" if finding.image is None else finding.image.unit or ""
         rows = measure_structures(mask, labels=finding.labels, lesions=lesions, image=finding.image, unit=unit)
     numbered = np.zeros(mask.array.shape, np.uint16)
-    boxes = ndimage.find_objects(mask.array.astype(np.int32, copy=False))
+    boxes = _boxes(mask.array)
     segments: list[Segment] = []
     renamed: dict[str, str] = {}
     for label, value in finding.labels.items():
@@ -239,6 +240,13 @@ def _numbered(
             )
     rows = tuple(row.model_copy(update={"id": renamed.get(row.id, row.id)}) for row in rows)
     return numbered, tuple(segments), rows
+
+
+def _boxes(array: NDArray[Any]) -> Sequence[tuple[slice, ...] | None]:
+    """Of each value from 1 on; looked for in the order in which the voxels lie in memory, which is six times faster."""
+    if array.flags.c_contiguous:
+        return ndimage.find_objects(array)
+    return [box and box[::-1] for box in ndimage.find_objects(array.T)]
 
 
 def _known(finding: Finding, label: str, centre_mm: NDArray[np.float64]) -> Measurement | None:

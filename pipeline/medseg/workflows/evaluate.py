@@ -53,14 +53,14 @@ def evaluate(
         workspace: Names the embedded cohort when there are no references.
         predictions: Folder with a mask `CASE.nii.gz` (or another format) and, from `infer`, `CASE.json` per case.
         out: `index.html`, `cohort.json`, `cohort.csv`, and `cases/CASE.html` and `.json`.
-        settings: Tolerances, label map, split, pictures, processes; `engine` is the command line's.
+        settings: Tolerances, label map, split, pictures, processes.
         manifest: With the references.
         references: A folder of reference masks instead, named as the predictions.
         progress: Wraps the loop over cases.
 
     Raises:
         InputError: E-NOTHING-TO-EVALUATE when no case could be scored, E-NOT-A-FOLDER.
-        UsageError: E-LABEL-MAP, E-LABEL-NAME, E-OPTION.
+        UsageError: E-LABEL-MAP, E-LABEL-NAME, E-OPTION, E-ENGINE.
     """
     inputs = open_inputs(workspace, predictions, settings, manifest=manifest, references=references, progress=progress)
     return evaluate_opened(inputs, predictions, out, settings, progress=progress)
@@ -76,6 +76,8 @@ def evaluate_opened(
     progress: Progress = silent,
 ) -> Evaluated:
     """As `evaluate`, of what `open_inputs` found, by whoever does the cases; absent: processes of this machine."""
+    if each is None:
+        settings.require_local()
     dataset = inputs.dataset
     bare = dataset.model_copy(update={"cases": ()})
     items = [(case, inputs.masks.get(case.id, ())) for case in dataset.cases]

@@ -89,8 +89,10 @@ def infer(
 
     Raises:
         BatchError: `E-LOCKED` when another run writes into the folder.
+        UsageError: `E-ENGINE` when the settings ask for Ray, which `infer_batch` with its runner is for.
         MedsegError: When the model or the inputs as a whole cannot be used.
     """
+    settings.require_local()
     with claimed(out, settings) as claim:
         return infer_batch(Request(bundle, settings, volumes, folder, split), claim, progress=progress)
 

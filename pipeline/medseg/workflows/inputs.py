@@ -14,7 +14,7 @@ from medseg.core.reading import AS_IT_IS, Reading
 from medseg.data.channels import channels_of
 from medseg.data.manifest import read_manifest
 from medseg.io.files import require_path
-from medseg.io.volumes import SUFFIXES
+from medseg.io.formats import SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

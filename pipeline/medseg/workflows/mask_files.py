@@ -8,7 +8,7 @@ from medseg.core.errors import InputError
 from medseg.core.outputs import SUFFIX_OF
 from medseg.data.importers.draft import case_id
 from medseg.io.files import require_path
-from medseg.io.volumes import SUFFIXES
+from medseg.io.formats import SUFFIXES
 
 # the first that is there is taken
 _OBJECTS = (SUFFIX_OF["seg-nrrd"], SUFFIX_OF["dicom-seg"], SUFFIX_OF["dicom-rtstruct"])

@@ -17,8 +17,8 @@ from medseg.data.manifest import read_json_object, read_manifest
 from medseg.io.bundle import MANIFEST, BundleManifest
 from medseg.io.documents import read_document
 from medseg.io.files import require_path
+from medseg.io.formats import SUFFIXES
 from medseg.io.label_names import read_label_names
-from medseg.io.volumes import SUFFIXES
 from medseg.workflows.mask_files import mask_case, masks_in
 
 if TYPE_CHECKING:

@@ -154,9 +154,10 @@ class Queue:
             return self._put(job.model_copy(update=changes))
 
     def put_off(self, job: Job, error: MedsegError, *, back: str, reason: str) -> Job | None:
-        """Try again later, or give up after so many tries."""
+        """Try again later, or give up after so many tries: sooner where reading it kills the process that reads."""
         why = {"code": error.code, "reason": reason}
-        if job.tries >= self._settings.max_tries:
+        most = min(self._settings.max_tries, _MOST_CRASHES if error.code == "E-CRASH" else self._settings.max_tries)
+        if job.tries >= most:
             return self.change(job, state="failed", **why)
         pause_s = min(self._settings.retry_s * 2.0 ** (job.tries - 1), _LONGEST_PAUSE_S)
         return self.change(job, state=back, due=time.time() + pause_s, **why)

@@ -60,19 +60,23 @@ def plan_dataset(
 
 
 def preprocess(
-    workspace: Workspace, settings: PreprocessSettings, *, each: Each = each_in_threads, progress: Progress = silent
+    workspace: Workspace, settings: PreprocessSettings, *, each: Each | None = None, progress: Progress = silent
 ) -> Store:
     """Fill the workspace's store; cases that cannot be read are named in its index and left out.
 
     Args:
         workspace: Its `store/` is filled.
-        settings: What to read and how; `engine` is the command line's.
-        each: Who does the cases.
+        settings: What to read and how.
+        each: Who does the cases; absent: threads of this process.
         progress: Wraps the loops over cases.
 
     Raises:
         BatchError: E-ALL-FAILED when no case could be read.
+        UsageError: E-ENGINE when the settings ask for another engine and nobody was given.
     """
+    if each is None:
+        settings.require_local()
+        each = each_in_threads
     dataset = workspace.dataset(settings.manifest, progress=progress)
     if not (dataset.labels or dataset.heads or dataset.targets):
         raise InputError(

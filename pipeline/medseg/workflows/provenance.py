@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-import medseg
 from medseg.core.batch import Batching
 from medseg.core.document import Document
 from medseg.core.findings import Provenance
@@ -20,7 +19,7 @@ def make_provenance(dataset: str, settings: Document | None = None) -> Provenanc
     values = {} if settings is None else settings.model_dump(mode="json")
     plain = {key: _plain(value) for key, value in values.items() if key not in _NOT_TOLD}
     return Provenance(
-        medseg_version=medseg.__version__,
+        medseg_version=version("medseg"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         dataset=dataset,
         packages={name: version(name) for name in _PACKAGES},

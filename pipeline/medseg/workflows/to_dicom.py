@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import medseg
 from medseg.core.document import Document
-from medseg.core.errors import UsageError
+from medseg.core.errors import InputError, UsageError
 from medseg.core.findings import CasePrediction
 from medseg.core.measurements import CaseMeasurements
 from medseg.core.outputs import SUFFIX_OF, Outputs
@@ -120,7 +120,7 @@ def _prepare(path: Path, request: ToDicomRequest) -> tuple[Finding, SourceSlices
     if not request.outputs.dicom or request.outputs.voxels:
         message = f"--format must name DICOM objects, found {', '.join(request.outputs.formats)}"
         raise UsageError(message, code="E-OPTION", remedy="Choose of dicom-seg, dicom-rtstruct and dicom-sr.")
-    slices = open_series(request.series, request.reading)
+    slices = _chosen_series(request)
     (case,) = collect_masks(path, request.names)
     mask = read_labels(path, request.reading, onto=slices_grid(slices), names=case.labels)
     named, _, flags = named_labels(mask, case, request.names)
@@ -134,6 +134,16 @@ def _prepare(path: Path, request: ToDicomRequest) -> tuple[Finding, SourceSlices
     classes = beside.classes if beside else ()
     finding = Finding(case.id, mask, labels, terms, stated, classes, known, image=_image_of(mask, request))
     return finding, slices, _plan(finding, slices, request.outputs, counts=counts, flags=flags)
+
+
+def _chosen_series(request: ToDicomRequest) -> SourceSlices:
+    """As `open_series`; the option that chooses among several has another name here, where --series is the folder."""
+    try:
+        return open_series(request.series, request.reading)
+    except InputError as error:
+        if error.code == "E-SERIES":
+            error.remedy = error.remedy.replace("--series", "--which")
+        raise
 
 
 def _image_of(mask: LabelMap, request: ToDicomRequest) -> Volume | None:
@@ -188,4 +198,4 @@ def _prediction_beside(case: MaskCase) -> CasePrediction | None:
 
 
 def _unstated() -> Algorithm:
-    return Algorithm(name=_UNSTATED, version=_UNSTATED, software_version=medseg.__version__)
+    return Algorithm(name=_UNSTATED, version=_UNSTATED, software_version=version("medseg"))

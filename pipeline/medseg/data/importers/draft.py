@@ -12,7 +12,7 @@ from pathlib import Path
 from medseg.core.case import Case
 from medseg.core.errors import InputError, UsageError, case_context
 from medseg.io.files import require_path
-from medseg.io.volumes import SUFFIXES
+from medseg.io.formats import SUFFIXES
 
 # A header stands for its .img; a DICOM file is one slice, so only its folder is an image.
 _SUFFIXES = tuple(sorted(set(SUFFIXES) - {".img", ".img.gz", ".dcm", ".ima", ".dicom", ".zip"}, key=len, reverse=True))

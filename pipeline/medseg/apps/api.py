@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.apps.batch import engine_of
 from medseg.core.settings import Settings, merge
 from medseg.engine.predict import Predictor
 from medseg.io.contained import contained
@@ -15,6 +16,7 @@ from medseg.workflows import check as _check
 from medseg.workflows import evaluate as _evaluate
 from medseg.workflows import preprocess as _preprocess
 from medseg.workflows import train as _train
+from medseg.workflows.evaluate_inputs import open_inputs
 from medseg.workflows.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ def preprocess(manifest: Path | str | None = None, *, workspace: Path | str = WO
         **settings: The `preprocess` section of configs/default.yaml.
     """
     chosen = merge(Settings(), "preprocess", {"manifest": _path(manifest), **settings}).preprocess
-    return _preprocess.preprocess(Workspace(Path(workspace)), chosen)
+    with engine_of(chosen) as each:
+        return _preprocess.preprocess(Workspace(Path(workspace)), chosen, each=each)
 
 
 def train(
@@ -78,12 +81,13 @@ def infer(
         bundle: The model's folder.
         affine: (4, 4) voxel indices to RAS+ mm, for an array.
         attributes: Clinical columns of a model that reads some: {"age": "63"}.
-        **settings: The `infer` section of configs/default.yaml.
+        **settings: The `infer` section of configs/default.yaml; one case needs no `engine`.
 
     Returns:
         Mask on the volume's own grid and class probabilities; nothing is written.
     """
     chosen = merge(Settings(), "infer", settings).infer
+    chosen.require_local()
     with contained(chosen), Predictor(bundle, chosen) as predictor:
         return predictor.predict(volume, affine=affine, attributes=attributes)
 
@@ -109,14 +113,10 @@ def evaluate(
             script that guards its start with `if __name__ == "__main__"`.
     """
     chosen = merge(Settings(), "evaluate", {"jobs": 1, **settings}).evaluate
-    return _evaluate.evaluate(
-        Workspace(Path(workspace)),
-        Path(predictions),
-        Path(out),
-        chosen,
-        manifest=_path(manifest),
-        references=_path(references),
-    )
+    place, source = Workspace(Path(workspace)), Path(predictions)
+    inputs = open_inputs(place, source, chosen, manifest=_path(manifest), references=_path(references))
+    with engine_of(chosen) as each:
+        return _evaluate.evaluate_opened(inputs, source, Path(out), chosen, each=each)
 
 
 def _path(path: Path | str | None) -> Path | None:
