@@ -24,7 +24,7 @@ AFFINE = np.array([[0, 2.0, 0, 9], [-2.0, 0, 0, 7], [0, 0, 2.5, -40], [0, 0, 0, 
 
 def _organs(folder, *, drawn: bool) -> dict[str, float]:
     """Ellipsoids of their own size, place and brightness, in noise; by case the volume in ml."""
-    random = np.random.default_rng(7)
+    random = np.random.default_rng(8)
     voxels = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), axis=-1)
     geometry, cases = Geometry(SHAPE, AFFINE), []
     for number in range(NUM_CASES):
@@ -62,7 +62,7 @@ def test_the_volume_of_an_organ_is_answered_better_than_by_the_mean(tmp_path, dr
             manifest=tmp_path / "manifest.json", target="cpu", patch_size=(16, 16, 16) if drawn else None
         ),
     )
-    made = train(place, TrainSettings(epochs=12, warmup_steps=4))
+    made = train(place, TrainSettings(epochs=15, warmup_steps=4))
     found = infer(made.bundle, tmp_path / "out", InferSettings(), folder=tmp_path / "manifest.json", split="val")
     answers = np.array([one.values[0].value for one in found.predictions])
     references = np.array([truth[one.case] for one in found.predictions])
