@@ -1,24 +1,31 @@
-"""Samples per second of a training on two CPU cores: medseg beside nnU-Net v2's own trainer.
+"""Samples per second of a training on CPU cores: medseg beside nnU-Net v2's own trainer.
 
 The same cases, patches, batch and network (plain U-Net, deep supervision); loading, augmentation, forward, backward and
-update of both included. One process, blocks of steps in turn. nnU-Net trains in fp32 on a CPU and augments in the
-process that trains (no workers: both cores are busy anyway); medseg takes bf16 where the CPU has it, and runs a second
-time in fp32. Needs nnunetv2. Writes benchmarks/results/training.json.
+update of both included. Each tool lives in a process of its own, as its users run it, so that neither's memory serves
+the other; blocks of steps in turn, never two at once. nnU-Net trains in fp32 on a CPU, without torch.compile (its own
+choice there), and augments in the process that trains (no workers: the cores are busy anyway); medseg takes bf16 where
+the CPU has it, and runs a second time in fp32. Seconds of the clock are told beside seconds of the processor: on a
+machine that others use too, only the latter mean something. Needs nnunetv2. Writes benchmarks/results/training.json.
 
-    python benchmarks/bench_training.py [--rounds 4] [--steps 2]
+    python benchmarks/bench_training.py [--rounds 4] [--steps 2] [--threads 2]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
+from contextlib import ExitStack, redirect_stdout
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import nibabel as nib
@@ -30,12 +37,14 @@ from medseg.core.plan import NetworkPlan, Normalisation, Plan
 from medseg.core.settings import TrainSettings
 from medseg.data.patches import PatchSampler
 from medseg.data.store import LoadedCase, StoredCase
+from medseg.engine.devices import freed_memory_kept
 from medseg.engine.machine import build_machine
 from medseg.engine.step import Pace, train_step
 
 PATCH, BATCH, EDGE, NUM_CASES = (40, 56, 40), 4, 72, 4
 FEATURES = (32, 64, 128, 256)
 TASK = "Dataset901_Bench"
+TOOLS = ("medseg", "medseg in fp32", "nnU-Net")
 
 
 def make_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -133,51 +142,88 @@ def medseg_side(*, amp: bool):
     return step, machine
 
 
+def serve(tool: str, threads: int, pipe: Connection) -> None:
+    """Build a tool, then make so many steps as asked for, again and again; 0 ends it."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(threads)
+    with ExitStack() as stack, redirect_stdout(sys.stderr):
+        if tool == "nnU-Net":
+            trainer = nnunet_trainer(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+            network, dtype = trainer.network, torch.float32
+
+            def step(_: int) -> None:
+                trainer.train_step(next(trainer.dataloader_train))
+
+        else:
+            stack.enter_context(freed_memory_kept(torch.device("cpu")))
+            step, machine = medseg_side(amp=tool == "medseg")
+            network, dtype = machine.network, machine.dtype
+        step(0)
+        weights = sum(value.numel() for value in network.parameters()) / 1e6
+        pipe.send({"million_weights": round(weights, 3), "precision": str(dtype or torch.float32)})
+        answer(step, pipe)
+
+
+def answer(step: Callable[[int], None], pipe: Connection) -> None:
+    done = 1
+    while steps := pipe.recv():
+        clock, processor = time.perf_counter(), time.process_time()
+        for number in range(done, done + steps):
+            step(number)
+        done += steps
+        pipe.send(((time.perf_counter() - clock) / steps, (time.process_time() - processor) / steps))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "training.json")
     given = parser.parse_args()
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(2)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = nnunet_trainer(Path(folder))
-        (reduced, machine), (plain, _) = medseg_side(amp=True), medseg_side(amp=False)
-        sizes = [sum(value.numel() for value in network.parameters()) for network in (machine.network, trainer.network)]
-        tools = {
-            "medseg": reduced,
-            "medseg in fp32": plain,
-            "nnU-Net": lambda _: trainer.train_step(next(trainer.dataloader_train)),
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in tools}
-        for tool in tools.values():
-            tool(0)
-        for turn in range(given.rounds):
-            for name, tool in tools.items():
-                start = time.perf_counter()
-                for number in range(given.steps):
-                    tool(1 + turn * given.steps + number)
-                seconds[name].append((time.perf_counter() - start) / given.steps)
-                print(f"round {turn + 1} {name}: {seconds[name][-1]:.2f} s a step", flush=True)
-    ratios = {
-        name: [theirs / own for own, theirs in zip(seconds[name], seconds["nnU-Net"], strict=True)]
-        for name in list(tools)[:2]
-    }
+    spawn = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    told: dict[str, dict[str, object]] = {}
+    for name in TOOLS:
+        pipes[name], theirs = spawn.Pipe()
+        spawn.Process(target=serve, args=(name, given.threads, theirs), daemon=True).start()
+        told[name] = pipes[name].recv()
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in TOOLS}
+    for turn in range(given.rounds):
+        for name, pipe in pipes.items():
+            pipe.send(given.steps)
+            seconds[name].append(pipe.recv())
+            clock, processor = seconds[name][-1]
+            print(f"round {turn + 1} {name}: {clock:.2f} s a step, {processor:.2f} s of processor", flush=True)
+    for pipe in pipes.values():
+        pipe.send(0)
     result = {
-        "what": f"training on 2 threads, batch {BATCH} of {PATCH}, features {FEATURES}; loading, augmentation included",
-        "samples_per_second": {name: round(BATCH / statistics.median(values), 3) for name, values in seconds.items()},
-        "times_faster_than_nnunet": {
-            name: {"median": round(statistics.median(values), 2), "rounds": [round(value, 2) for value in values]}
-            for name, values in ratios.items()
-        },
-        "precision": {"medseg": str(machine.dtype), "nnU-Net": "torch.float32"},
-        "million_weights": {"medseg": round(sizes[0] / 1e6, 3), "nnU-Net": round(sizes[1] / 1e6, 3)},
+        "what": f"training on {given.threads} threads, batch {BATCH} of {PATCH}, features {FEATURES}; "
+        "loading, augmentation included",
+        **{f"by_{what}": summary(seconds, column) for column, what in enumerate(("clock", "processor"))},
+        **{key: {name: told[name][key] for name in TOOLS} for key in ("precision", "million_weights")},
         "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "load": os.getloadavg()[0]},
         "versions": {name: version(name) for name in ("torch", "nnunetv2", "batchgeneratorsv2")},
     }
     given.output.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
+
+
+def summary(seconds: dict[str, list[tuple[float, float]]], column: int) -> dict[str, object]:
+    """Samples per second, and how many times nnU-Net's, round by round."""
+    taken = {name: [times[column] for times in rounds] for name, rounds in seconds.items()}
+    ratios = {
+        name: [theirs / own for own, theirs in zip(taken[name], taken["nnU-Net"], strict=True)]
+        for name in taken
+        if name != "nnU-Net"
+    }
+    return {
+        "samples_per_second": {name: round(BATCH / statistics.median(values), 3) for name, values in taken.items()},
+        "times_faster_than_nnunet": {
+            name: {"median": round(statistics.median(values), 2), "rounds": [round(value, 2) for value in values]}
+            for name, values in ratios.items()
+        },
+    }
 
 
 if __name__ == "__main__":

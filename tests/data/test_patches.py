@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from medseg.core.errors import UsageError
 from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS, Plan
-from medseg.data.patches import PatchSampler, class_view, crop, require_foreground, view_start, whole_view
+from medseg.data.crop import crop
+from medseg.data.patches import PatchSampler, class_view, require_foreground, view_start, whole_view
 from medseg.data.store import LoadedCase, StoredCase
 
 PATCH = (8, 6, 4)

@@ -241,14 +241,14 @@ def test_a_full_disk_is_said_to_the_sender(hospital, series):
 # Python imports a module of this name when it starts: the reading process then has a decoder that a series can kill.
 DEADLY = """
     import ctypes
-    from medseg.io import volumes
+    from medseg.io import dicom_series
 
-    decode = volumes._read_dicom
+    find = dicom_series.find_dicom
 
-    def deadly(path, options):
-        return ctypes.string_at(1) if len(list(path.iterdir())) == 5 else decode(path, options)
+    def deadly(path):
+        return ctypes.string_at(1) if len(list(path.iterdir())) == 5 else find(path)
 
-    volumes._read_dicom = deadly
+    dicom_series.find_dicom = deadly
 """
 
 
@@ -262,7 +262,8 @@ def test_a_series_that_kills_its_reader_does_not_hold_up_the_next(hospital, seri
     bad, good = series_of(series, "bad"), series_of(series, "good")
     assert hospital.store(*sorted(bad.iterdir())[:5]).returncode == 0  # first come, first read
     assert hospital.store(good).returncode == 0
-    (done,), (failed,) = hospital.wait_for("done"), hospital.wait_for("failed")
+    # the reading process and the model start here, and four series are read, also where the machine is busy
+    (done,), (failed,) = hospital.wait_for("done", seconds=180), hospital.wait_for("failed", seconds=180)
     assert listener.poll() is None
     assert set(done["results"]) == {path.name for path in hospital.archive.glob(f"{done['id']}.*.dcm")}
     assert (failed["code"], failed["tries"], failed["results"]) == ("E-CRASH", 3, [])

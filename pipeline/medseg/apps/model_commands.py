@@ -45,6 +45,9 @@ def train(
     freeze_encoder: Annotated[
         float | None, typer.Option(help="With --init-from: hold the encoder for this share of the training; 1: all.")
     ] = None,
+    ram_gib: Annotated[
+        float | None, typer.Option(help="GiB of memory that the cases may take; default: half of what is free.", min=0)
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the run; another name trains beside earlier runs.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier training of this name.")] = False,
@@ -91,6 +94,7 @@ def train(
         recipe=recipe,
         compile=compile_,
         deterministic=deterministic,
+        ram_gib=ram_gib,
         seed=seed,
         device=device,
         amp=amp,

@@ -104,6 +104,9 @@ class TrainSettings(Document):
     freeze_encoder: float = Field(
         default=0.0, ge=0, le=1, description="share of the training during which the encoder stays as init_from gave it"
     )
+    ram_gib: float | None = Field(
+        default=None, ge=0, description="of memory that the cases may take; absent: half of what is free"
+    )
     rank_timeout_s: float = Field(
         default=600.0, gt=0, description="with torchrun: a process that does not answer for this long is lost"
     )

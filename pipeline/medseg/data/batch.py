@@ -5,7 +5,7 @@ Shape legend: B batch, C channels, K network outputs, (I, J, K) voxels of the pa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -72,6 +72,10 @@ class Batch:
             self.clinical[rows],
             {name: values[rows] for name, values in self.values.items()},
         )
+
+    def pinned(self) -> Batch:
+        """With its voxels in memory from which a GPU copies by itself."""
+        return replace(self, image=self.image.pin_memory(), labels=self.labels.pin_memory())
 
     def to(self, device: torch.device) -> Batch:
         return Batch(

@@ -20,6 +20,7 @@ from torch.nn import functional
 from medseg.core.errors import UsageError
 from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS
 from medseg.data.batch import Batch
+from medseg.data.crop import crop_case
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,9 +60,9 @@ class PatchSampler:
                 code="E-NOTHING-TO-LEARN",
                 remedy="Give cases a `label`, `classes` or `values` in the manifest, then preprocess again.",
             )
+        shown = [set(case.foreground[:][:, 0].tolist()) for case in self._cases]
         self._by_label = [
-            [number for number, case in enumerate(self._cases) if (case.foreground[:, 0] == index).any()]
-            for index in range(1, plan.num_outputs)
+            [number for number, labels in enumerate(shown) if index in labels] for index in range(1, plan.num_outputs)
         ]
 
     def __len__(self) -> int:
@@ -119,7 +120,8 @@ class PatchSampler:
             label = int(random.integers(len(taught)))
             case = self._cases[taught[label][int(random.integers(len(taught[label])))]]
             index = [numbers is taught[label] for numbers in self._by_label].index(True) + 1
-            points = case.foreground[case.foreground[:, 0] == index]
+            points = case.foreground[:]
+            points = points[points[:, 0] == index]
             centre = points[int(random.integers(len(points))), 1:].numpy()
             spread = np.asarray(plan.patch_size) // 4
             centre = centre + random.integers(-spread, spread + 1)
@@ -169,14 +171,15 @@ def class_view(case: LoadedCase, plan: Plan, *, jitter: np.random.Generator | No
         points = _pooled_points(case, plan)
         middle = points.double().mean(0).numpy() if len(points) else np.asarray(case.entry.shape) / 2
         return crop_case(case, view_start(middle, plan.patch_size, jitter=jitter), plan.patch_size)
-    return whole_view(case.image, plan.patch_size), torch.full(plan.patch_size, IGNORE_INDEX, dtype=torch.uint8)
+    return whole_view(case.image[:], plan.patch_size), torch.full(plan.patch_size, IGNORE_INDEX, dtype=torch.uint8)
 
 
 def _pooled_points(case: LoadedCase, plan: Plan) -> Tensor:
     """(N, 3) voxels of the labels that the classification head pools under."""
     names = plan.classification.pool_labels if plan.classification else ()
     pooled = torch.tensor([plan.label_names.index(name) + 1 for name in names], dtype=torch.int16)
-    return case.foreground[torch.isin(case.foreground[:, 0], pooled), 1:]
+    points = case.foreground[:]
+    return points[torch.isin(points[:, 0], pooled), 1:]
 
 
 def view_start(
@@ -195,24 +198,6 @@ def whole_view(image: Tensor, size: Shape) -> Tensor:
     if tuple(image.shape[1:]) == size:
         return image.float()
     return functional.interpolate(image[None].float(), size, mode="trilinear", align_corners=False)[0]
-
-
-def crop_case(case: LoadedCase, start: NDArray[np.int_], size: Shape) -> tuple[Tensor, Tensor]:
-    """(C, *size) float32 and (*size) uint8; outside the case the image is 0 and the label ignored."""
-    labels = case.labels if case.labels.numel() else torch.full(case.entry.shape, IGNORE_INDEX, dtype=torch.uint8)
-    return crop(case.image, start, size).float(), crop(labels[None], start, size, fill=IGNORE_INDEX)[0]
-
-
-def crop(array: Tensor, start: NDArray[np.int_], size: Shape, *, fill: int = 0) -> Tensor:
-    """(C, I, J, K) to (C, *size) from `start`, which may lie outside."""
-    inside = []
-    padding: list[int] = []
-    for first, length, whole in zip(start, size, array.shape[1:], strict=True):
-        low, high = min(max(int(first), 0), whole), min(max(int(first) + length, 0), whole)
-        inside.append(slice(low, high))
-        before = min(max(-int(first), 0), length)
-        padding = [before, length - before - (high - low), *padding]
-    return functional.pad(array[(slice(None), *inside)], padding, value=fill)
 
 
 def _start(centre: NDArray[np.int_], shape: Shape, size: Shape) -> NDArray[np.int_]:

@@ -20,6 +20,7 @@ from medseg.core.errors import InputError, ModelError
 from medseg.core.findings import CaseFailure
 from medseg.core.geometry import Shape
 from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS, Fingerprint, Plan
+from medseg.data.residency import filed_tensors
 from medseg.io.documents import read_document
 from medseg.io.files import sha256_of, write_text
 from medseg.io.weights import load_tensors, save_tensors
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from medseg.core.case import Case, Dataset
+    from medseg.data.residency import FiledTensor, Place
     from medseg.ops.prepare import Prepared
 
 _POINTS = 5000
@@ -72,16 +74,16 @@ class StoreIndex(Document):
 
 @dataclass(frozen=True, eq=False)
 class LoadedCase:
-    """One case in memory; `labels` and `foreground` are empty for a case without a reference.
+    """One case, in memory or in its file; `labels` and `foreground` are empty for a case without a reference.
 
     Attributes:
         clinical: (width,) the plan's clinical columns; empty when it has none.
     """
 
     entry: StoredCase
-    image: Tensor
-    labels: Tensor
-    foreground: Tensor
+    image: Tensor | FiledTensor
+    labels: Tensor | FiledTensor
+    foreground: Tensor | FiledTensor
     clinical: Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
@@ -99,8 +101,13 @@ class Store:
         path = self.folder / FINGERPRINT
         return read_document(path, Fingerprint) if path.is_file() else None
 
-    def load(self, case_id: str) -> LoadedCase:
-        """Read one case and verify it.
+    def load(self, case_id: str, place: Place = "ram", device: torch.device | None = None) -> LoadedCase:
+        """Verify one case and read it.
+
+        Args:
+            case_id: Which.
+            place: Where its voxels are to be; `files` reads nothing yet.
+            device: The GPU of that place.
 
         Raises:
             InputError: E-STORE-DAMAGED when the file is not what was written.
@@ -115,11 +122,19 @@ class Store:
                 case=case_id,
                 remedy="Run `medseg preprocess` again.",
             )
-        tensors = load_tensors(path)
-        empty = torch.zeros((0, 4), dtype=torch.int16)
-        labels = tensors.get("labels", torch.zeros((0, 0, 0), dtype=torch.uint8))
+        empty = torch.zeros((0, 0, 0), dtype=torch.uint8), torch.zeros((0, 4), dtype=torch.int16)
+        if place == "files":
+            filed = filed_tensors(path, case=case_id)
+            clinical = filed["clinical"][:] if "clinical" in filed else torch.zeros(0)
+            labels, points = filed.get("labels", empty[0]), filed.get("foreground", empty[1])
+            return LoadedCase(entry, filed["image"], labels, points, clinical)
+        # What the file's reader gives is read only when it is used, and may be forgotten again.
+        tensors = {name: tensor.clone() for name, tensor in load_tensors(path).items()}
+        image, labels = tensors["image"], tensors.get("labels", empty[0])
+        if place == "gpu":
+            image, labels = image.to(device), labels.to(device)
         clinical = tensors.get("clinical", torch.zeros(0))
-        return LoadedCase(entry, tensors["image"], labels, tensors.get("foreground", empty), clinical)
+        return LoadedCase(entry, image, labels, tensors.get("foreground", empty[1]), clinical)
 
 
 def store_case(

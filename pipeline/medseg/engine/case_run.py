@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg.core.errors import ModelError
-from medseg.data.patches import crop, view_start, whole_view
+from medseg.data.crop import crop
+from medseg.data.patches import view_start, whole_view
 from medseg.engine.thrift import Thrift
 from medseg.ops.augment import Augmentation, swap_table
 from medseg.ops.blank import blank_values, is_blank

@@ -70,6 +70,14 @@ class Journal:
         with full_disk_named(self._log):
             self._board.add_image(name, picture, step, dataformats="HWC")
 
+    def note(self, kind: str, step: int, facts: dict[str, Any]) -> None:
+        """What is no curve."""
+        if not self._is_open:
+            return
+        with full_disk_named(self._log):
+            self._lines.write(json.dumps({"kind": kind, "step": step, **facts}) + "\n")
+            self._lines.flush()
+
     def record(self, kind: str, step: int, values: dict[str, float]) -> None:
         """`kind` groups the curves: `train`, `validation` or `use`."""
         if not self._is_open:

@@ -18,7 +18,8 @@ from medseg.core.errors import ModelError, UsageError
 from medseg.core.prediction import Prediction
 from medseg.core.settings import InferSettings
 from medseg.core.volume import LabelMap
-from medseg.data.patches import crop, view_start
+from medseg.data.crop import crop
+from medseg.data.patches import view_start
 from medseg.engine.backends import Backends, Segment
 from medseg.engine.case_run import CaseRun, mirrored
 from medseg.engine.devices import amp_dtype, autocast, pick_device, place

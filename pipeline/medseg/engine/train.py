@@ -12,9 +12,12 @@ from torch import Tensor
 
 from medseg.core.errors import ResourceError
 from medseg.data.patches import PatchSampler
+from medseg.data.residency import IN_MEMORY, Residency
+from medseg.engine.ahead import Ahead
 from medseg.engine.backends import torch_segment
 from medseg.engine.checkpoint import TrainingProgress, TrainingState, load_checkpoint, load_progress, save_checkpoint
 from medseg.engine.clock import Clock
+from medseg.engine.devices import freed_memory_kept
 from medseg.engine.diagnosis import refit_cost, refit_heads
 from medseg.engine.distributed import ALONE, Ranks
 from medseg.engine.journal import Journal
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
     from medseg.core.plan import Plan
     from medseg.core.settings import TrainSettings
+    from medseg.data.batch import Batch
     from medseg.data.store import LoadedCase
     from medseg.engine.clock import Status
     from medseg.engine.machine import Machine
@@ -50,6 +54,7 @@ class Run:
         on_validation: Called with the averaged weights and their scores, so that a usable model exists early.
         ranks: This process among those of the training; only one writes.
         start: Weights to begin with; empty for fresh ones.
+        residency: Where the cases are.
     """
 
     folder: Path
@@ -58,6 +63,7 @@ class Run:
     on_validation: Callable[[dict[str, Tensor], dict[str, float]], None]
     ranks: Ranks = ALONE
     start: dict[str, Tensor] = field(default_factory=dict)
+    residency: Residency = IN_MEMORY
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +102,6 @@ def fit(
     state = TrainingState(machine.network, machine.averaged, machine.optimizer, machine.scaler)
     progress = _resumed(run, state)
     sampler = PatchSampler(cases, plan, seed=settings.seed, channel_dropout=settings.channel_dropout)
-    watched = _some_of(held_back, seed=settings.seed)
     clock = _clock(plan, settings, progress, ranks.now, num_cases=len(cases), num_held_back=len(held_back))
     usage = Usage(machine.device)
     running: dict[str, float] = {}
@@ -104,7 +109,10 @@ def fit(
     with (
         Journal(run.folder if ranks.is_writer else None, step=clock.step) as journal,
         stop_requests(run.folder) as stop_asked,
+        _ahead(sampler, slots, machine, run.residency) as batches,
+        freed_memory_kept(machine.device),
     ):
+        journal.note("data", clock.step, run.residency.model_dump())
 
         def judged(chosen: Sequence[LoadedCase]) -> dict[str, float]:
             where: Any = {"device": machine.device, "dtype": machine.dtype, "ranks": ranks}
@@ -116,11 +124,11 @@ def fit(
                 if ranks.any(stop_asked()):
                     raise Stopped  # noqa: TRY301 - the same way out as from the middle of a validation
                 if clock.validation_due() and held_back:
-                    scores = clock.timed_validation(lambda: judged(watched))
+                    scores = clock.timed_validation(lambda: judged(_some_of(held_back, seed=settings.seed)))
                     journal.record("validation", clock.step, {"seconds": clock.elapsed(), **scores})
                     _show_patches(journal, machine, sampler, clock.step, settings)
                     run.on_validation(machine.model(), scores)
-                losses = guarded_step(machine, sampler.batch(clock.step, slots), clock, settings, folder=run.folder)
+                losses = guarded_step(machine, batches.batch(clock.step), clock, settings, folder=run.folder)
                 clock.advance()
                 running = {name: 0.9 * running.get(name, value) + 0.1 * value for name, value in losses.items()}
                 if clock.step % 10 == 0:
@@ -146,6 +154,17 @@ def fit(
             if not clock.over():
                 _save(run, clock, state)
     return Fitted(machine.model(), scores, clock.progress(), finished)
+
+
+def _ahead(sampler: PatchSampler, slots: Sequence[int], machine: Machine, residency: Residency) -> Ahead:
+    """Drawn ahead where something waits: for a disk, or for a GPU to be given its patches."""
+    feeds_gpu = machine.device.type == "cuda" and residency.place != "gpu"
+
+    def draw(step: int) -> Batch:
+        batch = sampler.batch(step, slots)
+        return batch.pinned() if feeds_gpu else batch
+
+    return Ahead(draw, threaded=feeds_gpu or residency.place == "files")
 
 
 def _tell(journal: Journal, machine: Machine, clock: Clock, losses: dict[str, float], usage: Usage) -> None:

@@ -79,7 +79,7 @@ def validate(
         where = torch.device("cpu") if thrift is Thrift.CPU else device
         with torch.inference_mode(mode=False):  # weights that were moved inside it could no longer be averaged into
             network.to(where)
-        image = case.image.float().to(where)
+        image = case.image[:].to(where).float()
         return infer_case(
             [network],
             image,
@@ -166,7 +166,7 @@ def _interruptible(segment: Segment, stop_asked: Callable[[], bool]) -> Segment:
 
 
 def _dice(answer: np.ndarray, case: LoadedCase, plan: Plan) -> dict[str, float]:
-    reference = case.labels.numpy()
+    reference = case.labels[:].cpu().numpy()
     valid = reference != IGNORE_INDEX
     scores = {}
     for index, name in enumerate(plan.label_names, start=1):

@@ -14,6 +14,7 @@ from medseg.nn.build import build_network
 from medseg.planning.memory import step_bytes
 from medseg.workflows.evaluate_inputs import open_inputs
 from medseg.workflows.preprocess import plan_dataset
+from medseg.workflows.residency import residency_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,6 +105,7 @@ def forecast_train(workspace: Workspace, settings: TrainSettings) -> Forecast:
             ("patch", f"{'x'.join(map(str, plan.patch_size))} voxels, {plan.batch_size} a step"),
             ("network", f"{plan.network.kind}, {weights / 1e6:.1f} million weights"),
             ("memory", f"about {memory / _MIB:,.0f} MiB in fp32 by count, beside data and libraries"),
+            ("data", residency_of(store, (*split.train, *split.val), plan, settings).words),
             ("time of a step", f"{step_s:.2f} s, {plan.batch_size / step_s:.1f} patches/s, measured here"),
             ("length", length),
             ("bundle", str(workspace.runs)),

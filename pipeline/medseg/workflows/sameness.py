@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from medseg.data.splits import Split
     from medseg.data.store import Store, StoredCase
 
-_FREE = {"budget", "epochs", "batch_size", "device", "rank_timeout_s", "init_from"}
+_FREE = {"budget", "epochs", "batch_size", "device", "rank_timeout_s", "init_from", "ram_gib"}
 _FREE |= {"amp", "learning_rate", "gradient_clip", "deterministic", "accumulate", "compile"}
 _UNKNOWN = "unknown"
 

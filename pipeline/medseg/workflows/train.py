@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from medseg.core.errors import UsageError
@@ -15,6 +16,7 @@ from medseg.data.patches import require_foreground
 from medseg.data.splits import Split, split_cases
 from medseg.data.store import LoadedCase, Store, open_store
 from medseg.engine.clock import Status
+from medseg.engine.devices import pick_device
 from medseg.engine.distributed import Ranks, joined
 from medseg.engine.journal import LOG, read_log
 from medseg.engine.stop import Stopped, stop_requests
@@ -26,6 +28,7 @@ from medseg.workflows.claim import claimed_run
 from medseg.workflows.fine_tune import REPORT, start_from
 from medseg.workflows.model_card import model_card
 from medseg.workflows.provenance import make_provenance
+from medseg.workflows.residency import residency_of
 from medseg.workflows.sameness import training_identity
 from medseg.workflows.train_warnings import class_warnings, collapse_warnings, label_warnings
 
@@ -36,7 +39,10 @@ if TYPE_CHECKING:
 
     from medseg.core.settings import TrainSettings
     from medseg.core.transfer import Transfer
+    from medseg.data.residency import Place
     from medseg.workflows.workspace import Workspace
+
+RESIDENCY = "residency.json"
 
 
 logger = logging.getLogger(__name__)
@@ -135,9 +141,12 @@ def _train(
             transfer=transfer,
             warnings=finished.warnings,
         )
+    here = settings.model_copy(update={"device": ranks.device(settings.device)})
+    residency = residency_of(store, (*split.train, *split.val), plan, here)
     try:
-        cases = _load(store, split.train, folder, progress, "loading training cases")
-        held_back = _load(store, split.val, folder, progress, "loading validation cases")
+        load = partial(_load, store, folder=folder, progress=progress, place=residency.place, device=here.device)
+        cases = load(split.train, what="loading training cases")
+        held_back = load(split.val, what="loading validation cases")
         stopped = False
     except Stopped:
         stopped = True
@@ -148,13 +157,15 @@ def _train(
     if ranks.is_writer:
         for warning in unseen:
             logger.warning(warning)
+        logger.info(residency.words)
+        write_text(folder / RESIDENCY, residency.to_json())
         write_text(folder / "settings.json", settings.to_json())
         if transfer is not None:
             write_text(folder / REPORT, transfer.to_json())
     writer = _BundleWriter(folder, store, split, settings, unseen)
     # While a finished training is made longer its model stays until the better one is there.
-    run = Run(folder, identity, watch, writer.early if finished is None and ranks.is_writer else _nobody, ranks, start)
-    here = settings.model_copy(update={"device": ranks.device(settings.device)})
+    early = writer.early if finished is None and ranks.is_writer else _nobody
+    run = Run(folder, identity, watch, early, ranks, start, residency)
     fitted = fit(plan, cases, held_back, settings=here, run=run)
     if fitted.finished and ranks.is_writer:
         writer.write(fitted.weights, fitted.validation, num_steps=fitted.progress.step)
@@ -162,8 +173,10 @@ def _train(
     return Trained(folder / "bundle", fitted.validation, fitted.finished, transfer=transfer, warnings=warnings)
 
 
-def _load(store: Store, chosen: Sequence[str], folder: Path, progress: Progress, what: str) -> list[LoadedCase]:
-    """Read cases.
+def _load(
+    store: Store, chosen: Sequence[str], *, folder: Path, progress: Progress, what: str, place: Place, device: str
+) -> list[LoadedCase]:
+    """Read cases, or where they stay in their files verify them.
 
     Raises:
         Stopped: When somebody asked to stop meanwhile.
@@ -173,7 +186,7 @@ def _load(store: Store, chosen: Sequence[str], folder: Path, progress: Progress,
         for case in progress(chosen, what, len(chosen)):
             if stop_asked():
                 raise Stopped
-            cases.append(store.load(case))
+            cases.append(store.load(case, place, pick_device(device)))
     return cases
 
 

@@ -23,7 +23,7 @@ def label_warnings(cases: Sequence[LoadedCase], plan: Plan) -> tuple[str, ...]:
         plan: Whose labels are to be learnt.
     """
     with_mask = [case for case in cases if case.labels.numel()]
-    shown = {int(index) for case in with_mask for index in case.foreground[:, 0].tolist()}
+    shown = {int(index) for case in with_mask for index in case.foreground[:][:, 0].tolist()}
     return tuple(
         f"W-LABEL-UNSEEN: none of the {len(with_mask)} training cases with a mask shows {name!r}; "
         "the model has no reason to find it"
