@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from medseg.core.errors import ModelError, UsageError
 from medseg.engine.devices import autocast
+from medseg.engine.openvino_core import openvino_core
 from medseg.io.cache import cache_folder, recall, remember
 from medseg.io.files import atomic_path, sha256_of
 
@@ -146,10 +147,8 @@ def torch_segment(network: Network, dtype: torch.dtype | None) -> Segment:
 
 
 def _openvino(network: Network, example: Tensor, dtype: torch.dtype | None, key: str) -> Segment:
-    import openvino
-
     with _graph(network, example, key) as path:
-        core = openvino.Core()
+        core = openvino_core()
         precision = "bf16" if dtype is torch.bfloat16 else "f32"
         options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from medseg.core.errors import UsageError
 from medseg.core.export import Format, Part, Port
 from medseg.engine.backends import export_onnx
+from medseg.engine.openvino_core import openvino_core
 
 OPSET = 18
 Run = Callable[..., list[Tensor]]
@@ -73,13 +74,11 @@ def _write_openvino(module: nn.Module, examples: Sequence[Tensor], path: Path, p
     with tempfile.TemporaryDirectory() as passing:
         graph = Path(passing) / "graph.onnx"
         _write_onnx(module, examples, graph, part)
-        openvino.save_model(openvino.Core().read_model(graph), path, compress_to_fp16=False)
+        openvino.save_model(openvino_core().read_model(graph), path, compress_to_fp16=False)
 
 
 def _load_openvino(path: Path) -> Run:
-    import openvino
-
-    core = openvino.Core()
+    core = openvino_core()
     request = core.compile_model(
         core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     ).create_infer_request()
