@@ -28,13 +28,13 @@ pytestmark = pytest.mark.skipif(not can_contain(), reason="reading is contained 
 # Python imports a module of this name when it starts: the reading process then has a parser that a file can kill.
 DEADLY = """
     import ctypes
-    from medseg.io import volumes
+    from medseg.io import formats
 
     def deadly(path, options):
         ctypes.string_at(1)
 
-    volumes._FORMATS = tuple(
-        known._replace(read=deadly) if known.name == "NRRD" else known for known in volumes._FORMATS
+    formats._FORMATS = tuple(
+        known._replace(read=deadly) if known.name == "NRRD" else known for known in formats._FORMATS
     )
 """
 
