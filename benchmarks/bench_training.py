@@ -186,7 +186,8 @@ def main() -> None:
     told: dict[str, dict[str, object]] = {}
     for name in TOOLS:
         pipes[name], theirs = spawn.Pipe()
-        spawn.Process(target=serve, args=(name, given.threads, theirs), daemon=True).start()
+        spawn.Process(target=serve, args=(name, given.threads, theirs)).start()
+        theirs.close()  # so that the end of one that fails is noticed
         told[name] = pipes[name].recv()
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in TOOLS}
     for turn in range(given.rounds):

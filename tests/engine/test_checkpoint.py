@@ -31,7 +31,7 @@ BEFORE = {
     ],
 )
 def test_every_change_is_named(now, named):
-    assert differences(BEFORE, now) == named
+    assert [change for kind in differences(BEFORE, now) for change in kind] == named
 
 
 def test_settings_are_named_before_the_cases_that_they_moved(tmp_path):
@@ -41,6 +41,17 @@ def test_settings_are_named_before_the_cases_that_they_moved(tmp_path):
     ) as e:
         TrainingProgress(identity={"train.fold": "1", **many}).require({"train.fold": "2"}, tmp_path)
     assert e.value.code == "E-RESUME"
+
+
+def test_one_age_is_named_beside_all_that_follows_from_it(tmp_path):
+    """The plan's mean, and the hash of every file, in which ages lie encoded."""
+    plan = {f"plan.classification.targets.age.{name}": "1.0" for name in ("high", "low", "mean", "std")}
+    before = {**plan, **{f"training case {number}": HASH for number in range(20)}, "age of training case 7": "61.0"}
+    now = {key: "b" * 64 if value == HASH else "2.0" for key, value in before.items()}
+    with pytest.raises(UsageError, match=r"age\.std was 1\.0, is 2\.0; age of training case 7 was 61\.0, is 2\.0") as e:
+        TrainingProgress(identity=before).require(now, tmp_path)
+    assert "; training case 0 was changed; " in e.value.message
+    assert e.value.message.endswith("(and 16 more)")
 
 
 def test_the_scale_of_a_reduced_precision_comes_back(tmp_path):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +13,15 @@ from torch import nn
 from medseg.core.plan import MISSING_CLASS
 from medseg.core.values import Target
 from medseg.data.store import LoadedCase, Store, open_store
-from medseg.engine.diagnosis import Task, _folds, fit_layer, fit_number, fit_path, refit_heads
+from medseg.engine import case_run
+from medseg.engine.backends import torch_segment
+from medseg.engine.case_run import CaseRun
+from medseg.engine.diagnosis import _PENALTIES, Task, _folds, _gather, fit_layer, fit_number, fit_path, refit_heads
 from medseg.engine.stop import Stopped
 from medseg.nn.build import build_network
 from medseg.nn.diagnosis import OrdinalLayer
 from medseg.ops.ordinal import weighted_kappa
+from medseg.ops.sliding import WindowGrid
 from medseg.workflows.workspace import Workspace
 
 
@@ -126,22 +133,68 @@ def test_nothing_but_the_heads_is_refitted_and_alike_each_time(cases):
     assert all(torch.equal(value, states[0][name]) for name, value in states[1].items())
 
 
-def test_a_stop_changes_nothing(cases):
+@pytest.mark.parametrize("stop_at", ["in a case", "in the first head's folds", "before the second head"])
+def test_a_stop_changes_nothing(cases, stop_at):
+    """Also of the heads that were fitted before it."""
     store, known = cases
-    network = build_network(store.plan, seed=1)
+    finding = store.plan.classification.model_copy(
+        update={"targets": {"age": Target(unit="years", n=9, mean=60.0, std=10.0, low=40.0, high=80.0)}}
+    )
+    plan = store.plan.model_copy(update={"classification": finding})
+    known = [
+        replace(
+            case,
+            entry=case.entry.model_copy(update={"values": {"age": 45.0 + number}}),
+            image=case.image + 3.0 * case.entry.classes["lesion_type"],
+        )
+        for number, case in enumerate(known)
+    ]
+    fits = 5 * len(_PENALTIES)
+    rounds = {"in a case": 1, "in the first head's folds": len(known) + fits // 2, "before the second head": -1}
+    asked: list[None] = []
+
+    def stop_asked(last: int) -> bool:
+        asked.append(None)
+        return len(asked) - 1 == last
+
+    network = build_network(plan, seed=1)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    asked = iter([False, True])
+    last = rounds[stop_at] if rounds[stop_at] > 0 else len(known) + fits
     with pytest.raises(Stopped):
         refit_heads(
             network,
             known,
-            store.plan,
+            plan,
             device=torch.device("cpu"),
             dtype=None,
             seed=2,
-            stop_asked=lambda: next(asked),
+            stop_asked=partial(stop_asked, last),
         )
+    assert len(asked) == last + 1
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_what_the_network_sees_beyond_a_case_is_no_part_of_a_region(cases, monkeypatch):
+    """Such a view is described as at inference, where windows answer for what is there alone."""
+    store, (first, *_) = cases
+    plan = store.plan
+    shape = tuple(size - 4 for size in plan.patch_size)
+    corners = torch.tensor([[len(plan.labels), 0, 0, 0], [len(plan.labels), *(size - 1 for size in shape)]])
+    image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(3))
+    entry = first.entry.model_copy(update={"shape": shape})
+    case = LoadedCase(entry, image, torch.zeros(shape, dtype=torch.uint8), corners.short())
+    monkeypatch.setattr(case_run, "_centre", lambda _: np.array([(size - 1) / 2 for size in shape]))
+    network = build_network(plan, seed=1).eval()
+    with torch.inference_mode():
+        grid = WindowGrid.over(shape, plan.patch_size, 0.5)
+        run = CaseRun([network], image, plan, segments=[torch_segment(network, None)], grid=grid)
+        list(run.slabs())
+        expected = network.describe(*run.view())
+        alone = network(run.view()[0], views=torch.tensor([0])).described
+    random = np.random.default_rng(0)
+    found = _gather(network, plan, case, random=random, num_views=2, device=torch.device("cpu"), dtype=None)
+    torch.testing.assert_close(found[:1], expected, rtol=1e-3, atol=1e-3)
+    assert (alone - expected).abs().max() > 0.02  # what the network sees beyond it would have counted
 
 
 def _scale(*, num_cases: int, seed: int) -> Task:

@@ -234,6 +234,23 @@ def test_an_elastic_deformation_bends_image_and_labels_alike_without_folding():
     assert not module._displacement((24, 24, 24), coarse, module.Draw(_seeded(2, 8), image.device))[..., 0].any()
 
 
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("change", [{"p_spatial": 1.0}, {"p_elastic": 1.0}])
+def test_samples_that_tell_a_number_keep_their_size(change):
+    """They turn as they would have, and the others are varied as ever."""
+    image, labels, known = _blob(8, (32, 32, 32))
+    how = dataclasses.replace(STILL, **change)
+    sized = torch.arange(8) % 2 == 0
+    plain = augment(image, labels, known, how=how, generators=_seeded(5, 8))
+    varied = augment(image, labels, known, how=how, generators=_seeded(5, 8), sized=sized)
+    assert all(torch.equal(one[~sized], two[~sized]) for one, two in zip(varied, plain, strict=True))
+    ratios = [((one[1] == 1).sum((1, 2, 3)) / (labels == 1).sum((1, 2, 3)))[sized] for one in (varied, plain)]
+    assert (ratios[0] - 1).abs().max() < 0.03
+    assert (ratios[1] - 1).abs().max() > 0.1
+    turned = [not torch.equal(one, two) for one, two in zip(varied[1][sized], labels[sized], strict=True)]
+    assert all(turned) if "p_spatial" in change else not any(turned)
+
+
 def test_spline_weights_add_up_to_one_and_are_local():
     weights = module._bspline(32, device=torch.device("cpu"))
     torch.testing.assert_close(weights.sum(1), torch.ones(32))

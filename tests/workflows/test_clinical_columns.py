@@ -17,6 +17,7 @@ from medseg.core.export import ExportRecord
 from medseg.core.findings import CasePrediction
 from medseg.core.geometry import Geometry
 from medseg.core.settings import InferSettings, PreprocessSettings, TrainSettings
+from medseg.core.values import Target
 from medseg.core.volume import Volume
 from medseg.data.manifest import read_manifest, write_manifest
 from medseg.data.store import open_store
@@ -180,17 +181,23 @@ def test_what_is_exported_reads_the_columns_too(form, bundle, tmp_path):
     assert record.checks[0].class_difference < 1e-3
 
 
-def test_under_a_mask_three_things_are_exported(workspace, tmp_path):
+@pytest.mark.parametrize("form", ["torch-export", "onnx", "openvino"])
+def test_under_a_mask_three_things_are_read_and_a_class_and_a_number_answered(form, workspace, tmp_path):
+    pytest.importorskip({"onnx": "onnxruntime", "torch-export": "torch"}.get(form, form))
     model = read_bundle(workspace.newest_bundle())
     columns = (ClinicalColumn(name="age", mean=60, deviation=8), ClinicalColumn(name="sex", levels=("F", "M")))
-    diagnosis = model.plan.classification.model_copy(update={"clinical": columns})
+    targets = {"bmd": Target(unit="g/cm2", n=9, mean=1.0, std=0.2, low=0.7, high=1.4)}
+    diagnosis = model.plan.classification.model_copy(update={"clinical": columns, "targets": targets})
     plan = model.plan.model_copy(update={"classification": diagnosis})
     network = build_network(plan, seed=2)
     for layer in network.head.layers().values():
         torch.nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(1))
     write_bundle(tmp_path / "bundle", model.manifest, plan, weights=[network.state_dict()], metrics="{}\n", card="")
-    made = export(tmp_path / "bundle", tmp_path / "out", form="torch-export")
-    assert [port.name for port in made.parts[-1].inputs] == ["view", "probabilities", "clinical"]
+    made = export(tmp_path / "bundle", tmp_path / "out", form=form)
+    part = made.parts[-1]
+    assert [port.name for port in part.inputs] == ["view", "probabilities", "clinical"]
+    assert [(port.name, port.shape) for port in part.outputs] == [("lesion_type", (1, 2)), ("bmd", (1, 1))]
+    assert part.outputs[1].meaning == "times 0.2 plus 1 g/cm2"
     assert made.checks[0].class_difference < 1e-3
 
 

@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medseg.core.errors import MedsegError
 from medseg.core.settings import InferSettings
 from medseg.engine.predict import Predictor
 from medseg.io.bundle import Bundle, read_bundle, write_bundle
@@ -72,3 +73,14 @@ def test_where_the_plan_crops_to_what_is_not_zero_and_skips_nothing(bundle, tmp_
     rows, answer = _rows(read_bundle(folder), path)
     assert "of these left out" not in rows
     assert int(rows["windows"].split()[0]) == answer.windows
+
+
+def test_a_case_that_cannot_be_read_is_a_row_and_not_the_end(bundle, image, tmp_path):
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(image.read_bytes()[:2000])
+    settings, out = InferSettings(backend="torch"), tmp_path / "out"
+    made = forecast_infer(Request(bundle.folder, settings, volumes=[broken, image]), out=out)
+    assert dict(made.rows)["cases that cannot be read"].startswith("1; the first: [E-GZ-TRUNC]")
+    with pytest.raises(MedsegError) as caught:
+        forecast_infer(Request(bundle.folder, settings, volumes=[broken]), out=out)
+    assert caught.value.code == "E-GZ-TRUNC"

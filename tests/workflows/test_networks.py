@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
+from medseg.core.export import Tolerance
 from medseg.core.plan import Plan
 from medseg.core.settings import InferSettings, TrainSettings
-from medseg.engine.exports import export_member
-from medseg.engine.predict import load_networks
-from medseg.io.bundle import read_bundle
+from medseg.engine.exports import Exported, compare_case, export_member, export_script
 from medseg.io.documents import read_document
+from medseg.nn.build import build_network
 from medseg.planning.network import Task, plan_step
 from medseg.workflows.ensemble import ensemble
 from medseg.workflows.infer import infer
 from medseg.workflows.train import train
 from medseg.workflows.workspace import Workspace
 
-PATCHES = {"swin-unetr": (64, 32, 32), "segresnet": (16, 16, 16), "attention-unet": (16, 16, 16)}
+PATCHES = {
+    "swin-unetr": (64, 32, 32),
+    "residual": (16, 16, 16),
+    "segresnet": (16, 16, 16),
+    "attention-unet": (16, 16, 16),
+}
 SETTINGS = TrainSettings(epochs=1, warmup_steps=1, device="cpu", batch_size=2)
 
 
@@ -56,14 +63,20 @@ def test_a_network_of_monai_trains_resumes_joins_an_ensemble_and_infers(workspac
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["segresnet", "attention-unet"])
-def test_a_network_of_monai_is_exported(workspace, tmp_path, kind):
-    pytest.importorskip("onnxruntime")
-    place = Workspace(tmp_path)
-    shutil.copytree(workspace.store, place.store)
-    plan = _small(read_document(place.store / "plan.json", Plan), kind)
-    (place.store / "plan.json").write_text(plan.to_json())
-    bundle = read_bundle(train(place, SETTINGS).bundle)
-    (tmp_path / "onnx").mkdir()
-    exported = export_member(load_networks(bundle)[0], bundle.plan, "onnx", tmp_path / "onnx", member=1)
-    assert exported.segment is not None
+@pytest.mark.parametrize("form", ["onnx", "openvino", "torch-export", "monai-bundle"])
+@pytest.mark.parametrize("kind", ["swin-unetr", "segresnet", "attention-unet", "residual"])
+def test_every_network_is_exported_and_answers_alike(workspace, kind, form):
+    for package in {"onnx": ["onnxruntime", "onnxscript"], "openvino": ["openvino", "onnxscript"]}.get(form, []):
+        pytest.importorskip(package)
+    plan = _small(read_document(workspace.store / "plan.json", Plan), kind)
+    network = build_network(plan, seed=0).eval()
+    with tempfile.TemporaryDirectory() as name:
+        if form == "monai-bundle":
+            part, segment = export_script([network], plan, Path(name, "model.ts"))
+            exported = Exported((part,), segment, network)
+        else:
+            exported = export_member(network, plan, form, Path(name), member=1)
+        image = torch.randn(1, *plan.patch_size, generator=torch.Generator().manual_seed(0))
+        check = compare_case([network], exported, image, plan, member=1)
+    assert check.relative_difference < Tolerance().relative_difference
+    assert min(check.dice.values()) == pytest.approx(1, abs=1e-3)

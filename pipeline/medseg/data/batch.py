@@ -54,6 +54,11 @@ class Batch:
         views = self.views()
         return {name: values[views] for name, values in self.values.items()}
 
+    def sized(self) -> Tensor:
+        """(B,) bool, which samples carry a value: it may follow from how large things are."""
+        known = [torch.isfinite(values) for values in self.values.values()]
+        return torch.stack(known).any(0) if known else torch.zeros(len(self.slots), dtype=torch.bool)
+
     def part(self, rows: Tensor) -> Batch:
         """Some of the samples, on the device where they lie."""
         chosen = rows.tolist()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _KEY = "progress"
-_NAMED = 5
+_NAMED = 4  # of each kind
 _HASH_LENGTH = 64
 
 
@@ -41,12 +41,13 @@ class TrainingProgress(Document):
         Raises:
             UsageError: E-RESUME, naming what changed.
         """
-        changed = differences(self.identity, identity)
-        if changed:
-            more = f" (and {len(changed) - _NAMED} more)" if len(changed) > _NAMED else ""
+        kinds = differences(self.identity, identity)
+        named = [change for kind in kinds for change in kind[:_NAMED]]
+        if named:
+            others = sum(map(len, kinds)) - len(named)
+            more = f" (and {others} more)" if others else ""
             raise UsageError(
-                f"cannot go on with this training, something changed since it began: {'; '.join(changed[:_NAMED])}"
-                f"{more}",
+                f"cannot go on with this training, something changed since it began: {'; '.join(named)}{more}",
                 code="E-RESUME",
                 file=path,
                 remedy="Undo the change, or start anew with --restart or under another --name.",
@@ -95,22 +96,23 @@ def load_progress(path: Path, identity: dict[str, str]) -> TrainingProgress:
     return progress
 
 
-def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
-    """In words what of an identity changed; hashes are not quoted."""
-    return [_difference(key, before.get(key), now.get(key)) for key in _ordered({**before, **now}, before, now)]
+def differences(before: dict[str, str], now: dict[str, str]) -> list[list[str]]:
+    """In words what of an identity changed, by kind: settings and plan, what is said of cases, files.
 
-
-def _ordered(keys: dict[str, str], before: dict[str, str], now: dict[str, str]) -> list[str]:
-    """What differs, settings before cases: one setting may be why a hundred cases differ."""
-    return sorted((key for key in keys if before.get(key) != now.get(key)), key=lambda key: (" " in key, key))
-
-
-def _difference(key: str, before: str | None, now: str | None) -> str:
-    if " " not in key:
-        return f"{key} was {before or 'its default'}, is {now or 'its default'}"
-    if before is None or now is None:
-        return f"{key} was {'added' if before is None else 'removed'}"
-    return f"{key} was changed" if len(now) == _HASH_LENGTH else f"{key} was {before}, is {now}"
+    One setting may be why a hundred cases differ; one case's age why the plan's mean age does, and every file. Hashes
+    are not quoted.
+    """
+    kinds: list[list[str]] = [[], [], []]
+    for key in sorted(key for key in {**before, **now} if before.get(key) != now.get(key)):
+        old, new = before.get(key), now.get(key)
+        is_setting, is_file = "." in key.partition(" ")[0] or " " not in key, len(old or new or "") == _HASH_LENGTH
+        if is_setting:
+            kinds[0].append(f"{key} was {old or 'its default'}, is {new or 'its default'}")
+        elif old is None or new is None:
+            kinds[2 if is_file else 1].append(f"{key} was {'added' if old is None else 'removed'}")
+        else:
+            kinds[2 if is_file else 1].append(f"{key} was changed" if is_file else f"{key} was {old}, is {new}")
+    return kinds
 
 
 def load_checkpoint(path: Path, identity: dict[str, str], state: TrainingState) -> TrainingProgress:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.core.plan import MISSING_CLASS
+from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS
 from medseg.data.patches import class_view
 from medseg.engine.devices import autocast
 from medseg.engine.stop import Stopped
@@ -77,7 +77,7 @@ def refit_heads(
         device: Where it lies.
         dtype: Its precision.
         seed: Of the views and of the folds.
-        stop_asked: Asked before every case.
+        stop_asked: Asked before every case and every fit of a cross-validation; as often in every process.
 
     Raises:
         Stopped: When it says so; nothing was changed then.
@@ -96,7 +96,8 @@ def refit_heads(
         rows.append(network.head.standard(described).cpu().double())
     features = torch.stack(rows)
     patients = np.array([case.entry.patient for case in known])
-    for name, trained in network.head.layers().items():
+    layers, fitted = network.head.layers(), {}
+    for name, trained in layers.items():
         target = plan.classification.targets.get(name)
         if target is None:
             targets = torch.tensor([case.entry.classes.get(name, MISSING_CLASS) for case in known])
@@ -106,9 +107,11 @@ def refit_heads(
             targets = torch.tensor(values, dtype=torch.float64)
             is_known = torch.isfinite(targets)
         task = Task(features[is_known], targets[is_known], patients[is_known.numpy()], network.head.blocks)
-        fitted = (fit_layer if target is None else fit_number)(task, trained, seed=seed)
-        if fitted is not None:
-            trained.load_state_dict(fitted.state_dict())
+        fit = fit_layer if target is None else fit_number
+        fitted[name] = fit(task, trained, seed=seed, stop_asked=stop_asked)
+    for name, layer in fitted.items():
+        if layer is not None:
+            layers[name].load_state_dict(layer.state_dict())
 
 
 def _gather(
@@ -126,14 +129,18 @@ def _gather(
     The network has seen these very cases: varied, they are more like new ones.
     """
     generators = [torch.Generator().manual_seed(int(random.integers(2**62))) for _ in range(num_views - 1)]
+    case = replace(case, labels=torch.zeros(case.entry.shape, dtype=torch.uint8))  # what is beyond it is ignored
     drawn = [class_view(case, plan), *(class_view(case, plan, jitter=random) for _ in generators)]
     image, labels = (torch.stack(list(part)).to(device) for part in zip(*drawn, strict=True))
     known = torch.ones((len(generators), max(plan.num_outputs, 1)), dtype=torch.bool, device=device)
-    varied, _, _ = augment(image[1:], labels[1:], known, how=Augmentation.from_plan(plan), generators=generators)
+    sized = torch.full((len(generators),), bool(case.entry.values))
+    how = Augmentation.from_plan(plan)
+    varied, moved, _ = augment(image[1:], labels[1:], known, how=how, generators=generators, sized=sized)
+    inside = torch.cat([labels[:1], moved]) != IGNORE_INDEX  # as at inference, where no window answers beyond the case
     views = torch.cat([image[:1], varied]).contiguous(memory_format=torch.channels_last_3d)
     with torch.inference_mode(), autocast(device, dtype):
         clinical = case.clinical.to(device).expand(num_views, -1)
-        output: Output = network(views, views=torch.arange(num_views), clinical=clinical)
+        output: Output = network(views, views=torch.arange(num_views), clinical=clinical, inside=inside)
     if output.described is None:
         message = "a network without a classification head describes nothing"
         raise ValueError(message)
@@ -162,13 +169,18 @@ class Task:
         return torch.cat([torch.full((size,), float(size)) for size in self.blocks]).double()
 
 
-def fit_number(task: Task, like: Layer, *, seed: int) -> Layer | None:
+def fit_number(task: Task, like: Layer, *, seed: int, stop_asked: Callable[[], bool] = lambda: False) -> Layer | None:
     """A linear layer to one value: ridge regression with the penalty that foretells patients left out best.
+
+    Raises:
+        Stopped: When `stop_asked`, which is asked once, says so.
 
     Returns:
         None with too few cases or patients, or when no penalty does better than answering with the mean by more than
         the standard error of the gain over the patients: among so many penalties one always seems to.
     """
+    if stop_asked():
+        raise Stopped
     patients = len(np.unique(task.patients))
     if len(task.targets) < _FEWEST_VALUES or patients < _NUM_FOLDS or bool((task.targets == task.targets[0]).all()):
         return None
@@ -188,8 +200,12 @@ def fit_number(task: Task, like: Layer, *, seed: int) -> Layer | None:
     return layer
 
 
-def fit_layer(task: Task, like: Layer, *, seed: int) -> Layer | None:
+def fit_layer(task: Task, like: Layer, *, seed: int, stop_asked: Callable[[], bool] = lambda: False) -> Layer | None:
     """A layer like the given one, with the penalty that foretells patients left out best.
+
+    Raises:
+        Stopped: When `stop_asked`, which is asked before every fit without some patients, says so. (Not before the last
+            ones, whose number hangs on rounding: several processes must ask equally often.)
 
     Returns:
         None with too few cases, or when no penalty does better than answering with the classes' shares.
@@ -198,7 +214,8 @@ def fit_layer(task: Task, like: Layer, *, seed: int) -> Layer | None:
     occurring = counts[counts > 0]
     if len(occurring) < 2 or int(occurring.min()) < _FEWEST_PER_CLASS:
         return None
-    losses = np.mean([_losses_left_out(task, like, inside) for inside in _folds(task, seed=seed)], axis=0)
+    folds = _folds(task, seed=seed)
+    losses = np.mean([_losses_left_out(task, like, inside, stop_asked) for inside in folds], axis=0)
     best, constant = int(losses.argmin()), math.log(len(occurring))
     logger.info("loss of patients left out %.3f, of a constant %.3f", losses[best], constant)
     if losses[best] >= constant:
@@ -216,19 +233,25 @@ def _folds(task: Task, *, seed: int) -> list[Tensor]:
     return [fold != number for number in range(_NUM_FOLDS) if bool((fold == number).any())]
 
 
-def _losses_left_out(task: Task, like: Layer, inside: Tensor) -> list[float]:
+def _losses_left_out(task: Task, like: Layer, inside: Tensor, stop_asked: Callable[[], bool]) -> list[float]:
     """Mean loss of the cases left out, each class counting alike, by penalty."""
     learnt = Task(task.features[inside], task.targets[inside], task.patients[inside.numpy()], task.blocks)
     left_out, targets = task.features[~inside], task.targets[~inside]
     weights = _balance(targets)
     return [
         float((weights * _row_losses(layer, left_out, targets).mean(1)).sum())
-        for layer in fit_path(learnt, like, _PENALTIES)
+        for layer in fit_path(learnt, like, _PENALTIES, stop_asked=stop_asked)
     ]
 
 
-def fit_path(task: Task, like: Layer, penalties: Sequence[float]) -> list[Layer]:
-    """One layer for each penalty, strictest first, each starting where the last one ended."""
+def fit_path(
+    task: Task, like: Layer, penalties: Sequence[float], *, stop_asked: Callable[[], bool] = lambda: False
+) -> list[Layer]:
+    """One layer for each penalty, strictest first, each starting where the last one ended.
+
+    Raises:
+        Stopped: When `stop_asked`, which is asked before each, says so.
+    """
     flat = task.features.flatten(0, 1)
     shift, scale = flat.mean(0), flat.std(0).clamp(min=_LEAST_DEVIATION)
     features = (task.features - shift) / scale
@@ -249,6 +272,8 @@ def fit_path(task: Task, like: Layer, penalties: Sequence[float]) -> list[Layer]
 
     layers = []
     for penalty in penalties:
+        if stop_asked():
+            raise Stopped
         solver = torch.optim.LBFGS(layer.parameters(), max_iter=50, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
         solver.step(partial(loss, penalty))  # type: ignore[no-untyped-call]
         back = copy.deepcopy(layer).requires_grad_(requires_grad=False)

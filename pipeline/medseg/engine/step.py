@@ -101,7 +101,9 @@ def as_seen(batch: Batch, how: Augmentation, *, seed: tuple[int, int], augmented
     draws = torch.stack([torch.rand((), generator=generator) for generator in generators]).to(batch.image.device)
     if not augmented:
         return batch, draws
-    image, labels, known = augment(batch.image, batch.labels, batch.known, how=how, generators=generators)
+    image, labels, known = augment(
+        batch.image, batch.labels, batch.known, how=how, generators=generators, sized=batch.sized()
+    )
     return replace(batch, image=image, labels=labels, known=known), draws
 
 

@@ -181,6 +181,7 @@ class Network(nn.Module):
         views: Tensor | None = None,
         reference: Tensor | None = None,
         clinical: Tensor | None = None,
+        inside: Tensor | None = None,
     ) -> Output:
         """(B, C, I, J, K) to logits; all supervised scales while training.
 
@@ -190,6 +191,7 @@ class Network(nn.Module):
             reference: (B, I, J, K) network indices under which to pool instead of the network's own answer; a sample
                 that starts with a negative index pools under its own.
             clinical: (B, width) where the plan has such columns.
+            inside: (B, I, J, K) bool, voxels of the case: nothing is pooled of what the network sees beyond it.
         """
         skips = self.unet.encode(image)
         logits = self.unet.decode(skips, all_scales=self.training) if self.unet.decodes else []
@@ -202,6 +204,8 @@ class Network(nn.Module):
                 shown = reference[views]
                 truth = torch.stack([shown == index for index in range(probabilities.shape[1])], dim=1).float()
                 probabilities = torch.where((shown[:, :1, :1, :1] < 0)[:, None], probabilities, truth)
+            if inside is not None:
+                probabilities = probabilities * inside[views][:, None]
         known = None if clinical is None else clinical[views]
         described = self._pooled(image[views], [skip[views] for skip in skips], probabilities, known)
         if self.training:  # of several processes all learn from everybody's views

@@ -83,7 +83,13 @@ class Augmentation:
 
 
 def augment(
-    image: Tensor, labels: Tensor, known: Tensor, *, how: Augmentation, generators: Sequence[torch.Generator]
+    image: Tensor,
+    labels: Tensor,
+    known: Tensor,
+    *,
+    how: Augmentation,
+    generators: Sequence[torch.Generator],
+    sized: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Vary a batch.
 
@@ -94,13 +100,15 @@ def augment(
         how: What may happen.
         generators: One per sample, on the CPU whatever the device: a sample is varied alike everywhere, whichever
             others share its batch.
+        sized: (B,) bool, samples that tell a number, which size may decide: turned, but neither zoomed nor deformed.
 
     Returns:
         The three, varied; the inputs are left alone.
     """
     missing = (image == 0).flatten(2).all(2)[:, :, None, None, None]
     draw = Draw(generators, image.device)
-    image, labels = _spatial(image, labels, how, draw)
+    sized = torch.zeros(len(image), dtype=torch.bool) if sized is None else sized.cpu()
+    image, labels = _spatial(image, labels, how, draw, sized=sized)
     image, labels, known = _mirror(image, labels, known, how, draw)
     for probability, transform in CHANGES if how.intensity else ():
         chosen = draw.chosen(probability)
@@ -115,15 +123,16 @@ def augment(
     return image.masked_fill(missing, 0.0), labels, known
 
 
-def _spatial(image: Tensor, labels: Tensor, how: Augmentation, draw: Draw) -> tuple[Tensor, Tensor]:
+def _spatial(image: Tensor, labels: Tensor, how: Augmentation, draw: Draw, *, sized: Tensor) -> tuple[Tensor, Tensor]:
     turned_too = draw.flags(how.p_spatial)
-    deformed = draw.flags(how.p_elastic) if how.p_elastic else torch.zeros_like(turned_too)
+    deformed = draw.flags(how.p_elastic) & ~sized if how.p_elastic else torch.zeros_like(turned_too)
     chosen = (turned_too | deformed).nonzero().flatten()
     image, labels = image.clone(), labels.clone()
     if not len(chosen):
         return image, labels
     only = draw.only(chosen)
-    grid = _affine_grid(tuple(image.shape[2:]), how, only, turned=turned_too[chosen].to(image.device))
+    turned, zoomed = (flags[chosen].to(image.device) for flags in (turned_too, ~sized))
+    grid = _affine_grid(tuple(image.shape[2:]), how, only, turned=turned, zoomed=zoomed)
     if how.p_elastic:
         shifts = _displacement(tuple(image.shape[2:]), how, only)
         grid = grid + shifts * deformed[chosen].to(image.device)[:, None, None, None, None]
@@ -131,13 +140,13 @@ def _spatial(image: Tensor, labels: Tensor, how: Augmentation, draw: Draw) -> tu
     moved = functional.grid_sample(image[chosen], grid, mode="bilinear", padding_mode="border", align_corners=False)
     # Shifted by one so that what comes from outside reads 0 and becomes "ignore".
     shifted = (labels[chosen].unsqueeze(1).float() + 1).remainder(256)
-    turned = functional.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    nearest = functional.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     image[chosen] = moved
-    labels[chosen] = (turned.squeeze(1) + 255).remainder(256).to(torch.uint8)
+    labels[chosen] = (nearest.squeeze(1) + 255).remainder(256).to(torch.uint8)
     return image, labels
 
 
-def _affine_grid(shape: Sequence[int], how: Augmentation, draw: Draw, *, turned: Tensor) -> Tensor:
+def _affine_grid(shape: Sequence[int], how: Augmentation, draw: Draw, *, turned: Tensor, zoomed: Tensor) -> Tensor:
     """(B, I, J, K, 3) sampling positions in grid_sample's coordinates (-1 to 1, order k, j, i); in place if not turned.
 
     A turn is one in mm: in voxels of unequal edges it would shear.
@@ -146,7 +155,7 @@ def _affine_grid(shape: Sequence[int], how: Augmentation, draw: Draw, *, turned:
     turn = torch.eye(3, device=draw.device).expand(draw.size, 3, 3)
     for axis in how.rotation_axes:
         turn = turn @ _rotation(angles[:, axis], axis)
-    zoom = torch.exp(draw.uniform(math.log(how.scaling[0]), math.log(how.scaling[1]), 1))
+    zoom = torch.exp(draw.uniform(math.log(how.scaling[0]), math.log(how.scaling[1]), 1) * zoomed[:, None])
     matrix = torch.where(turned[:, None, None], turn / zoom[:, :, None], torch.eye(3, device=draw.device))
     half = torch.tensor([size * step / 2 for size, step in zip(shape, how.spacing_mm, strict=True)], device=draw.device)
     matrix = matrix * half[None, None, :] / half[None, :, None]

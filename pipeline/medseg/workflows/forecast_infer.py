@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from medseg.core.errors import MedsegError
 from medseg.core.geometry import Geometry
 from medseg.core.progress import Progress, silent
 from medseg.engine.predict import Predictor
@@ -63,18 +64,29 @@ class _Work:
 
 
 def forecast_infer(request: Request, *, out: Path, progress: Progress = silent) -> Forecast:
-    """Cases, windows, time from one measured window, and memory of the largest case."""
+    """Cases, windows, time from one measured window, and memory of the largest case.
+
+    Raises:
+        MedsegError: When no case can be read; what cannot be read among others is a row.
+    """
     model, settings = read_bundle(request.bundle), request.settings
     plan = model.plan
     cases = collect_inputs(request.volumes, request.folder, num_channels=len(plan.channels), split=request.split)
     cases = with_clinical(cases, plan.clinical, request.attributes)
     predictor = Predictor(model, settings)
     total = _Work()
+    unread: list[MedsegError] = []
     with contained(settings):
         for case in progress(cases, "reading cases", len(cases)):
-            image = read_volumes(
-                case.images, settings.over(case.reading), channels=len(plan.channels), missing=case.missing
-            )
+            try:
+                image = read_volumes(
+                    case.images, settings.over(case.reading), channels=len(plan.channels), missing=case.missing
+                )
+            except MedsegError as error:  # of the run, too, only this case would fail
+                if len(cases) == len(unread) + 1:
+                    raise
+                unread.append(error)
+                continue
             total += _work(image, plan, settings)
     run = total.windows - total.blank
     mib = (
@@ -89,6 +101,8 @@ def forecast_infer(request: Request, *, out: Path, progress: Progress = silent) 
         ("cases", str(len(cases))),
         ("windows", f"{total.windows} of {size} voxels"),
     ]
+    if unread:
+        rows.append(("cases that cannot be read", f"{len(unread)}; the first: [{unread[0].code}] {unread[0].message}"))
     if plan.skip_constant_windows:
         rows.append(("of these left out", f"about {total.blank}, which hold nothing"))
     if total.coarse:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medseg.core.errors import UsageError
 from medseg.core.progress import Progress, silent
@@ -29,6 +29,7 @@ from medseg.workflows.fine_tune import REPORT, start_from
 from medseg.workflows.model_card import model_card
 from medseg.workflows.provenance import make_provenance
 from medseg.workflows.residency import residency_of
+from medseg.workflows.sameness import training_identity
 from medseg.workflows.train_warnings import class_warnings, collapse_warnings, label_warnings
 
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from medseg.workflows.workspace import Workspace
 
 RESIDENCY = "residency.json"
-_FREE = {"budget", "epochs", "batch_size", "device", "rank_timeout_s", "init_from", "ram_gib"}
-_FREE |= {"amp", "learning_rate", "gradient_clip", "deterministic", "accumulate", "compile"}
 
 
 logger = logging.getLogger(__name__)
@@ -127,7 +126,7 @@ def _train(
     transfer = None
     if settings.init_from is not None:
         start, transfer = start_from(settings.init_from, plan, seed=settings.seed)
-    identity = _identity(store, split, settings, transfer)
+    identity = training_identity(store, split, settings, transfer)
     finished, has_checkpoint, end = _finished_bundle(folder), (folder / CHECKPOINT).is_file(), None
     if has_checkpoint:
         sizes = {"num_cases": len(split.train), "num_held_back": len(split.val)}
@@ -208,33 +207,6 @@ def _finished_bundle(folder: Path) -> BundleManifest | None:
         return None
     manifest = read_document(folder / "bundle" / MANIFEST, BundleManifest)
     return manifest if manifest.finished else None
-
-
-def _identity(store: Store, split: Split, settings: TrainSettings, transfer: Transfer | None) -> dict[str, str]:
-    """What must not change between a checkpoint and its resumption, each in words that can be shown.
-
-    The length may change, and so may what is changed to get a training through: device, precision, rate and batch.
-    """
-    files = {case.id: case.sha256 for case in store.index.cases}
-    shaping = settings.model_dump(mode="json", exclude=_FREE, exclude_defaults=True)
-    plan = store.plan.model_dump(
-        mode="json", exclude={"decisions", "terms", "batch_size", "labels"}, exclude_defaults=True
-    )
-    return {
-        **_flat("train", shaping),
-        **({} if transfer is None else {"weights to start with": transfer.weights_sha256}),
-        **_flat("plan", plan),
-        **{f"label {name}": str(value) for name, value in store.plan.labels.items()},
-        **{f"training case {case}": files[case] for case in split.train},
-        **{f"validation case {case}": files[case] for case in split.val},
-    }
-
-
-def _flat(prefix: str, value: Any) -> dict[str, str]:
-    if not isinstance(value, dict):
-        return {prefix: json.dumps(value)}
-    parts = [_flat(f"{prefix}.{key}", inner) for key, inner in value.items()]
-    return {key: text for part in parts for key, text in part.items()}
 
 
 @dataclass(frozen=True)
