@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
-from medseg.core.errors import MedsegError
+from medseg.core.errors import MedsegError, ModelError
 from medseg.core.settings import InferSettings
 from medseg.engine import backends
 from medseg.engine.backends import Backends, torch_segment
@@ -46,9 +48,13 @@ def volume(cohort):
     return read_volume(min((cohort.parent / "images").glob("*.nii.gz")))
 
 
-@pytest.mark.parametrize("name", ["openvino", "onnx"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.parametrize("name", ["openvino", "onnx", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_the_answer_is_that_of_torch(name, network, window):
-    pytest.importorskip(backends._PACKAGES[name])
+    if name == "compiled" and not shutil.which("g++"):
+        pytest.skip("torch.compile needs g++ on a CPU")
+    if name in backends._PACKAGES:
+        pytest.importorskip(backends._PACKAGES[name])
     expected = torch_segment(network, None)(window)
     [segment] = Backends([network], name, dtype=None, key="k").segments(window, NUM_WINDOWS)
     two = torch.cat([window, window.flip(2)])
@@ -110,6 +116,17 @@ def test_a_runtime_that_fails_is_left_out(network, window, monkeypatch):
     chosen = Backends([network], "auto", dtype=None, key="k")
     chosen.segments(window, NUM_WINDOWS)
     assert chosen.name in {"torch", "onnx"}
+
+
+def test_a_compiler_that_fails_is_named_with_its_cure(network, window, monkeypatch):
+    def failing(windows):
+        raise RuntimeError("no C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", lambda _: failing)
+    with pytest.raises(ModelError, match=r"torch.compile failed: no C\+\+ compiler found") as caught:
+        Backends([network], "compiled", dtype=None, key="k").segments(window, NUM_WINDOWS)
+    assert caught.value.code == "E-BACKEND"
+    assert "--backend torch" in caught.value.remedy
 
 
 def test_an_answer_unlike_torchs_is_refused(network, window, monkeypatch):

@@ -185,7 +185,7 @@ def infer(
     device: o.Device = None,
     amp: o.Amp = None,
     backend: Annotated[
-        str | None, typer.Option("--backend", help="auto, torch, openvino or onnx: who runs the network.")
+        str | None, typer.Option("--backend", help="auto, torch, compiled, openvino, onnx: who runs the network.")
     ] = None,
     config: o.Config = None,
     set_: o.Assignments = None,

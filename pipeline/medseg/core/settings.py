@@ -152,7 +152,7 @@ class InferSettings(Reading, Containment, Outputs, Batching):
     tta: bool = Field(default=False, description="average over mirrored copies along the plan's mirror axes")
     device: str = "auto"
     amp: bool = True
-    backend: Literal["auto", "torch", "openvino", "onnx"] = Field(
+    backend: Literal["auto", "torch", "compiled", "openvino", "onnx"] = Field(
         default="auto", description="who runs the network; auto: what is installed and measured fastest here"
     )
     save_probabilities: bool = False

@@ -1,7 +1,7 @@
-"""Who runs the segmentation network: torch, OpenVINO or ONNX Runtime, behind one call.
+"""Who runs the segmentation network: torch, compiled or not, OpenVINO or ONNX Runtime, behind one call.
 
 Every backend maps windows (B, C, *patch) to logits (B, K, *patch). What is not torch is compared with torch on a window
-of the case at hand before it is used, and is built for one window at a time.
+of the case at hand before it is used. OpenVINO and ONNX Runtime are built for one window at a time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from medseg.nn.network import Network
 
 Segment = Callable[[Tensor], Tensor]
-Name = Literal["torch", "openvino", "onnx"]
+Name = Literal["torch", "compiled", "openvino", "onnx"]
 
 _PACKAGES: dict[Name, str] = {"openvino": "openvino", "onnx": "onnxruntime"}
 # Below this much work for torch, trying the others costs more than it can save.
@@ -126,7 +126,9 @@ class Backends:
             return [torch_segment(network, self._dtype) for network in self.networks]
         segments = []
         for number, network in enumerate(self.networks):
-            if name == "openvino":
+            if name == "compiled":
+                segment = _compiled(network, example, self._dtype)
+            elif name == "openvino":
                 segment = _openvino(network, example, self._dtype, f"{self._key}-{number}")
             else:
                 segment = _onnx(network, example, f"{self._key}-{number}")
@@ -137,11 +139,29 @@ class Backends:
 
 def torch_segment(network: Network, dtype: torch.dtype | None) -> Segment:
     """The network itself, in evaluation mode, on the device where it lies."""
-    finest = Finest(network).eval()
+    return _in_torch(Finest(network).eval(), dtype)
 
+
+def _compiled(network: Network, example: Tensor, dtype: torch.dtype | None) -> Segment:
+    """The network through `torch.compile`, which fails at its first use if it fails.
+
+    Raises:
+        ModelError: `E-BACKEND`.
+    """
+    segment = _in_torch(torch.compile(Finest(network).eval()), dtype)
+    try:
+        segment(example)
+    except Exception as error:  # compilers fail in every way
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        message = f"torch.compile failed: {reason}"
+        raise ModelError(message, code="E-BACKEND", remedy="Use --backend torch.") from error
+    return segment
+
+
+def _in_torch(finest: Callable[[Tensor], Tensor], dtype: torch.dtype | None) -> Segment:
     def segment(windows: Tensor) -> Tensor:
         with torch.inference_mode(), autocast(windows.device, dtype):
-            return finest(windows.contiguous(memory_format=torch.channels_last_3d))  # type: ignore[no-any-return]
+            return finest(windows.contiguous(memory_format=torch.channels_last_3d))
 
     return segment
 
@@ -223,6 +243,8 @@ def _compare(name: Name, segment: Segment, network: Network, example: Tensor, dt
 
 
 def _require(name: Name, network: Network) -> None:
+    if name not in _PACKAGES:
+        return
     if not find_spec(_PACKAGES[name]):
         message = f"backend {name} needs {_PACKAGES[name]}, which is not installed"
         raise UsageError(message, code="E-EXTRA", remedy=f"Run: pip install 'medseg[{name}]'")
