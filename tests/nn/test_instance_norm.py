@@ -5,7 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from medseg.nn import instance_norm as module
 from medseg.nn.instance_norm import instance_norm
+from medseg.nn.network import Convolution, ResidualBlock
 
 
 def _norm(channels=5):
@@ -57,12 +59,52 @@ def test_channels_stay_last_in_both_directions():
     assert gradient.is_contiguous(memory_format=torch.channels_last_3d)
 
 
-def test_it_is_torchs_own_where_nothing_is_learnt():
+@pytest.mark.parametrize(("mean", "spread"), [(0, 1), (30, 1), (100, 0.1)])
+@pytest.mark.parametrize("slope", [1.0, 0.01])
+@pytest.mark.parametrize("chunk_bytes", [2**20, 1000])
+@pytest.mark.parametrize("learns", [True, False])
+def test_far_from_zero_it_is_still_that_of_double_precision(mean, spread, slope, chunk_bytes, learns, monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK_BYTES", chunk_bytes)
+    x = (mean + spread * _features(shape=(2, 5, 9, 11, 13))).contiguous(memory_format=torch.channels_last_3d)
+    norm, wide = _norm(), x.double()
+    expected = functional.leaky_relu(_norm().double()(wide), slope)
+    with torch.set_grad_enabled(learns):
+        found = instance_norm(norm, x, slope=slope)
+    assert (found is x) != learns
+    # what a difference of single-precision numbers about the mean can be, in spreads
+    torch.testing.assert_close(found.double(), expected, atol=1e-5 + 1e-6 * mean / spread, rtol=0)
+
+
+def test_of_bf16_only_the_ends_are_rounded():
+    norm, x = _norm(), _features(torch.bfloat16).contiguous(memory_format=torch.channels_last_3d)
+    expected = functional.leaky_relu(norm(x.float()), 0.01).bfloat16()
+    with torch.no_grad():
+        found = instance_norm(norm, x, slope=0.01)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0.01)
+
+
+def test_it_is_torchs_own_in_another_layout_where_nothing_is_learnt():
     norm, x = _norm(), _features()
+    before = x.clone()
     with torch.no_grad():
         expected = functional.leaky_relu(norm(x), 0.01)
         assert torch.equal(instance_norm(norm, x, slope=0.01), expected)
     assert torch.equal(instance_norm(norm.eval(), x), norm(x))
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("block", [Convolution, ResidualBlock])
+def test_a_block_answers_alike_in_both_layouts_and_spares_its_input(block):
+    network = block(3, 5, kernel=(3, 3, 3), stride=(2, 2, 2)).eval()
+    x = _features(shape=(2, 3, 12, 10, 8)).contiguous(memory_format=torch.channels_last_3d)
+    before = x.clone()
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), network(x.contiguous()), atol=1e-5, rtol=1e-5)
+    assert torch.equal(x, before)
+    learning = network.train()(x)
+    learning.sum().backward()
+    torch.testing.assert_close(learning.detach(), network(x.contiguous()).detach(), atol=1e-5, rtol=1e-5)
 
 
 def test_a_map_of_one_voxel_is_refused_as_torch_refuses_it():
