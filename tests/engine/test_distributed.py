@@ -106,9 +106,21 @@ def _weights(workspace: Workspace, name: str) -> dict[str, torch.Tensor]:
 
 
 def _distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
-    return max(float((first[name] - second[name]).abs().max()) for name in first)
+    """Of the weight that moved most from the other's on average; Adam divides tiny gradients by tiny deviations, so
+    where a gradient is next to nothing rounding shows in single numbers."""
+    return max(float((first[name] - second[name]).abs().mean()) for name in first)
 
 
+@pytest.fixture
+def one_thread():
+    """As each of the processes has: more of them add up in another order."""
+    number = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(number)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_train_the_network_that_one_trains_and_tell_their_end(workspace: Workspace):
     """Samples, augmentation, loss, feature statistics and scores are those of the whole batch; errors come once."""
     port = _free_port()
@@ -118,8 +130,7 @@ def test_two_processes_train_the_network_that_one_trains_and_tell_their_end(work
     assert [process.returncode for process in both] == [0, 0], told
     one, two = _weights(workspace, "alone"), _weights(workspace, "pair")
     fresh = train(workspace, SETTINGS.model_copy(update={"seed": 4}), name="other") and _weights(workspace, "other")
-    # Adam divides tiny gradients by tiny deviations: where a gradient is next to nothing, rounding shows.
-    assert _distance(one, two) < 1e-3 < 0.01 < _distance(one, fresh)
+    assert _distance(one, two) < 1e-4 < 0.01 < _distance(one, fresh)
     again = train(workspace, SETTINGS, name="pair")
     assert again.was_done
     assert again.validation == pytest.approx(alone.validation, abs=1e-3)

@@ -192,10 +192,10 @@ def test_a_stop_request_is_heard_while_cases_are_loaded(place, monkeypatch):
     loaded = []
     load = Store.load
 
-    def slow(store, case):
+    def slow(store, case, *how):
         loaded.append(case)
         (place.run(None, None) / "stop").touch()
-        return load(store, case)
+        return load(store, case, *how)
 
     monkeypatch.setattr(Store, "load", slow)
     stopped = train(place, SHORT)

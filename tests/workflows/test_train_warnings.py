@@ -101,8 +101,8 @@ def test_a_label_that_no_training_case_shows_is_named(workspace):
 def test_an_unseen_label_is_told_before_the_training_and_stays_with_the_model(workspace, tmp_path, monkeypatch, caplog):
     load = Store.load
 
-    def without_the_last(store, case_id):
-        case = load(store, case_id)
+    def without_the_last(store, case_id, *how):
+        case = load(store, case_id, *how)
         kept = case.foreground[:, 0] != len(store.plan.label_names)
         return replace(case, foreground=case.foreground[kept])
 
