@@ -76,12 +76,10 @@ class Hospital:
         return self.listener
 
     def _started(self, words: list[str], *, limit: int | None = None) -> subprocess.Popen[bytes]:
-        def limited() -> None:
-            if limit is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
         with self.log.open("ab") as log:
-            process = subprocess.Popen(words, stdout=log, stderr=log, preexec_fn=limited)
+            process = subprocess.Popen(words, stdout=log, stderr=log)
+        if limit is not None:
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
         self._stack.callback(self._end, process)
         return process
 
