@@ -170,8 +170,26 @@ def test_a_case_too_large_goes_down_the_ladder(rungs, bundle, volume, monkeypatc
     assert answer.labels is not None
     assert plain.labels is not None
     assert (answer.labels.array == plain.labels.array).mean() > 0.9999
-    assert answer.classes["lesion_type"] == pytest.approx(plain.classes["lesion_type"], abs=1e-4)
+    assert answer.classes["lesion_type"] == pytest.approx(plain.classes["lesion_type"], abs=1e-5)
     assert plain.flags == ()
+
+
+@pytest.mark.parametrize("thrift", [Thrift.ONE_WINDOW, Thrift.STITCH_ON_CPU])
+def test_on_every_rung_the_probabilities_are_the_same(thrift, bundle):
+    plan, network = bundle.plan, build_network(bundle.plan).eval()
+    network.load_state_dict(bundle.weights[0])
+    size = tuple(2 * edge - 3 for edge in plan.patch_size)
+    image = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+    answers = []
+    for rung in (Thrift.NONE, thrift):
+        with torch.inference_mode():
+            logits, classes, _ = infer_case(
+                [network], image, plan, segments=[torch_segment(network, None)], overlap=0.5, thrift=rung
+            )
+        answers.append((logits.softmax(0), classes["lesion_type"]))
+    (expected, known), (found, told) = answers
+    assert float((found - expected).abs().max()) < 1e-5
+    assert told == pytest.approx(known, abs=1e-5)
 
 
 def test_an_error_that_is_not_about_memory_is_not_swallowed(bundle, volume, monkeypatch):
