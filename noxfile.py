@@ -22,11 +22,11 @@ def environment(session: nox.Session) -> None:
     session.install(*CONSTRAINTS, "--no-deps", "axe-playwright-python")
 
 
-def run(session: nox.Session, *command: str) -> None:
+def run(session: nox.Session, *command: str, **variables: str) -> None:
     """Run a program of the shared environment."""
     programs = Path(".nox", ENVIRONMENT, "Scripts" if os.name == "nt" else "bin").absolute()
     path = os.pathsep.join([str(programs), os.environ.get("PATH", "")])
-    session.run(str(programs / command[0]), *command[1:], env={"PATH": path}, external=True)
+    session.run(str(programs / command[0]), *command[1:], env={"PATH": path, **variables}, external=True)
 
 
 @nox.session
@@ -51,8 +51,9 @@ def layers(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=[ENVIRONMENT])
 def tests(session: nox.Session) -> None:
-    """The default test suite; arguments after -- go to pytest."""
-    run(session, "pytest", "-m", "not slow and not gpu", *session.posargs)
+    """The default test suite, file by file in two processes; arguments after -- go to pytest."""
+    two = ("--numprocesses=2", "--dist=loadfile")
+    run(session, "pytest", "-m", "not slow and not gpu", *two, *session.posargs, OMP_NUM_THREADS="1")
 
 
 @nox.session(venv_backend="none", requires=[ENVIRONMENT])

@@ -76,7 +76,8 @@ def pdf_printer(browser: Path, folder: Path) -> Iterator[PrintPage]:
         def print_page(page: str, target: Path) -> None:
             source.write_text(page, encoding="utf-8")
             with atomic_path(target) as written:
-                _run(browser, source, written, profile=Path(place, "profile"))
+                # a browser that is still leaving holds its profile: every page gets one
+                _run(browser, source, written, profile=Path(tempfile.mkdtemp(dir=place)))
 
         yield print_page
 

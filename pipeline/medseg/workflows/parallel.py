@@ -14,7 +14,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _THREADS = 2
 _open = ExitStack()  # of a worker; it ends with the process
-_LONGEST_END_S = 10.0  # between the closing of a dying process's pipe and its exit code
 
 
 class Each(Protocol):
@@ -101,17 +100,15 @@ def _alone(
     on_death: Callable[[Item, str], Result],
     around: Callable[[], AbstractContextManager[None]],
 ) -> Result:
-    others = set(multiprocessing.active_children())
-    with _pool(1, around) as pool:
-        future = pool.submit(function, item)
-        workers = set(multiprocessing.active_children()) - others
-        try:
+    others, workers = set(multiprocessing.active_children()), set()
+    try:
+        with _pool(1, around) as pool:
+            future = pool.submit(function, item)
+            workers = set(multiprocessing.active_children()) - others
             return future.result()
-        except BrokenProcessPool:
-            for worker in workers:
-                worker.join(_LONGEST_END_S)
-            codes = [worker.exitcode for worker in workers if worker.exitcode]
-            return on_death(item, _ending(codes[0] if codes else None))
+    except BrokenProcessPool:  # the pool, which is closed by now, has waited for its process
+        codes = [worker.exitcode for worker in workers if worker.exitcode]
+        return on_death(item, _ending(codes[0] if codes else None))
 
 
 def _pool(processes: int, around: Callable[[], AbstractContextManager[None]]) -> ProcessPoolExecutor:
