@@ -172,12 +172,16 @@ def place(series, monkeypatch, workspace, tmp_path):
     spoil(tmp_path / "source", values)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    # through a short name, because Chromium puts a socket there, whose path may have 107 letters
+    short = Path(tempfile.mkdtemp(), "t")
+    short.symlink_to(tmp_path / "tmp")
+    monkeypatch.setenv("TMPDIR", str(short))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     monkeypatch.setattr(Predictor, "predict", see)
     monkeypatch.chdir(tmp_path / "work")
     (tmp_path / "source" / "model").symlink_to(workspace.newest_bundle())
-    return tmp_path
+    yield tmp_path
+    shutil.rmtree(short.parent)
 
 
 def write_images(source):

@@ -108,7 +108,8 @@ def _run(browser: Path, source: Path, target: Path, *, profile: Path) -> None:
         if done.returncode == 0 and file.read(5) == b"%PDF-":
             return
     said = done.stderr.decode(errors="replace").strip().splitlines()
-    raise _failed(browser, said[-1] if said else f"exit code {done.returncode}")
+    cause = next((line for line in said if "FATAL" in line), said[-1] if said else f"exit code {done.returncode}")
+    raise _failed(browser, cause)
 
 
 def _failed(browser: Path, reason: str) -> InputError:
