@@ -149,7 +149,7 @@ def repeated(options: argparse.Namespace, work: Path) -> None:
 
     prepare(options, work)
     score = cross_validation if options.folds else held_back_scores
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{len(os.sched_getaffinity(0))} CPU cores"
     where = f"{options.folds} folds, the budget is each fold's" if options.folds else "on the held-back cases"
     result: dict = {"what": f"{options.name}, {where}, {device}", "settings": options.set, "budgets": {}, "curve": []}
     target = Path(__file__).with_name("results") / f"{options.name}_{'folds' if options.folds else 'seeds'}.json"
