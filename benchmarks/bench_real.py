@@ -135,6 +135,11 @@ def table(rows: list[dict]) -> dict:
     }
 
 
+def cores() -> str:
+    """What this run may use, which can be less than the machine has."""
+    return f"{len(os.sched_getaffinity(0))} CPU core(s)"
+
+
 def summary(head: dict) -> dict:
     return {
         key: head[key] for key in ("head", "n", "accuracy", "balanced_accuracy", "auroc", "auroc_low", "auroc_high")
@@ -149,7 +154,7 @@ def repeated(options: argparse.Namespace, work: Path) -> None:
 
     prepare(options, work)
     score = cross_validation if options.folds else held_back_scores
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{len(os.sched_getaffinity(0))} CPU cores"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cores()
     where = f"{options.folds} folds, the budget is each fold's" if options.folds else "on the held-back cases"
     result: dict = {"what": f"{options.name}, {where}, {device}", "settings": options.set, "budgets": {}, "curve": []}
     target = Path(__file__).with_name("results") / f"{options.name}_{'folds' if options.folds else 'seeds'}.json"
@@ -215,7 +220,7 @@ def main() -> None:
     report = json.loads((work / "reports" / "cohort.json").read_text())
     found = [json.loads(path.read_text())["seconds"] for path in (work / "predictions").glob("*.json")]
     result = {
-        "what": f"{options.name}, {budget} of training on {os.cpu_count()} CPU cores, {num_held_back} cases held back",
+        "what": f"{options.name}, {budget} of training on {cores()}, {num_held_back} cases held back",
         "seconds": seconds,
         "infer_seconds_per_case": round(sum(sum(one.values()) for one in found) / len(found), 3),
         "mean_dice": report["mean_dice"],
