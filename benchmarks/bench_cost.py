@@ -6,7 +6,7 @@ what Python and its libraries held before the network was built. The model is fi
 at a time, and tried on others, which vary several. Beside them stands what `medseg train --dry-run` would foretell.
 Writes benchmarks/results/cost.json and docs/pictures/cost.png.
 
-    python benchmarks/bench_cost.py [--rounds 2] [--steps 8]
+    python benchmarks/bench_cost.py [--rounds 1] [--steps 6]
     python benchmarks/bench_cost.py --picture          # draws the results again
 """
 
@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -126,20 +127,26 @@ def cost(point: Point, settings: TrainSettings, steps: int) -> dict:
     if device.type == "cuda":
         above = torch.cuda.max_memory_allocated() / MIB
     seconds, cpu_seconds = np.mean(times[-steps:], axis=0)
-    return {"seconds": float(seconds), "cpu_seconds": float(cpu_seconds), "mib": above}
+    return {
+        "seconds": float(seconds),
+        "cpu_seconds": float(cpu_seconds),
+        "mib": above,
+        "dry_run": forecast(point, settings),
+    }
 
 
 def forecast(point: Point, settings: TrainSettings) -> dict:
-    """What a dry run says of the same step."""
+    """What a dry run says of the same step, by processor seconds as all here."""
     plan = plan_of(point)
     sizes = {"num_channels": point.channels, "num_outputs": point.classes}
     mib = step_bytes(plan.network, plan.patch_size, plan.batch_size, **sizes) / MIB
-    return {"seconds": seconds_per_step(plan, settings), "mib": mib}
+    with patch("time.perf_counter", time.process_time):
+        return {"seconds": seconds_per_step(plan, settings), "mib": mib}
 
 
-def child(what: str, numbers: str, precision: str, steps: str) -> None:
+def child(numbers: str, precision: str, steps: str) -> None:
     point, settings = Point(*map(int, numbers.split(","))), TrainSettings(amp=precision == "reduced")
-    print(json.dumps(cost(point, settings, int(steps)) if what == "cost" else forecast(point, settings)))
+    print(json.dumps(cost(point, settings, int(steps))))
 
 
 class Model(NamedTuple):
@@ -190,12 +197,14 @@ def modelled(rows: dict[Point, dict]) -> dict:
     return result
 
 
-def beside_forecast(row: dict, told: dict) -> dict:
+def beside_forecast(runs: list[dict]) -> dict:
+    """What a dry run foretells, and how many times what was measured that is."""
+    keys = {"seconds": "cpu_seconds", "mib": "mib"}
+    told = {key: float(np.median([run["dry_run"][key] for run in runs])) for key in keys}
+    real = {key: float(np.median([run[own] for run in runs])) for key, own in keys.items()}
     return {
-        "seconds": round(told["seconds"], 3),
-        "mib": round(told["mib"], 1),
-        "seconds_over_measured": round(told["seconds"] / row["seconds"]["median"], 2),
-        "mib_over_measured": round(told["mib"] / row["mib"]["median"], 2),
+        **{key: round(value, 3) for key, value in told.items()},
+        **{f"{key}_over_measured": round(told[key] / real[key], 2) for key in keys},
     }
 
 
@@ -230,8 +239,8 @@ def picture(result: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--picture", action="store_true", help="only draw what was measured")
     options = parser.parse_args()
     if options.picture:
@@ -245,17 +254,12 @@ def main() -> None:
         runs: dict[Point, list[dict]] = {point: [] for point in points}
         for _ in range(options.rounds):
             for point, found in runs.items():
-                found.append(in_child(__file__, "cost", ",".join(map(str, point)), precision, options.steps))
+                found.append(in_child(__file__, ",".join(map(str, point)), precision, options.steps))
         rows = {point: both(found) | {"mib": spread([run["mib"] for run in found])} for point, found in runs.items()}
-        told = {
-            point: in_child(__file__, "forecast", ",".join(map(str, point)), precision, 0)
-            for point in (BASE, AXES["patch"][-1], AXES["classes"][-1], *UNSEEN)
-        }
         precisions[precision] = {
             "dtype": str(dtypes[precision] or torch.float32).removeprefix("torch."),
             "model": modelled(rows),
-            "points": [{"point": point, **row} for point, row in rows.items()],
-            "dry_run": [{"point": point, **beside_forecast(rows[point], found)} for point, found in told.items()],
+            "points": [{"point": point, **row, "dry_run": beside_forecast(runs[point])} for point, row in rows.items()],
         }
     result = {
         "what": f"a training step of a plain U-Net of features {FEATURES}; points are (voxels a side, patches, "
