@@ -1,6 +1,6 @@
 """How the cost of `medseg infer` grows from file to file: with the slices of a CT, and with the classes of the model.
 
-512x512xN int16 voxels of 0.8 x 0.8 x 1.5 mm, a plain U-Net of 16 to 160 features at 3 mm in windows of 64^3, torch.
+256x256xN int16 voxels of 0.8 x 0.8 x 1.5 mm, a plain U-Net of 16 to 160 features at 3 mm in windows of 64^3, torch.
 Every run is a process of its own, from the image file to the mask file, without starting Python and loading the model;
 its peak memory is all that the process ever held. The weights are fresh and know no organs, so organs are laid over the
 network's answer, each in its own place, unsure at the edge, the more the smaller: one body divided more finely. That
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from bench_memory import make_bundle, make_case
-from large_case import RESULTS, both, in_child, measured, spread, write_result
+from large_case import RESULTS, both, forked, measured, spread, write_result
 
 from medseg.core.geometry import Geometry
 from medseg.core.settings import InferSettings
@@ -39,7 +38,7 @@ from medseg.ops.prepare import network_shape
 from medseg.ops.sliding import WindowGrid
 
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "growth.png"
-SPACING_MM, WINDOW, OVERLAP = 3.0, (64, 64, 64), 0.5
+PLANE, SPACING_MM, WINDOW, OVERLAP = (256, 256), 3.0, (64, 64, 64), 0.5
 STAGES = {
     "read": "#888888", "prepare": "#2a9d8f", "network": "#1f5fa8", "blending": "#8e5ea2", "export": "#b4491f",
     "write": "#e0a030",
@@ -138,10 +137,6 @@ def infer(bundle: Path, image: Path, classes: int, out: Path) -> dict:
     return measured(work) | {"sha256": sha256_of(out)}
 
 
-def child(bundle: str, image: str, classes: str, out: str) -> None:
-    print(json.dumps(infer(Path(bundle), Path(image), int(classes), Path(out))))
-
-
 def row(runs: list[dict]) -> dict:
     assert len({run["sha256"] for run in runs}) == 1, "the same run gave two masks"
     return {
@@ -157,7 +152,7 @@ def straight(rows: dict[int, dict], key: str) -> dict:
     slices, values = np.array(list(rows)), np.array([found[key]["median"] for found in rows.values()])
     slope, fixed = np.polyfit(slices, values, 1)
     left = values - (slope * slices + fixed)
-    million = 512 * 512 / 1e6
+    million = PLANE[0] * PLANE[1] / 1e6
     return {
         "per_million_voxels": float(f"{slope / million:.3g}"),
         "fixed": float(f"{fixed:.3g}"),
@@ -174,7 +169,7 @@ def picture(result: dict) -> None:
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(2, 2, figsize=(9, 5.4), layout="constrained", sharex="col")
-    columns = (("slices", "slices of 512 x 512, 3 classes"), ("classes", "classes, 512 x 512 x 300"))
+    columns = (("slices", "slices of 256 x 256, 3 classes"), ("classes", "classes, 256 x 256 x 300"))
     for (upper, lower), (what, label) in zip(panels.T, columns, strict=True):
         rows = {int(number): found for number, found in result[what].items()}
         tops = np.zeros(len(rows))
@@ -209,18 +204,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for num_slices in {slices for slices, _ in kinds.values()}:
-            make_case(folder / f"{num_slices}.nii.gz", num_slices)
+            make_case(folder / f"{num_slices}.nii.gz", (*PLANE, num_slices))
         for classes in {classes for _, classes in kinds.values()}:
             names = tuple(f"organ {number}" for number in range(1, classes))
             make_bundle(folder / f"bundle{classes}", labels=names, spacing_mm=SPACING_MM)
         for _ in range(options.rounds):
             for kind, (num_slices, classes) in kinds.items():
                 image, bundle = folder / f"{num_slices}.nii.gz", folder / f"bundle{classes}"
-                runs[kind].append(in_child(__file__, bundle, image, classes, folder / "mask.nii.gz"))
+                runs[kind].append(forked(infer, bundle, image, classes, folder / "mask.nii.gz"))
     rows = {what: {n: row(runs[what, n]) for kind, n in kinds if kind == what} for what in ("slices", "classes")}
     few, many = rows["classes"][options.classes[0]], rows["classes"][options.classes[-1]]
     result = {
-        "what": "medseg infer from file to file, 512x512xN, plain U-Net of 16 to 160 features at 3 mm, windows of "
+        "what": "medseg infer from file to file, 256x256xN, plain U-Net of 16 to 160 features at 3 mm, windows of "
         "64^3; stages in processor seconds",
         **{what: {str(number): found for number, found in found_by.items()} for what, found_by in rows.items()},
         "line over slices": {key: straight(rows["slices"], key) for key in ("seconds", "cpu_seconds", "peak_mib")},
@@ -233,4 +228,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    child(*sys.argv[2:]) if sys.argv[1:2] == ["--child"] else main()
+    main()

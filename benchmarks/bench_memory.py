@@ -30,11 +30,11 @@ SHAPE = (512, 512, 300)
 SPACING_MM = (0.8, 0.8, 1.5)
 
 
-def make_case(path: Path, num_slices: int = SHAPE[2]) -> None:
-    rng, shape = np.random.default_rng(0), (*SHAPE[:2], num_slices)
+def make_case(path: Path, shape: tuple[int, int, int] = SHAPE) -> None:
+    rng = np.random.default_rng(0)
     array = np.empty(shape, np.int16)
-    i, j = np.ogrid[: shape[0], : shape[1]]
-    outside = ((i - 256) / 200) ** 2 + ((j - 256) / 150) ** 2 > 1
+    i, j = np.ogrid[-1 : 1 : shape[0] * 1j, -1 : 1 : shape[1] * 1j]
+    outside = (i / 0.78) ** 2 + (j / 0.59) ** 2 > 1
     for plane in np.moveaxis(array, 2, 0):  # one after the other: nothing larger than the image is ever held
         plane[...] = np.where(outside, -1000, rng.normal(0, 20, outside.shape))
     geometry = Geometry.from_parts(shape, SPACING_MM, np.diag([-1.0, -1.0, 1.0]), (200, 200, -100))
