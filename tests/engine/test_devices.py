@@ -45,7 +45,7 @@ def test_elsewhere_nothing_is_changed(monkeypatch):
 
 @pytest.mark.parametrize(("major", "dtype"), [(7, torch.float16), (8, torch.bfloat16)])
 def test_a_gpu_that_only_emulates_bf16_works_in_fp16(monkeypatch, major, dtype):
-    """torch calls bf16 supported on a T4 or V100, too, where it is slower than fp32."""
+    """torch calls bf16 supported on a T4 or V100, too."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())

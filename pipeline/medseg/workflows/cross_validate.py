@@ -137,8 +137,8 @@ def _cross_validate(
 def _stoppable(progress: Progress, folder: Path) -> Progress:
     """Look for a stop file between cases: a training hears it by itself, the predictions that follow do not."""
 
-    def told(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
-        for item in progress(items, what, total):
+    def told(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
+        for item in progress(items, description, total):
             if stop_file_heard(folder):
                 raise Stopped
             yield item
