@@ -14,6 +14,7 @@ from medseg.core.clinical import encoded_width
 from medseg.data.batch import Batch
 from medseg.engine.checkpoint import TrainingProgress
 from medseg.engine.clock import Clock
+from medseg.engine.devices import freed_memory_kept
 from medseg.engine.machine import build_machine
 from medseg.engine.step import guarded_step
 
@@ -34,7 +35,7 @@ def seconds_per_step(plan: Plan, settings: TrainSettings) -> float:
     machine, batch = build_machine(plan, settings), _noise(plan)
     clock = Clock(settings, TrainingProgress(), num_cases=1, batch_size=plan.batch_size, final_factor=1.0)
     times = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, freed_memory_kept(machine.device):
         for slot in range(_STEPS):
             moved = replace(batch, slots=tuple(slot * len(batch.slots) + n for n in batch.slots))
             start = time.perf_counter()
