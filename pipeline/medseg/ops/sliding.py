@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -130,7 +129,7 @@ def sliding_slabs(
     for row, following in pairwise(edges):
         while waiting and waiting[0][0] < row + window[0]:
             start, stop = waiting.pop(0)
-            held.append(_Part(start, _zeros((num_outputs, stop - start, *outer.shape[2:]), stitch_on)))
+            held.append(_Part(start, torch.zeros((num_outputs, stop - start, *outer.shape[2:]), device=stitch_on)))
         rows = slice(row, row + window[0])
         for first in range(0, len(starts), window_batch):
             boxes = [_box((0, *start), window)[1:] for start in starts[first : first + window_batch]]
@@ -165,7 +164,7 @@ class _Part:
 
 def _layer(weight: Tensor, starts: Sequence[Sequence[int]], shape: Sequence[int]) -> Tensor:
     """(rows of a window, J, K): the sum of the weights of all windows that begin at one row, the same for every row."""
-    total = _zeros((len(weight), *shape), weight.device)
+    total = torch.zeros((len(weight), *shape), device=weight.device)
     for start in starts:
         total[_box((0, *start), weight.shape)] += weight
     return total
@@ -173,17 +172,12 @@ def _layer(weight: Tensor, starts: Sequence[Sequence[int]], shape: Sequence[int]
 
 def _rows_of(layer: Tensor, first_rows: Sequence[int], start: int, stop: int) -> Tensor:
     """(rows, J, K): the sum of the weights of all windows over the rows from `start` to `stop`."""
-    total = _zeros((stop - start, *layer.shape[1:]), layer.device)
+    total = torch.zeros((stop - start, *layer.shape[1:]), device=layer.device)
     for first in first_rows:
         low, high = max(start, first), min(stop, first + len(layer))
         if low < high:
             total[low - start : high - start] += layer[low - first : high - first]
     return total
-
-
-def _zeros(shape: Sequence[int], device: torch.device) -> Tensor:
-    """On a CPU from numpy, which takes them in large pages, zero as they come: several times faster than torch."""
-    return torch.from_numpy(np.zeros(shape, np.float32)) if device.type == "cpu" else torch.zeros(shape, device=device)
 
 
 def sliding_window(
