@@ -159,8 +159,31 @@ def test_a_shape_of_two_values_keeps_both_and_a_whole_case_is_not_cropped():
     assert (rule.scheme, rule.mean, rule.std, rule.lower) == ("fixed", 127.5, 127.5, None)
     assert plan.classification is not None
     assert plan.classification.shape_channels == (0,)
+    assert (plan.classification.directed, plan.mirror_axes) == (True, ())
     how = Augmentation.from_plan(plan)
     assert (how.intensity, how.scaling) == (False, (0.95, 1.05))
+
+
+@pytest.mark.parametrize("directed", [None, False, True])
+def test_only_shapes_without_labels_are_measured_by_direction_unless_the_user_says_so(directed):
+    mask = CT.model_copy(update={"minimum": 0, "maximum": 255, "two_valued": True})
+    shapes = _fingerprint().model_copy(update={"channels": (mask,)})
+    wishes = Wishes(directed=directed)
+    told = {}
+    for name, fingerprint, labels in (
+        ("shape", shapes, ()),
+        ("image", _fingerprint(), ()),
+        ("organ", shapes, ("liver",)),
+    ):
+        plan = make_plan(_dataset(labels, heads=HEADS), fingerprint, wishes)
+        assert plan.classification is not None
+        told[name] = plan.classification.directed
+        assert ("measures of shape" in {one.what for one in plan.decisions}) == (directed is not None or told[name])
+        if name != "image":
+            assert plan.mirror_axes == (() if told[name] else (0, 1, 2))
+    assert (
+        told == dict.fromkeys(told, directed) if directed is not None else {**dict.fromkeys(told, False), "shape": True}
+    )
 
 
 @pytest.mark.parametrize("pooling", [None, "foreground", "global", "attention"])
