@@ -50,7 +50,7 @@ class PreprocessSettings(Reading, Containment, Engine):
     )
     directed: bool | None = Field(
         default=None,
-        description="measure what the diagnosis looks at direction by direction too; absent: only shapes without labels",
+        description="measure the diagnosis's regions direction by direction too; absent: only shapes without labels",
     )
     clinical: tuple[str, ...] = Field(
         default=(), description="columns of the manifest's attributes that join the diagnosis: age,sex"

@@ -53,8 +53,7 @@ def measure_shape(regions: Tensor, *, directed: bool = False) -> Tensor:
 
 def _overlap(regions: Tensor, move: Shape) -> Tensor:
     """(B, R) voxels that a region has in common with itself moved; nothing of it lies beyond the view."""
-    ahead, behind = (
-        regions[:, :, *(slice(max(step, 0), size + min(step, 0)) for step, size in zip(steps, regions.shape[2:]))]
-        for steps in (move, tuple(-step for step in move))
-    )
+    sides = [(max(step, 0), size + min(step, 0), step) for step, size in zip(move, regions.shape[2:], strict=True)]
+    ahead = regions[:, :, *(slice(first, end) for first, end, _ in sides)]
+    behind = regions[:, :, *(slice(first - step, end - step) for first, end, step in sides)]
     return (ahead * behind).sum((2, 3, 4))
