@@ -75,10 +75,10 @@ def amp_dtype(device: torch.device, *, enabled: bool) -> torch.dtype | None:
 
 @contextmanager
 def freed_memory_kept(device: torch.device) -> Iterator[None]:
-    """Let the process keep what a step on a CPU frees for the next one.
+    """Let the process keep what a step or a window on a CPU frees for the next one.
 
     glibc gives large blocks back to the system at once and asks for them anew, page by page: a tenth of a step and
-    more. Elsewhere nothing is changed. Afterwards what is free is given back.
+    more, a fifth of a window in fp32. Elsewhere nothing is changed. Afterwards what is free is given back.
     """
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         yield
