@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -11,6 +12,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -106,8 +108,18 @@ def in_child(script: str, *arguments: object) -> dict:
     command = [sys.executable, script, "--child", *map(str, arguments)]
     # On a busy machine threads that spin while they wait would cost every tool more than its work.
     patient = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | patient)
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | patient)
+    found = done.stdout.strip().splitlines()[-1]
+    print(arguments[0], found, file=sys.stderr)
+    return dict(json.loads(found))
+
+
+def forked(work: Callable[..., dict], *arguments: object) -> dict:
+    """What a function of the script returns in a process of its own, which begins with the libraries loaded."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__"])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 def both(runs: list[dict]) -> dict[str, dict[str, float]]:

@@ -169,6 +169,9 @@ class ClassificationPlan(Document):
         default=(),
         description="channels of two values (-1 and 1 on the network grid): outlines, measured as regions are",
     )
+    directed: bool = Field(
+        default=False, description="regions and outlines are measured direction by direction too: thickness and tilt"
+    )
     dropout: float = Field(default=0.4, ge=0, lt=1)
     clinical: tuple[ClinicalColumn, ...] = Field(
         default=(), description="columns of the manifest's attributes that the heads read beside the image"
@@ -202,6 +205,11 @@ class Plan(Document):
         default=False,
         description="along an axis whose voxels are > 3 x longer (in the source, else in the network grid) take the "
         "nearest slice, of image and answer, instead of interpolating",
+    )
+    within_range: bool = Field(
+        default=False,
+        description="cut off what the spline overshoots the range of the image by, or that of the slice with "
+        "`nearest_slices`",
     )
     patch_size: Shape
     batch_size: int = Field(ge=1)
