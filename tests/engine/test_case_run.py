@@ -10,7 +10,8 @@ import torch
 from medseg.core.settings import PreprocessSettings
 from medseg.data.phantom import make_phantom
 from medseg.data.store import open_store
-from medseg.engine.case_run import CaseRun, combined
+from medseg.engine.case_run import CaseRun
+from medseg.engine.members import combined
 from medseg.ops.sliding import WindowGrid
 from medseg.workflows.preprocess import preprocess
 from medseg.workflows.workspace import Workspace

@@ -79,7 +79,7 @@ def test_classify_is_the_forward_pass_with_known_probabilities():
     image = torch.randn(2, 2, 12, 10, 6)
     with torch.no_grad():
         output = network(image, views=torch.arange(2))
-        again = network.classify(image, output.logits[0].softmax(1))
+        again = network.classify([image], output.logits[0].softmax(1))
     for head, value in output.classes.items():
         torch.testing.assert_close(again[head], value)
 
@@ -93,8 +93,8 @@ def test_only_the_views_are_classified_and_under_the_reference_where_it_is_shown
     with torch.no_grad():
         output = network(image, views=torch.tensor([0, 2]), reference=reference)
         truth = torch.stack([reference[:1] == index for index in range(3)], dim=1).float()
-        shown = network.classify(image[:1], truth)
-        own = network.classify(image[2:], output.logits[0][2:].softmax(1))
+        shown = network.classify([image[:1]], truth)
+        own = network.classify([image[2:]], output.logits[0][2:].softmax(1))
     for head, value in output.classes.items():
         assert len(value) == 2
         torch.testing.assert_close(value[:1], shown[head])
@@ -108,7 +108,7 @@ def test_a_channel_of_two_values_is_measured_as_an_outline():
     network = Network(unet, head, head_scales=(1, 2), shape_channels=(1,)).eval()
     image = torch.full((1, 2, 9, 9, 9), -1.0)
     image[:, 1, 2:7, 2:7, 2:7] = 1
-    described = network.describe(image, None)
+    described = network.describe([image], None)
     measured = measure_shape((image[:, 1:] > 0).float())
     assert described.shape == (1, sum(head.blocks)) == (1, 2 * (2 + 6 + 8) + 7)
     torch.testing.assert_close(described[:, -7:], measured)
@@ -118,9 +118,9 @@ def test_a_channel_of_two_values_is_measured_as_an_outline():
 def test_without_a_head_there_are_no_classes():
     network = Network(UNet(2, 3, _plan()), None)
     assert network(torch.randn(1, 2, 8, 8, 4), views=torch.arange(1)).classes == {}
-    assert network.classify(torch.randn(1, 2, 8, 8, 4), None) == {}
+    assert network.classify([torch.randn(1, 2, 8, 8, 4)], None) == {}
     with pytest.raises(ValueError, match="without a classification head"):
-        network.describe(torch.randn(1, 2, 8, 8, 4), None)
+        network.describe([torch.randn(1, 2, 8, 8, 4)], None)
 
 
 def test_regions_add_up_the_labels_of_a_group():
@@ -129,7 +129,7 @@ def test_regions_add_up_the_labels_of_a_group():
     exchanged = probabilities[:, [0, 2, 1]]
     image = torch.randn(1, 2, 8, 8, 4)
     with torch.no_grad():
-        first, second = network.classify(image, probabilities), network.classify(image, exchanged)
+        first, second = network.classify([image], probabilities), network.classify([image], exchanged)
     torch.testing.assert_close(first["grade"], second["grade"])
 
 
