@@ -10,12 +10,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from medseg.core.plan import MISSING_CLASS
+from medseg.core.plan import MISSING_CLASS, Plan
 from medseg.core.values import Target
-from medseg.data.store import LoadedCase, Store, open_store
+from medseg.data.store import LoadedCase, Store, StoredCase, open_store
 from medseg.engine import case_run
 from medseg.engine.backends import torch_segment
-from medseg.engine.case_run import CaseRun
+from medseg.engine.case_run import CaseRun, infer_case
 from medseg.engine.diagnosis import _Look, refit_heads
 from medseg.engine.head_fits import _PENALTIES, Task, _folds, fit_layer, fit_number, fit_path
 from medseg.engine.stop import Stopped
@@ -209,6 +209,70 @@ def test_how_often_a_fit_asks_whether_to_stop_does_not_hang_on_what_it_finds(fit
     found = [fit(makes(**task), like, seed=0, stop_asked=asked) for task, asked in zip(tasks, asking, strict=True)]
     assert {layer is None for layer in found} == {True, False}
     assert len({asked.asked for asked in asking}) == 1
+
+
+def _far_away(plan, *, num_cases, seed):
+    """Cases 40 voxels long: a label at one end, and at the other what tells the class."""
+    random = np.random.default_rng(seed)
+    made = []
+    for number in range(num_cases):
+        image = torch.from_numpy(random.normal(size=(1, 40, 8, 8))).float()
+        image[:, 30:34, 2:6, 2:6] += 4.0 * (number % 2)
+        labels = torch.zeros(40, 8, 8, dtype=torch.uint8)
+        labels[2:6, 2:6, 2:6] = 1
+        points = torch.cat([torch.ones(64, 1), torch.argwhere(labels > 0)], dim=1).short()
+        entry = StoredCase(
+            id=f"{seed}-{number}",
+            patient=f"{seed}-{number}",
+            file="f",
+            sha256="",
+            shape=(40, 8, 8),
+            known=(True,) * plan.num_outputs,
+            classes={"grade": number % 2},
+        )
+        made.append(LoadedCase(entry, image, labels, points))
+    return made
+
+
+@pytest.mark.parametrize("pooling", ["attention", "global"])
+def test_with_attention_a_class_may_show_far_from_the_foreground(pooling):
+    plan = Plan.parse(
+        {
+            "dataset": "d",
+            "channels": ["MRI"],
+            "labels": {"tumour": 1},
+            "spacing_mm": [1, 1, 1],
+            "crop": "none",
+            "normalisation": [{"scheme": "per_image"}],
+            "coarse_axis": None,
+            "patch_size": [16, 8, 8],
+            "batch_size": 2,
+            "mirror_axes": [],
+            "network": {
+                "features": [4, 8],
+                "strides": [[1, 1, 1], [2, 2, 2]],
+                "kernels": [[3, 3, 3]] * 2,
+                "blocks": [1, 1],
+            },
+            "classification": {
+                "heads": {"grade": ["low", "high"]},
+                "view": "foreground",
+                "pooling": pooling,
+                "pool_labels": ["tumour"],
+            },
+        }
+    )
+    network = build_network(plan, seed=0)
+    refit_heads(network, _far_away(plan, num_cases=30, seed=0), plan, device=torch.device("cpu"), dtype=None, seed=0)
+    answers, truth = [], []
+    with torch.inference_mode():
+        for case in _far_away(plan, num_cases=30, seed=1):
+            segments = [torch_segment(network, None)]
+            _, classes, _ = infer_case([network], case.image, plan, segments=segments, overlap=0.0)
+            answers.append(classes["grade"]["high"])
+            truth.append(case.entry.classes["grade"])
+    area = roc_auc_score(truth, answers)
+    assert area > 0.95 if pooling == "attention" else area < 0.8
 
 
 def test_what_the_network_sees_beyond_a_case_is_no_part_of_a_region(cases, monkeypatch):

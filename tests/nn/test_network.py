@@ -195,3 +195,31 @@ def test_a_whole_network_with_a_thin_bottleneck_has_finite_gradients_under_bf16(
     (output.logits[0].float() ** 2).mean().backward()
     gradients = [value.grad for value in network.unet.parameters() if value.grad is not None]
     assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+
+
+def test_what_a_gathering_head_learns_from_is_what_it_reads_of_the_same_patches_at_inference():
+    """Samples 0 and 1 are of one case, 2 and 3 of another; one of each is a view."""
+    torch.manual_seed(4)
+    plan = HEADS.model_copy(update={"pooling": "attention"})
+    assert plan.gathers
+    head = ClassificationHead((2, 6, 8), 0, plan)
+    network = Network(UNet(2, 3, _plan()), head, head_scales=(1, 2)).eval()
+    image, bags = torch.randn(4, 2, 12, 10, 6), torch.tensor([0, 0, 1, 1])
+    with torch.no_grad():
+        learnt = network(image, views=torch.tensor([1, 3]), bags=bags).described
+        by_case = torch.cat([network.describe(image[pair].split(1), None) for pair in ([0, 1], [2, 3])])
+        side_by_side = network.describe([image[[1, 3]], image[[0, 2]]], None)
+        alone = network(image, views=torch.tensor([1, 3])).described
+    torch.testing.assert_close(learnt, by_case)
+    torch.testing.assert_close(side_by_side, by_case)
+    assert not torch.allclose(alone, by_case, atol=1e-3)
+
+
+def test_attention_learns_to_weigh_one_view_against_another():
+    torch.manual_seed(4)
+    head = ClassificationHead((2, 6, 8), 0, HEADS.model_copy(update={"pooling": "attention"}))
+    network = Network(UNet(2, 3, _plan()), head, head_scales=(1, 2))
+    output = network(torch.randn(2, 2, 12, 10, 6), views=torch.tensor([1]), bags=torch.tensor([0, 0]))
+    assert all(len(answer) == 1 for answer in output.classes.values())
+    sum(answer.square().sum() for answer in output.classes.values()).backward()
+    assert all(value.grad is not None and value.grad.any() for value in head.attention.parameters() if value.ndim > 1)
