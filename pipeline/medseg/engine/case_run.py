@@ -212,7 +212,8 @@ class CaseRun:
         return (view,), probabilities
 
     def _tiles(self) -> Iterator[Tensor]:
-        for start in tile_starts(tuple(self._image.shape[1:]), self._plan.patch_size):
+        i, j, k = self._image.shape[1:]
+        for start in tile_starts((i, j, k), self._plan.patch_size):
             yield crop(self._image, start, self._plan.patch_size)[None]
 
     def _view(self) -> tuple[Tensor, Tensor | None]:

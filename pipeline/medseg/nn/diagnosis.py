@@ -181,8 +181,8 @@ class ClassificationHead(nn.Module):
         """
         even = together / together.sum(1, keepdim=True)
         learnt = torch.softmax(torch.where(together, masses.T[:, None], -torch.inf), dim=2)
-        pairs, rest = pooled.split([2 * sum(self.features), pooled.shape[1] - 2 * sum(self.features)], dim=1)
-        parts = pairs.split([size for number in self.features for size in (number, number)], dim=1)
+        sizes = [size for number in self.features for size in (number, number)]
+        *parts, rest = torch.split(pooled, [*sizes, pooled.shape[1] - sum(sizes)], dim=1)
         told = []
         for shares, mean, maximum in zip((even, *learnt), parts[::2], parts[1::2], strict=True):
             told += [_weighted(mean, shares), torch.where(together[..., None], maximum, -torch.inf).amax(1)]
