@@ -1,8 +1,9 @@
 """Sliding windows: MONAI's `sliding_window_inference` and medseg's, the same network, torch on the same device.
 
 All in turn: the blending alone (a network that costs nothing, 25 classes); then the network, by both tools in fp32 and
-in the reduced precision that the device gains from. As they come, MONAI runs it in fp32 and medseg reduced. Writes
-benchmarks/results/sliding.json.
+in the reduced precision that the device gains from, and by medseg through `torch.compile` (`--backend compiled`). As
+they come, MONAI runs it in fp32 and medseg reduced. medseg keeps what a window frees for the next one, as its
+`Predictor` does. Writes benchmarks/results/sliding.json.
 
     python benchmarks/bench_sliding.py [--rounds 3]
 """
@@ -19,15 +20,16 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor
 
 from medseg.core.plan import NetworkPlan, Normalisation, Plan
-from medseg.engine.backends import torch_segment
-from medseg.engine.devices import amp_dtype, autocast, pick_device, place
+from medseg.engine.backends import Backends, Segment, torch_segment
+from medseg.engine.devices import amp_dtype, autocast, freed_memory_kept, pick_device, place
 from medseg.nn.build import build_network
+from medseg.nn.network import Network
 from medseg.ops.sliding import WindowGrid, sliding_slabs
 
 WINDOW = (64, 64, 64)
 
 
-def network(num_labels: int, features: tuple[int, ...]):
+def network(num_labels: int, features: tuple[int, ...]) -> Network:
     plan = Plan(
         dataset="sliding",
         channels=("CT",),
@@ -59,7 +61,18 @@ def medseg(image: Tensor, predict: Callable[[Tensor], Tensor], window_batch: int
     """As slabs, as its export takes them."""
     grid = WindowGrid.over(image.shape[1:], WINDOW, 0.5)
     num_outputs = predict(image[None, :, :64, :64, :64]).shape[1]
-    return lambda: list(sliding_slabs(image, predict, grid=grid, num_outputs=num_outputs, window_batch=window_batch))
+
+    def run() -> list[Tensor]:
+        with freed_memory_kept(image.device):
+            return list(sliding_slabs(image, predict, grid=grid, num_outputs=num_outputs, window_batch=window_batch))
+
+    return run
+
+
+def compiled(network: Network, image: Tensor, dtype: torch.dtype | None) -> Segment:
+    """As `--backend compiled` makes it: compared with torch on one window."""
+    (segment,) = Backends([network], "compiled", dtype=dtype, key="").segments(image[None, :, :64, :64, :64], 1)
+    return segment
 
 
 def in_turn(tools: dict[str, Callable[[], Tensor | list[Tensor]]], rounds: int) -> tuple[dict, dict[str, Tensor]]:
@@ -107,7 +120,7 @@ def main() -> None:
     reduced = amp_dtype(device, enabled=True)
     plain = network(3, (32, 64, 128, 256, 320, 320)).to(device)
     placed = place(network(3, (32, 64, 128, 256, 320, 320)), device)
-    small = image[:, :96, :64, :64].to(device)  # 2 windows
+    small = image[:, :96, :96, :64].to(device)  # 4 windows
 
     def as_it_is(windows: Tensor) -> Tensor:
         return plain(windows).logits[0]
@@ -122,6 +135,8 @@ def main() -> None:
             "medseg fp32": medseg(small, torch_segment(placed, None), 2),
             "monai reduced": monai(small, with_autocast, 2),
             "medseg reduced": medseg(small, torch_segment(placed, reduced), 2),
+            "medseg fp32 compiled": medseg(small, compiled(placed, small, None), 2),
+            "medseg reduced compiled": medseg(small, compiled(placed, small, reduced), 2),
         }
     found, answers = in_turn(tools, rounds)
     write_result(
@@ -134,6 +149,8 @@ def main() -> None:
             "network, 2 windows at once": found,
             "both in fp32": beside(found, answers, "monai fp32", "medseg fp32"),
             "both in reduced precision": beside(found, answers, "monai reduced", "medseg reduced"),
+            "compiled beside eager, fp32": beside(found, answers, "medseg fp32", "medseg fp32 compiled"),
+            "compiled beside eager, reduced": beside(found, answers, "medseg reduced", "medseg reduced compiled"),
             "each as it comes": beside(found, answers, "monai fp32", "medseg reduced"),
         },
     )

@@ -13,6 +13,7 @@ from medseg.core.answering import Cleanup
 from medseg.core.choice import BestReport, Candidate, Choice, Step
 from medseg.core.crossvalidation import Calibration, CrossValidation, FoldResult, ScoreTable
 from medseg.core.findings import CaseFailure, Estimate, LabelMetrics
+from medseg.io.lock import locked
 from medseg.ops.scores import classification_summary
 from medseg.ops.statistics import estimate, summarise_labels
 from medseg.workflows.cross_validate import CrossValidated
@@ -54,6 +55,16 @@ def test_folds_that_cannot_be_are_refused(run, workspace, arguments, words):
     assert code == 2
     assert "E-SPLIT" in err
     assert words in err
+
+
+def test_folds_of_which_one_is_being_trained_are_refused_before_any_work(run, workspace, monkeypatch):
+    folder = workspace.runs / "busy" / "fold1"
+    folder.mkdir(parents=True)
+    monkeypatch.setitem(sys.modules, "medseg.workflows.cross_validate", None)  # what would take seconds to load
+    with locked(folder / ".lock"):
+        code, _, err = run("train", "--folds", 2, "--name", "busy", "--workspace", workspace.folder)
+    assert code == 7
+    assert "E-LOCKED" in err
 
 
 @pytest.mark.parametrize(("text", "code"), [("0.1,x", "E-OPTION"), ("-1", "E-OPTION"), ("0.1,0.5", "E-FIND-BEST")])

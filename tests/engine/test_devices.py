@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from medseg.engine.devices import freed_memory_kept
+from medseg.engine.devices import amp_dtype, freed_memory_kept
 
 PAGES = """
 import resource, sys, torch
@@ -39,3 +41,14 @@ def test_elsewhere_nothing_is_changed(monkeypatch):
     monkeypatch.setattr("ctypes.CDLL", lambda _: pytest.fail("there is no such library"))
     with freed_memory_kept(torch.device("cpu")):
         pass
+
+
+@pytest.mark.parametrize(("major", "dtype"), [(7, torch.float16), (8, torch.bfloat16)])
+def test_a_gpu_that_only_emulates_bf16_works_in_fp16(monkeypatch, major, dtype):
+    """torch calls bf16 supported on a T4 or V100, too."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=major))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda _: True)
+    assert amp_dtype(torch.device("cuda:1"), enabled=True) == dtype

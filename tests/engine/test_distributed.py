@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -37,6 +34,10 @@ from medseg.nn.ranks import gathered
 from medseg.workflows.train import train
 from medseg.workflows.workspace import Workspace
 
+def threads_of_the_group():
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    return sum("gloo" in name for name in names)
+
 try:
     with joined("cpu", timeout_s=20) as ranks:
         settings = TrainSettings.model_validate_json(sys.argv[2])
@@ -50,11 +51,13 @@ try:
             ranks.require_equal("store", ranks.rank)
         except MedsegError as error:
             print(error.code, flush=True)
+        print("threads", threads_of_the_group(), flush=True)
         if ranks.rank == 1:
             raise InputError("broken", code="E-GZ-CRC", case="case_7")
         ranks.any(False)
 except MedsegError as error:
     print(error.code, error.case, flush=True)
+    print("left", threads_of_the_group(), flush=True)
 """
 
 
@@ -81,6 +84,33 @@ validate.infer_case = answered
 with joined("cpu", timeout_s=20) as ranks:
     made = train(Workspace(Path(sys.argv[1])), TrainSettings.model_validate_json(sys.argv[2]), name=sys.argv[3])
     print("finished" if made.finished else "stopped", flush=True)
+"""
+
+
+# Process 1 dies without a word; the signal that torchrun then sends finds process 0 on its way out.
+OVERTAKEN = """
+import os, signal
+from medseg.core.errors import MedsegError
+from medseg.engine.distributed import joined
+
+class Ended(BaseException):
+    pass
+
+def end(*_):
+    raise Ended
+
+signal.signal(signal.SIGTERM, end)
+try:
+    with joined("cpu", timeout_s=20) as ranks:
+        ranks.any(False)
+        if ranks.rank == 1:
+            os._exit(0)
+        try:
+            ranks.any(False)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+except MedsegError as error:
+    print(error, flush=True)
 """
 
 
@@ -138,6 +168,17 @@ def test_two_processes_train_the_network_that_one_trains_and_tell_their_end(work
     assert "watched" not in told[1][0]
     ends = [[line for line in out.splitlines() if line.startswith("E-")] for out, _ in told]
     assert ends == [["E-RANKS-DIFFER", "E-RANK-ENDED None"], ["E-RANKS-DIFFER", "E-GZ-CRC case_7"]]
+    if sys.platform == "linux":
+        # A thread that is left aborts its process when it lets go of its last exchange while the interpreter ends.
+        threads = [re.findall(r"(?m)^(threads|left) (\d+)$", out) for out, _ in told]
+        assert all(int(before) and not int(after) for (_, before), (_, after) in threads), threads
+
+
+def test_a_signal_on_the_way_out_does_not_cost_the_name_of_the_lost_process():
+    port = _free_port()
+    both = [_start(rank, port, "-c", OVERTAKEN) for rank in (0, 1)]
+    told = [process.communicate(timeout=100) for process in both]
+    assert "[E-RANK-LOST] process 1 of 2 was lost" in told[0][0], told
 
 
 def test_alone_nothing_is_exchanged():
@@ -189,76 +230,6 @@ def test_each_process_takes_its_own_gpu(monkeypatch):
     assert Ranks(5, 8, 1).device("auto") == Ranks(5, 8, 1).device("cuda") == "cuda:1"
     assert Ranks(5, 8, 1).device("cpu") == "cpu"
     assert ALONE.device("auto") == "auto"
-
-
-class Torchrun:
-    """`torchrun` with two processes; its output as it comes."""
-
-    def __init__(self, workspace: Workspace, out: Path, *options: str) -> None:
-        self.out = out
-        command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "medseg", "train"]
-        command += ["--device", "cpu", "--name", "torchrun"]
-        with out.open("w") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, *command, "--workspace", str(workspace.folder), *options],
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-
-    def child(self, rank: int) -> int:
-        """Process id of a rank, once it trains."""
-        self.wait_for("training +0%")
-        for place in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                words, parent = place.read_bytes(), (place.parent / "stat").read_text().rsplit(")", 1)[1].split()[1]
-            except OSError:
-                continue
-            if int(parent) == self.process.pid and f"\0RANK={rank}\0".encode() in b"\0" + words:
-                return int(place.parent.name)
-        raise AssertionError(self.out.read_text())
-
-    def wait_for(self, pattern: str) -> None:
-        end = time.monotonic() + 120
-        while not re.search(pattern, self.out.read_text()):
-            assert self.process.poll() is None, self.out.read_text()
-            assert time.monotonic() < end, self.out.read_text()
-            time.sleep(0.2)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_lost_process_ends_the_other_in_time_and_is_named(workspace: Workspace, tmp_path, how):
-    run = Torchrun(workspace, tmp_path / "out", "--restart", "--budget", "300s", "--set", "train.rank_timeout_s=6")
-    os.kill(run.child(1), how)
-    start = time.monotonic()
-    run.wait_for(r"E-RANK-LOST\] process 1 of 2 was lost")
-    assert time.monotonic() - start < 30
-    assert run.process.wait(timeout=60) != 0
-    assert run.out.read_text().count("error [") == 1
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
-def test_whoever_is_asked_to_stop_stops_all_and_one_process_goes_on(workspace: Workspace, tmp_path):
-    run = Torchrun(workspace, tmp_path / "out", "--restart", "--epochs", "500")
-    os.kill(run.child(1), signal.SIGTERM)
-    run.process.wait(timeout=60)
-    assert "the same command goes on" in run.out.read_text()
-    log = workspace.runs / "torchrun" / "log.jsonl"
-    settings = TrainSettings(epochs=500, device="cpu")
-
-    class EnoughError(Exception):
-        pass
-
-    def watch(status):
-        assert status.step > 1
-        raise EnoughError
-
-    assert log.is_file()
-    with pytest.raises(EnoughError):
-        train(workspace, settings, name="torchrun", watch=watch)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import product
 
 import numpy as np
@@ -14,6 +15,7 @@ from medseg.core.settings import InferSettings
 from medseg.core.volume import Volume
 from medseg.data.manifest import read_manifest
 from medseg.data.store import open_store
+from medseg.engine import predict
 from medseg.engine.backends import torch_segment
 from medseg.engine.case_run import CaseRun, infer_case
 from medseg.engine.devices import amp_dtype, pick_device
@@ -253,6 +255,21 @@ def test_threads_share_a_predictor_and_the_block_closes_it(bundle, volume):
     with pytest.raises(MedsegError) as caught:
         predictor.predict(volume)
     assert caught.value.code == "E-CLOSED"
+
+
+def test_what_one_window_frees_is_kept_for_the_next_until_the_case_ends(bundle, volume, monkeypatch):
+    told = []
+
+    @contextmanager
+    def kept(device):
+        told.append(device.type)
+        yield
+        told.append("given back")
+
+    monkeypatch.setattr(predict, "freed_memory_kept", kept)
+    with Predictor(bundle) as predictor:
+        predictor.predict(volume)
+    assert told == [predictor.device.type, "given back"]
 
 
 def test_the_described_features_are_what_the_answer_comes_from(bundle, volume):

@@ -42,3 +42,11 @@ def test_a_stop_file_is_heard_once_and_taken_away_also_outside_the_main_thread(t
     thread.join()
     assert heard == [False, True, True]
     assert not (tmp_path / "stop").exists()
+
+
+def test_a_stop_file_above_ends_the_fold_that_runs(tmp_path):
+    with stop_requests(tmp_path / "fold2") as asked:
+        assert not asked()
+        (tmp_path / "stop").touch()
+        assert asked()
+    assert not (tmp_path / "stop").exists()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from medseg.engine import checkpoint, step, train
 from medseg.engine.clock import Status
 from medseg.engine.machine import Machine
 from medseg.engine.train import CHECKPOINT, Fitted, Run, fit
+from medseg.io.weights import load_tensors
 from medseg.workflows.workspace import Workspace
 
 SETTINGS = TrainSettings(epochs=3, warmup_steps=2, seed=5)
@@ -102,6 +105,50 @@ def test_resuming_without_a_part_of_the_state_shows(store, cases, uninterrupted,
             lambda path: {key: value.replace(*kept) for key, value in metadata(path).items()},
         )
     assert difference(run(store, cases, tmp_path), uninterrupted) > 0
+
+
+@pytest.fixture
+def scaled(monkeypatch) -> None:
+    """The scaler of a GPU without bf16, one that grows within a few steps; a CPU would take minutes for fp16 itself."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**6, growth_interval=4)
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: copy.deepcopy(scaler))
+
+
+@pytest.mark.usefixtures("scaled")
+@pytest.mark.parametrize("recipe", ["adamw", "sgd"])
+def test_all_that_a_checkpoint_holds_comes_back_and_is_needed(store, cases, tmp_path, monkeypatch, recipe):
+    """Every tensor of the last checkpoint is that of the uninterrupted training, and depends on each kind of them."""
+    settings = SETTINGS.model_copy(update={"recipe": recipe, "warmup_steps": 1})
+    run(store, cases, tmp_path / "whole", settings=settings)
+    run(store, cases, tmp_path / "first", settings=settings, stop_at=3)
+    whole = checkpoint.load_tensors(tmp_path / "whole" / CHECKPOINT)
+    scales = [checkpoint.load_tensors(tmp_path / name / CHECKPOINT)["scaler.scale"] for name in ("first", "whole")]
+    assert scales[1] == 2 * scales[0] == 2.0**7
+
+    def resumed(lost: str | None) -> bool:
+        folder = tmp_path / f"without {lost}"
+        shutil.copytree(tmp_path / "first", folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "load_tensors", lambda path: without(lost, load_tensors(path)))
+            run(store, cases, folder, settings=settings)
+        found = load_tensors(folder / CHECKPOINT)
+        return found.keys() == whole.keys() and all(torch.equal(found[name], whole[name]) for name in whole)
+
+    assert resumed(None)
+    kinds = {name.rpartition(".")[2] for name in whole if name.startswith("optimizer.")}
+    assert kinds == ({"exp_avg", "exp_avg_sq", "step"} if recipe == "adamw" else {"momentum_buffer"})
+    scaler = ("scaler.", "scaler._growth_tracker") if recipe == "adamw" else ()
+    assert [lost for lost in (*scaler, *sorted(kinds)) if resumed(lost)] == []
+
+
+def without(lost: str | None, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A whole part is left out, of its members each is zero."""
+    if lost == "scaler.":
+        return {name: value for name, value in tensors.items() if not name.startswith(lost)}
+    return {
+        name: torch.zeros_like(value) if lost is not None and name.endswith(lost) else value
+        for name, value in tensors.items()
+    }
 
 
 def test_the_model_holds_the_feature_statistics_that_training_gathered(uninterrupted):

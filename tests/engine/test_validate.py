@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medseg.core.errors import ResourceError
+from medseg.core.errors import ModelError, ResourceError
 from medseg.core.settings import TrainSettings
 from medseg.data.store import LoadedCase, Store, open_store
 from medseg.engine import checkpoint, train, validate
@@ -84,6 +84,18 @@ def test_out_of_memory_in_the_last_validation_leaves_the_trained_network(store, 
     with pytest.raises(ResourceError):
         fit(store.plan, cases, cases[:1], settings=SETTINGS, run=run)
     assert checkpoint.load_progress(tmp_path / CHECKPOINT, {"plan": "a"}).step == 4
+
+
+def test_an_answer_that_is_not_finite_is_told_as_a_training_that_diverged(store, cases, tmp_path, monkeypatch):
+    def diverged(*_arguments, **_options):
+        raise ModelError("the network's answer is not finite", code="E-NUMERIC", remedy="Run again.")
+
+    monkeypatch.setattr(validate, "infer_case", diverged)
+    run = Run(tmp_path, {"plan": "a"}, lambda _: None, lambda *_: None)
+    with pytest.raises(ModelError, match=r"diverged.*learning_rate.*last checkpoint") as caught:
+        fit(store.plan, cases, cases[:1], settings=SETTINGS, run=run)
+    assert caught.value.case == cases[0].entry.id
+    assert not (tmp_path / CHECKPOINT).exists()  # weights that answer nothing are nothing to go on from
 
 
 def test_an_error_in_a_validation_that_is_not_about_memory_passes(store, cases, machine, monkeypatch):

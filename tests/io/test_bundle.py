@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
-from medseg.core.errors import MedsegError, ModelError, UsageError
+from medseg.core.errors import InputError, MedsegError, ModelError, UsageError
 from medseg.core.findings import Provenance
 from medseg.core.plan import Plan
 from medseg.io.bundle import BundleManifest, read_bundle, write_bundle
 from medseg.io.files import sha256_of
-from medseg.io.weights import save_tensors
+from medseg.io.weights import save_tensors, verify_sha256
 
 PLAN = Plan.parse(
     {
@@ -129,19 +130,58 @@ def test_a_folder_without_a_manifest_is_refused(folder, tmp_path):
         assert (caught.value.code, caught.value.exit_code) == ("E-NO-MODEL", 5)
 
 
-def test_a_write_that_stops_midway_leaves_no_readable_bundle(folder, monkeypatch):
-    """The manifest of the older bundle must not vouch for the newer files."""
+def test_a_write_that_stops_midway_leaves_the_bundle_before_it(folder, monkeypatch):
+    """Out of disk, say: what was there is whole and can be read, also while the new one is being written."""
 
-    def stop(path, _weights):
-        save_tensors(path, {"a.weight": torch.zeros(1)})
-        raise KeyboardInterrupt
+    def stop(path, tensors):
+        save_tensors(path, tensors)
+        assert read_bundle(folder).weights[0].keys() == WEIGHTS.keys()
+        raise InputError("the disk is full", code="E-DISK-FULL")
 
+    before = sorted(path.name for path in folder.iterdir())
     monkeypatch.setattr("medseg.io.bundle.save_tensors", stop)
+    with pytest.raises(InputError, match="full"):
+        _write(folder, c=torch.ones(2))
+    assert read_bundle(folder).weights[0].keys() == WEIGHTS.keys()
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_a_write_that_dies_while_files_change_places_leaves_no_readable_bundle(folder, monkeypatch):
+    """The manifest of the older bundle must not vouch for the newer files."""
+    replace, weights = Path.replace, folder / "weights.safetensors"
+
+    def die(path, target):
+        if target == weights:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", die)
     with pytest.raises(KeyboardInterrupt):
-        _write(folder)
+        _write(folder, c=torch.ones(2))
     with pytest.raises(ModelError) as caught:
         read_bundle(folder)
     assert caught.value.code == "E-NO-MODEL"
+
+
+def test_a_killed_write_leaves_nothing_behind_for_long(folder):
+    (folder / ".tmp-0123" / "new").mkdir(parents=True)
+    (folder / ".tmp-4567.json").touch()
+    _write(folder)
+    assert not list(folder.glob(".tmp-*"))
+
+
+def test_a_bundle_that_is_replaced_while_it_is_read_is_read_anew(folder, monkeypatch):
+    def replaced(path, sha256):
+        monkeypatch.setattr("medseg.io.bundle.verify_sha256", verify_sha256)
+        _write(folder, c=torch.ones(2))
+        verify_sha256(path, sha256)
+        verify_sha256(folder / "weights.safetensors", manifest.sha256["weights.safetensors"])
+
+    manifest = read_bundle(folder).manifest
+    monkeypatch.setattr("medseg.io.bundle.verify_sha256", replaced)
+    bundle = read_bundle(folder)
+    assert bundle.weights[0].keys() == {"c"}
+    assert bundle.manifest.sha256 != manifest.sha256
 
 
 def test_a_missing_file_is_named(folder):

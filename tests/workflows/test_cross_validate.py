@@ -153,3 +153,27 @@ def test_a_stopped_fold_ends_the_command(place):
     (folder / "stop").touch()
     assert cross_validate(place, _settings(), name="stopped").report is None
     assert not (place.runs / "stopped" / "fold1").exists()
+
+
+def test_a_stop_file_of_the_whole_ends_the_fold_that_trains(place):
+    folder = place.runs / "whole"
+
+    def step(status):
+        if status.step == 1:
+            (folder / "stop").touch()
+
+    assert cross_validate(place, _settings(), name="whole", watchers=Watchers(step=step)).report is None
+    assert (folder / "fold0" / "checkpoint.safetensors").is_file()
+    assert not (folder / "fold0" / "bundle" / "bundle.json").is_file()
+    assert not (folder / "stop").exists()
+
+
+def test_a_stop_file_is_heard_between_predictions(place, made):
+    """The trainings are done; what is left has no step that would hear it."""
+    folder = place.runs / "predicted"
+    shutil.copytree(made.folder, folder, ignore=shutil.ignore_patterns("oof", "reports"))
+    (folder / "stop").touch()
+    assert cross_validate(place, _settings(), name="predicted").report is None
+    assert not (folder / "stop").exists()
+    assert len(list((folder / "oof").glob("phantom*.json"))) < 3
+    assert cross_validate(place, _settings(), name="predicted").report.pooled == made.report.pooled

@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medseg.apps import cli
+from medseg.apps import cli, show
+from medseg.apps.terminal import TERMINAL
 from medseg.core.batch import BatchSummary
 from medseg.core.errors import BatchError, MedsegError, UsageError
 from medseg.core.findings import CasePrediction
@@ -320,6 +322,13 @@ def test_what_the_command_says_of_a_restart(bundle, images, out, monkeypatch, ca
     assert len(told["skipped"]) == NUM_CASES
     assert told["redone"] == {}
     assert np.isfinite(told["cases"][0]["volumes_ml"]["organ"])
+
+
+def test_the_windows_that_hold_nothing_are_told(bundle, images, out, capsys):
+    made = infer(bundle, out, InferSettings(), folder=images)
+    blank = [case.model_copy(update={"windows": 4, "skipped_windows": 3}) for case in made.predictions[:2]]
+    show.inferred(TERMINAL, replace(made, predictions=tuple(blank)), as_json=False)
+    assert "left out 6 of 8 windows" in capsys.readouterr().err
 
 
 def test_probabilities_are_written_on_the_source_grid_and_agree_with_the_mask(bundle, images, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import shutil
 import signal
@@ -26,7 +27,7 @@ from medseg.io.lock import locked
 from medseg.planning.memory import step_bytes
 from medseg.workflows import train as training
 from medseg.workflows.forecast import forecast_train
-from medseg.workflows.train import train
+from medseg.workflows.train import train, usable_split
 from medseg.workflows.workspace import Workspace
 
 SHORT = TrainSettings(epochs=1, warmup_steps=2)
@@ -241,6 +242,22 @@ def test_a_stop_request_is_heard_while_cases_are_loaded(place, monkeypatch):
     stopped = train(place, SHORT)
     assert not stopped.finished
     assert len(loaded) == 1
+
+
+def test_a_signal_that_comes_while_the_last_case_is_loaded_is_not_lost(place, monkeypatch):
+    """A queue that asked once kills half a minute later."""
+    load, loaded = Store.load, []
+
+    def slow(store, case, *how):
+        loaded.append(case)
+        if len(loaded) == num_training:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return load(store, case, *how)
+
+    num_training = len(usable_split(open_store(place.store), SHORT).train)
+    monkeypatch.setattr(Store, "load", slow)
+    assert not train(place, SHORT).finished
+    assert len(loaded) == num_training
 
 
 def test_a_training_that_ran_out_of_memory_goes_on_with_a_smaller_batch(place, monkeypatch):

@@ -17,14 +17,20 @@ if TYPE_CHECKING:
 
 def train_folds(place: Workspace, settings: Settings, *, name: str | None, restart: bool, as_json: bool) -> None:
     """Cross-validate and show the table."""
-    from medseg.workflows.cross_validate import DEFAULT_NAME, Watchers, cross_validate
+    from medseg.workflows.claim import require_no_run
+    from medseg.workflows.workspace import FOLDS
+
+    chosen, name = settings.train, name or FOLDS
+    for fold in range(chosen.num_folds) if chosen.fold is None else [chosen.fold]:
+        require_no_run(place.run(f"{name}/fold{fold}", None))  # before anything that takes seconds to load
+    from medseg.workflows.cross_validate import Watchers, cross_validate
 
     watch = _WatchOfFolds()
     try:
         made = cross_validate(
             place,
             settings,
-            name=name or DEFAULT_NAME,
+            name=name,
             restart=restart,
             watchers=Watchers(TERMINAL.progress, watch, watch.say),
         )

@@ -192,6 +192,8 @@ def inferred(terminal: Terminal, made: Inferred, *, as_json: bool) -> None:
         close, coarse = sum(case.windows for case, _ in searched), sum(region.coarse_windows for _, region in searched)
         spared = sum(region.left_out_windows for _, region in searched)
         terminal.say(f"region of interest: {close} of {close + spared} windows, after a first pass of {coarse}")
+    if blank := sum(case.skipped_windows for case in made.predictions):
+        terminal.say(f"left out {blank} of {sum(case.windows for case in made.predictions)} windows: they hold nothing")
     if made.skipped:
         terminal.say(f"skipped {len(made.skipped)}: done before and verified (--overwrite redoes them)")
     for reason, count in Counter(made.redone.values()).items():

@@ -138,7 +138,8 @@ def load_checkpoint(path: Path, identity: dict[str, str], state: TrainingState) 
     state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
     scale = _under(tensors, "scaler.")
     if scale and state.scaler.is_enabled():
-        state.scaler.load_state_dict({key: value.item() for key, value in scale.items()})
+        fresh = state.scaler.state_dict()  # which of its numbers are whole: torch takes no other kind
+        state.scaler.load_state_dict({key: type(fresh[key])(value.item()) for key, value in scale.items()})
     return progress
 
 

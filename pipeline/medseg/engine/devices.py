@@ -60,12 +60,14 @@ def make_deterministic() -> None:
 def amp_dtype(device: torch.device, *, enabled: bool) -> torch.dtype | None:
     """Reduced precision that the device gains from, or None for fp32.
 
-    fp16 on a CPU is a hundred times slower than fp32; bf16 pays only where the CPU multiplies it natively.
+    fp16 on a CPU is a hundred times slower than fp32; bf16 pays only where the device multiplies it natively.
     """
     if not enabled:
         return None
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
     if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
         return torch.bfloat16
     return None
@@ -73,10 +75,10 @@ def amp_dtype(device: torch.device, *, enabled: bool) -> torch.dtype | None:
 
 @contextmanager
 def freed_memory_kept(device: torch.device) -> Iterator[None]:
-    """Let the process keep what a step on a CPU frees for the next one.
+    """Let the process keep what a step or a window on a CPU frees for the next one.
 
     glibc gives large blocks back to the system at once and asks for them anew, page by page: a tenth of a step and
-    more. Elsewhere nothing is changed. Afterwards what is free is given back.
+    more, a fifth of a window in fp32. Elsewhere nothing is changed. Afterwards what is free is given back.
     """
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         yield

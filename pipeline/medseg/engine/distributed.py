@@ -3,6 +3,9 @@
 Process 0 writes; its clock is everybody's; whoever is asked to stop stops all. A process that fails tells the others
 before it goes, so that one of them alone reports the cause; of one that dies without a word the first to notice tells
 which it was.
+
+The group's threads end with the last reference to it, and must end before the interpreter does: one that still lets go
+of a tensor then takes the process down (SIGABRT).
 """
 
 from __future__ import annotations
@@ -10,12 +13,14 @@ from __future__ import annotations
 import os
 import socket
 import time
+import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed.nn.functional  # before there is a group, which its functions would keep as their default
 from torch import distributed
 from torch.distributed.rendezvous import rendezvous
 
@@ -154,16 +159,32 @@ def joined(device: str, *, timeout_s: float) -> Iterator[Ranks]:
     try:
         yield ranks
         ranks.any(False)
-    except BaseException as error:
+    except BaseException as ending:
+        error = _overtaken(ending)
         with undisturbed():  # torchrun ends the survivors of a loss by SIGTERM, which must not cost its name
             cause = _told(store, ranks, error)
+        _forget_frames(ending)
         distributed.destroy_process_group()  # others now notice, if they wait for this one
         if ranks.is_writer and "TORCHELASTIC_RUN_ID" not in os.environ:
             _silent(store, ranks)  # without torchrun the store, where they read why, lives in process 0
-        if cause is not error:
-            raise cause from error
-        raise
+        if cause is ending:
+            raise
+        raise cause from None if cause is error else error
     distributed.destroy_process_group()
+
+
+def _overtaken(ending: BaseException) -> BaseException:
+    """The loss of another process, where a signal came while this one was on its way out because of it."""
+    before = ending.__context__
+    is_loss = isinstance(before, MedsegError) and before.code in {LOST, _ELSEWHERE}
+    return before if before and is_loss and not isinstance(ending, Exception) else ending
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """What failed in an exchange holds the group in the variables of its functions."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _told(store: Store, ranks: Ranks, error: BaseException) -> BaseException:

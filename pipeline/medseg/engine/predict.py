@@ -22,7 +22,7 @@ from medseg.data.crop import crop
 from medseg.data.patches import view_start
 from medseg.engine.backends import Backends, Segment
 from medseg.engine.case_run import CaseRun
-from medseg.engine.devices import amp_dtype, autocast, pick_device, place
+from medseg.engine.devices import amp_dtype, autocast, freed_memory_kept, pick_device, place
 from medseg.engine.members import mirrored
 from medseg.engine.region import foreground_box, region_of, widened
 from medseg.engine.thrift import THRIFT_WORDS, Thrift, rungs_of, within_memory
@@ -113,7 +113,7 @@ class Predictor:
         """
         plan = self.bundle.plan
         volume = volume_from(image, affine=affine, reading=self.settings, channels=len(plan.channels))
-        with self._turn:
+        with self._turn, freed_memory_kept(self.device):
             return self._predict(volume, probabilities, attributes or {})
 
     def _require_known(self, volume: Volume) -> None:

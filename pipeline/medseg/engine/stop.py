@@ -1,4 +1,4 @@
-"""Ending a training in good order: Ctrl-C, SIGTERM, or a file called `stop` in the run's folder."""
+"""Ending a training in good order: Ctrl-C, SIGTERM, or a file called `stop` in the run's folder or the one above."""
 
 from __future__ import annotations
 
@@ -56,15 +56,23 @@ def undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def stop_file_heard(folder: Path) -> bool:
+    """Whether a stop file lies there; it is taken away."""
+    stop_file = folder / "stop"
+    if not stop_file.exists():
+        return False
+    stop_file.unlink(missing_ok=True)
+    return True
+
+
 @contextmanager
 def stop_requests(folder: Path) -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether somebody asked to stop; it is asked between steps, windows and cases.
 
-    A stop file is taken away when it was heard. A second Ctrl-C does not wait. Outside the main thread only the file
-    works.
+    A stop file is taken away when it was heard; one in the folder above ends the fold of a cross-validation that runs.
+    A second Ctrl-C does not wait. Outside the main thread only the file works.
     """
     heard = threading.Event()
-    stop_file = folder / "stop"
 
     def hear(number: int, _frame: FrameType | None) -> None:
         if heard.is_set() and number == signal.SIGINT:
@@ -72,8 +80,7 @@ def stop_requests(folder: Path) -> Iterator[Callable[[], bool]]:
         heard.set()
 
     def asked() -> bool:
-        if stop_file.exists():
-            stop_file.unlink(missing_ok=True)
+        if stop_file_heard(folder) or stop_file_heard(folder.parent):
             heard.set()
         return heard.is_set()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from medseg.core.errors import ResourceError
+from medseg.core.errors import ModelError, ResourceError
 from medseg.data.patches import PatchSampler
 from medseg.data.residency import IN_MEMORY, Residency
 from medseg.engine.ahead import Ahead
@@ -214,6 +214,13 @@ def _kept_on_loss(run: Run, clock: Clock, state: TrainingState) -> Iterator[None
             _save(run, clock, state)
         if error.code == "E-MEMORY":
             error.remedy += " What was trained is kept: the same command goes on from here."
+        raise
+    except ModelError as error:
+        if error.code == "E-NUMERIC":
+            error.remedy = (
+                "The training has diverged. With --no-amp or a lower rate (--set train.learning_rate=1e-4) the same "
+                "command goes on from the last checkpoint; if it says this again, add --restart."
+            )
         raise
 
 

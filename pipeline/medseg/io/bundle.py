@@ -18,11 +18,11 @@ from pydantic import Field
 
 from medseg.core.answering import Answering
 from medseg.core.document import Document
-from medseg.core.errors import ModelError
+from medseg.core.errors import MedsegError, ModelError
 from medseg.core.findings import Provenance
 from medseg.core.plan import Fingerprint, NetworkPlan, Plan
 from medseg.io.documents import read_document
-from medseg.io.files import sha256_of, write_text
+from medseg.io.files import atomic_path, remove_unfinished, sha256_of, staged_folder, write_text
 from medseg.io.weights import load_tensors, save_tensors, verify_sha256
 
 if TYPE_CHECKING:
@@ -92,25 +92,31 @@ def write_bundle(
     card: str,
     fingerprint: Fingerprint | None = None,
 ) -> BundleManifest:
-    """Write a bundle; its manifest goes last, so that a folder without one is unfinished."""
-    (folder / MANIFEST).unlink(missing_ok=True)
+    """Write a bundle, beside what the folder holds until all of it is there: whoever reads meanwhile reads the old one.
+
+    Then the files change places and the manifest goes last, so that a folder without one is unfinished.
+
+    Raises:
+        InputError: `E-NOT-WRITABLE` or `E-DISK-FULL`; the old bundle is whole then.
+    """
+    remove_unfinished(folder)
     members = [_member(number) for number in range(1, len(weights) + 1)]
-    for stale in folder.glob(f"{Path(WEIGHTS).stem}-*{Path(WEIGHTS).suffix}"):
-        stale.unlink()
-    for name, tensors in zip(members, weights, strict=True):
-        save_tensors(folder / name, tensors)
-    write_text(folder / PLAN, plan.to_json())
-    write_text(folder / METRICS, metrics)
-    write_text(folder / CARD, card)
-    (folder / FINGERPRINT).unlink(missing_ok=True)
-    if fingerprint is not None:
-        write_text(folder / FINGERPRINT, fingerprint.to_json())
-    known = () if fingerprint is None else (FINGERPRINT,)
-    hashes = {name: sha256_of(folder / name) for name in (*members, PLAN, METRICS, CARD, *known)}
-    seals = {"weights_sha256": " ".join(hashes[name] for name in members), "plan_sha256": hashes[PLAN]}
-    provenance = manifest.provenance.model_copy(update={"model": manifest.name, **seals})
-    sealed = manifest.model_copy(update={"sha256": hashes, "provenance": provenance})
-    write_text(folder / MANIFEST, sealed.to_json())
+    with atomic_path(folder / MANIFEST) as manifest_file:
+        with staged_folder(folder) as made:
+            for name, tensors in zip(members, weights, strict=True):
+                save_tensors(made / name, tensors)
+            words = {PLAN: plan.to_json(), METRICS: metrics, CARD: card}
+            words |= {} if fingerprint is None else {FINGERPRINT: fingerprint.to_json()}
+            for name, text in words.items():
+                write_text(made / name, text)
+            hashes = {name: sha256_of(made / name) for name in (*members, *words)}
+            seals = {"weights_sha256": " ".join(hashes[name] for name in members), "plan_sha256": hashes[PLAN]}
+            provenance = manifest.provenance.model_copy(update={"model": manifest.name, **seals})
+            sealed = manifest.model_copy(update={"sha256": hashes, "provenance": provenance})
+            manifest_file.write_text(sealed.to_json(), encoding="utf-8")
+            (folder / MANIFEST).unlink(missing_ok=True)
+        for stale in {FINGERPRINT, *(path.name for path in folder.glob(_member("*")))} - hashes.keys():
+            (folder / stale).unlink(missing_ok=True)
     return sealed
 
 
@@ -128,6 +134,16 @@ def read_bundle(folder: Path) -> Bundle:
             remedy="Name the `bundle` folder that `medseg train` printed.",
         )
     manifest = read_document(folder / MANIFEST, BundleManifest)
+    try:
+        return _verified(folder, manifest)
+    except MedsegError:
+        newer = read_document(folder / MANIFEST, BundleManifest)
+        if newer == manifest:
+            raise
+    return _verified(folder, newer)  # a training put its next model there while this one was being read
+
+
+def _verified(folder: Path, manifest: BundleManifest) -> Bundle:
     count = sum(name.endswith(Path(WEIGHTS).suffix) for name in manifest.sha256)
     members = [_member(number) for number in range(1, max(count, 1) + 1)]
     known = tuple(name for name in (FINGERPRINT,) if name in manifest.sha256)
@@ -143,5 +159,5 @@ def networks_of(bundle: Bundle) -> tuple[NetworkPlan, ...]:
     return bundle.manifest.networks or (bundle.plan.network,) * len(bundle.weights)
 
 
-def _member(number: int) -> str:
+def _member(number: int | Literal["*"]) -> str:
     return WEIGHTS if number == 1 else f"{Path(WEIGHTS).stem}-{number}{Path(WEIGHTS).suffix}"

@@ -170,7 +170,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 def remove_unfinished(folder: Path) -> None:
     """Take away what writers that were killed have left in a folder in which nobody writes now."""
     for left in folder.glob(f"{_UNFINISHED}*"):
-        left.unlink(missing_ok=True)
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 @contextmanager

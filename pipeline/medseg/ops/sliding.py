@@ -123,14 +123,14 @@ def sliding_slabs(
     starts = list(product(*others))
     stitch_on = stitch_on or image.device
     weight = gaussian(window, blending).to(stitch_on)
+    layer = _layer(weight, starts, outer.shape[2:])
     edges = [*first_rows, first_rows[-1] + window[0]]
-    waiting = [(start, stop - start) for start, stop in pairwise(edges)]
+    waiting = list(pairwise(edges))
     held: list[_Part] = []
     for row, following in pairwise(edges):
         while waiting and waiting[0][0] < row + window[0]:
-            start, length = waiting.pop(0)
-            shape = (length, *outer.shape[2:])
-            held.append(_Part(start, _zeros((num_outputs, *shape), stitch_on), _zeros(shape, stitch_on)))
+            start, stop = waiting.pop(0)
+            held.append(_Part(start, _zeros((num_outputs, stop - start, *outer.shape[2:]), stitch_on)))
         rows = slice(row, row + window[0])
         for first in range(0, len(starts), window_batch):
             boxes = [_box((0, *start), window)[1:] for start in starts[first : first + window_batch]]
@@ -139,10 +139,10 @@ def sliding_slabs(
                 on_site = answer.to(stitch_on, torch.float32)
                 for part in held:
                     part.add(on_site[:, part.start - row :], weight[part.start - row :], box)
-        done = held.pop(0)
+        done = held.pop(0).total.div_(_rows_of(layer, first_rows, row, following))
         wanted = (slice(max(top - row, 0), min(bottom, following) - row), slice(left, right), slice(front, back))
         if wanted[0].stop > wanted[0].start:
-            yield done.total.div_(done.weight)[(slice(None), *wanted)]
+            yield done[(slice(None), *wanted)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,19 +152,33 @@ class _Part:
     Attributes:
         start: Its first row.
         total: (num_outputs, rows, J, K) weighted sum of answers.
-        weight: (rows, J, K) sum of their weights.
     """
 
     start: int
     total: Tensor
-    weight: Tensor
 
     def add(self, answer: Tensor, weight: Tensor, box: tuple[slice, ...]) -> None:
         """Blend what of a window lies here; (num_outputs, rows, ...) and (rows, ...) from the first row on."""
-        length = min(len(self.weight), len(weight))
-        place = (slice(0, length), *box)
-        self.total[(slice(None), *place)].addcmul_(answer[:, :length], weight[:length])
-        self.weight[place] += weight[:length]
+        length = min(self.total.shape[1], len(weight))
+        self.total[(slice(None), slice(0, length), *box)].addcmul_(answer[:, :length], weight[:length])
+
+
+def _layer(weight: Tensor, starts: Sequence[Sequence[int]], shape: Sequence[int]) -> Tensor:
+    """(rows of a window, J, K): the sum of the weights of all windows that begin at one row, the same for every row."""
+    total = _zeros((len(weight), *shape), weight.device)
+    for start in starts:
+        total[_box((0, *start), weight.shape)] += weight
+    return total
+
+
+def _rows_of(layer: Tensor, first_rows: Sequence[int], start: int, stop: int) -> Tensor:
+    """(rows, J, K): the sum of the weights of all windows over the rows from `start` to `stop`."""
+    total = _zeros((stop - start, *layer.shape[1:]), layer.device)
+    for first in first_rows:
+        low, high = max(start, first), min(stop, first + len(layer))
+        if low < high:
+            total[low - start : high - start] += layer[low - first : high - first]
+    return total
 
 
 def _zeros(shape: Sequence[int], device: torch.device) -> Tensor:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from medseg.core.answering import Answering
 from medseg.core.errors import UsageError
-from medseg.core.progress import Progress, silent
+from medseg.core.progress import Item, Progress, silent
 from medseg.data.manifest import write_manifest
 from medseg.data.splits import Split, remarks_on_folds, split_folds
 from medseg.data.store import Store, open_store
 from medseg.engine.distributed import require_alone
+from medseg.engine.stop import Stopped, stop_file_heard
 from medseg.io.bundle import MANIFEST, BundleManifest
 from medseg.io.documents import read_document
 from medseg.io.files import write_text
@@ -24,6 +25,7 @@ from medseg.workflows.fold_table import fold_table
 from medseg.workflows.infer import Request, infer_batch
 from medseg.workflows.provenance import make_provenance
 from medseg.workflows.train import train
+from medseg.workflows.workspace import FOLDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from medseg.workflows.workspace import Workspace
 
 RECORD, OUT_OF_FOLD, HELD_BACK = "cross-validation.json", "oof", "held-back.json"
-DEFAULT_NAME = "folds"
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def cross_validate(
     workspace: Workspace,
     settings: Settings,
     *,
-    name: str = DEFAULT_NAME,
+    name: str = FOLDS,
     restart: bool = False,
     watchers: Watchers = Watchers(),
 ) -> CrossValidated:
@@ -90,6 +91,16 @@ def cross_validate(
         f"Train each fold with torchrun and `--fold K --set train.num_folds={settings.train.num_folds} "
         f"--name {name}/foldK`; then run --folds without it: it takes them over.",
     )
+    watchers = replace(watchers, progress=_stoppable(watchers.progress, workspace.runs / name))
+    try:
+        return _cross_validate(workspace, settings, name=name, restart=restart, watchers=watchers)
+    except Stopped:
+        return CrossValidated(workspace.runs / name, None)
+
+
+def _cross_validate(
+    workspace: Workspace, settings: Settings, *, name: str, restart: bool, watchers: Watchers
+) -> CrossValidated:
     store, chosen = open_store(workspace.store), settings.train
     folder = workspace.runs / name
     folds = _folds(store, chosen)
@@ -121,6 +132,18 @@ def cross_validate(
     record = record.model_copy(update=notes)
     write_text(folder / RECORD, record.to_json())
     return CrossValidated(folder, record)
+
+
+def _stoppable(progress: Progress, folder: Path) -> Progress:
+    """Look for a stop file between cases: a training hears it by itself, the predictions that follow do not."""
+
+    def told(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
+        for item in progress(items, description, total):
+            if stop_file_heard(folder):
+                raise Stopped
+            yield item
+
+    return told
 
 
 def conclude(

@@ -15,6 +15,7 @@ from medseg.planning.memory import step_bytes
 from medseg.workflows.evaluate_inputs import open_inputs
 from medseg.workflows.preprocess import plan_dataset
 from medseg.workflows.residency import residency_of
+from medseg.workflows.workspace import FOLDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,7 +122,7 @@ def forecast_folds(workspace: Workspace, settings: TrainSettings, *, name: str |
     sizes = [(f"fold {n}", f"{len(one.train)} cases teach, {len(one.val)} judge") for n, one in enumerate(folds)]
     remarks = [("warning", remark) for remark in remarks_on_folds(store.dataset, folds)]
     length = f"{each} each, {len(folds)} times, and the prediction of every case that is held back"
-    return Forecast(rows=(*sizes, *remarks, ("length", length), ("folder", str(workspace.runs / (name or "folds")))))
+    return Forecast(rows=(*sizes, *remarks, ("length", length), ("folder", str(workspace.runs / (name or FOLDS)))))
 
 
 def forecast_evaluate(

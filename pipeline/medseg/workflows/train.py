@@ -187,6 +187,8 @@ def _load(
             if stop_asked():
                 raise Stopped
             cases.append(store.load(case, place, pick_device(device)))
+        if stop_asked():  # while the last one was read
+            raise Stopped
     return cases
 
 

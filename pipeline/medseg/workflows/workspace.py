@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from medseg.io.bundle import BundleManifest
 
 
+FOLDS = "folds"  # a cross-validation without a name
+
+
 @dataclass(frozen=True)
 class Workspace:
     """`store/`, `runs/`, `predictions/`, `reports/` and the embedded cohort under one folder."""
