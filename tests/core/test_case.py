@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from medseg.core.case import Case, Dataset
+from medseg.core.case import Case, Dataset, case_id
 
 
 def test_label_names_follow_the_values_not_the_order_of_the_manifest():
@@ -17,6 +17,15 @@ def test_label_names_follow_the_values_not_the_order_of_the_manifest():
 def test_a_case_without_patient_is_its_own_group():
     assert Case(id="a1", images=("x.nii",)).group == "a1"
     assert Case(id="a1", patient="p", images=("x.nii",)).group == "p"
+
+
+@pytest.mark.parametrize("text", ["liver 07 (a)", "._-x_", "Müller", "", "???", "a" * 300])
+def test_any_text_becomes_an_id_that_a_case_may_have(text):
+    assert Case(id=case_id(text), images=("x.nii",)).id == case_id(case_id(text))
+
+
+def test_an_id_says_what_the_text_said():
+    assert [case_id(text) for text in ("liver_07", "liver 07", "???")] == ["liver_07", "liver_07", "case"]
 
 
 def test_finds_a_case():

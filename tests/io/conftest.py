@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import struct
+import sys
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +16,35 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from medseg.core.errors import MedsegError
+from medseg.io.contained import containable
+from medseg.io.decoded import Decoded, ReadOptions
+
 SPACING = (0.8, 0.8, 2.5)
 MARKER = (20, 10, 15)
 MARKER_RAS = (14.0, 12.0, -12.5)
+
+
+class Hostile:
+    """The readers of hostile/hostile_readers.py, as what reads files asks the real ones."""
+
+    folder = Path(__file__).parent / "hostile"
+
+    @staticmethod
+    def reader(name: str):
+        return containable(getattr(importlib.import_module("hostile_readers"), name))
+
+    def asked(self, name: str, path=Path("x"), options=None) -> Decoded:
+        return self.reader(name)(path, options or ReadOptions())
+
+    def number(self, name: str) -> int:
+        return self.asked(name).array.item()
+
+    def refused(self, name: str, path=Path("case.nii.gz")) -> MedsegError:
+        with pytest.raises(MedsegError) as caught:
+            self.asked(name, path)
+        assert caught.value.file == path
+        return caught.value
 
 
 class Recipes:
@@ -213,3 +241,10 @@ def slices(tmp_path: Path) -> SliceRecipes:
 @pytest.fixture
 def recipes(tmp_path: Path) -> Recipes:
     return Recipes(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def hostile():
+    sys.path.insert(0, str(Hostile.folder))
+    yield Hostile()
+    sys.path.remove(str(Hostile.folder))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from medseg.core.errors import InputError
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Volume
-from medseg.io import formats
+from medseg.io import dicom, formats
 from medseg.io.files import opened, sha256_of
 from medseg.io.streams import ByteStream
 from medseg.io.volumes import read_volume, write_volume
@@ -59,13 +60,15 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_between_looking_and_reading(tmp_path, monkeypatch, name, change):
     path = write(tmp_path / name)
-    recognise = formats._recognise
+    look = formats.open_stream
 
-    def meanwhile(head, where):
+    @contextmanager
+    def looking(where):
+        with look(where) as stream:
+            yield stream
         CHANGES[change](path)
-        return recognise(head, where)
 
-    monkeypatch.setattr(formats, "_recognise", meanwhile)
+    monkeypatch.setattr(formats, "open_stream", looking)
     with pytest.raises(InputError) as caught:
         read_volume(path)
     assert (caught.value.code, caught.value.file) == ("E-INPUT-CHANGED", path)
@@ -163,17 +166,17 @@ def test_data_that_become_a_link_out_of_the_folder(tmp_path, monkeypatch, header
 def test_a_dicom_folder_that_is_being_filled(slices, monkeypatch, change):
     folder = slices.series()
     first = min(folder.iterdir())
-    read_dicom = formats._read_dicom
+    decode_series = dicom.decode_series
 
     def meanwhile(path, options):
-        decoded = read_dicom(path, options)
+        decoded = decode_series(path, options)
         if change == "another slice":
             (folder / "new.dcm").write_bytes(first.read_bytes())
         else:
             touch(first)
         return decoded
 
-    monkeypatch.setattr(formats, "_read_dicom", meanwhile)
+    monkeypatch.setattr(dicom, "decode_series", meanwhile)
     with pytest.raises(InputError) as caught:
         read_volume(folder)
     assert caught.value.code == "E-INPUT-CHANGED"

@@ -13,7 +13,6 @@ from pydicom.dataset import Dataset
 from medseg.core.errors import MedsegError
 from medseg.core.reading import Containment
 from medseg.core.volume import LabelMap
-from medseg.io import contained as module
 from medseg.io import dicom_headers
 from medseg.io.contained import can_contain, contained
 from medseg.io.dicom_identity import read_identity
@@ -25,11 +24,6 @@ from medseg.io.worded import facts_of, worded
 
 pytestmark = pytest.mark.skipif(not can_contain(), reason="reading is contained on Linux only")
 READERS = (list_series, source_slices, read_identity)
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch):
-    monkeypatch.setattr(module, "_open", module._Open())
 
 
 def refused(reader, path, limits=Containment()) -> str:  # noqa: B008 - frozen

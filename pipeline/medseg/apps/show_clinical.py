@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from medseg.apps.terminal import Terminal
     from medseg.clinical.rule_tables import RuleTable
+    from medseg.core.document import Document
+    from medseg.core.findings import CaseFailure
     from medseg.core.measurements import CaseMeasurements, Measurement
     from medseg.workflows.mask_inputs import MaskCase
     from medseg.workflows.measure import Measured
@@ -36,11 +38,16 @@ def planned(terminal: Terminal, cases: Sequence[MaskCase], out: Path, *, as_json
     terminal.result(f"{len(rows)} case(s) would be measured into {out}; nothing was written (dry run)")
 
 
+def outcome(terminal: Terminal, out: Path, failures: Sequence[CaseFailure], **documents: Sequence[Document]) -> None:
+    """JSON: where everything is, the documents by their name, and what failed."""
+    told = {name: [json.loads(one.model_dump_json()) for one in several] for name, several in documents.items()}
+    failed = [failure.model_dump() for failure in failures]
+    terminal.json(json.dumps({"out": str(out), **told, "failures": failed}, indent=2))
+
+
 def measured(terminal: Terminal, made: Measured, *, as_json: bool) -> None:
     if as_json:
-        cases = [json.loads(case.model_dump_json()) for case in made.cases]
-        failures = [failure.model_dump() for failure in made.failures]
-        terminal.json(json.dumps({"out": str(made.out), "cases": cases, "failures": failures}, indent=2))
+        outcome(terminal, made.out, made.failures, cases=made.cases)
         return
     for case in made.cases[:_MOST_ROWS]:
         for flag in case.flags:
@@ -53,9 +60,7 @@ def measured(terminal: Terminal, made: Measured, *, as_json: bool) -> None:
 
 def staged(terminal: Terminal, made: Staged, *, as_json: bool) -> None:
     if as_json:
-        cases = [json.loads(case.model_dump_json()) for case in made.cases]
-        failures = [failure.model_dump() for failure in made.failures]
-        terminal.json(json.dumps({"out": str(made.out), "cases": cases, "failures": failures}, indent=2))
+        outcome(terminal, made.out, made.failures, cases=made.cases)
         return
     for case in made.cases[:_MOST_ROWS]:
         rows = [

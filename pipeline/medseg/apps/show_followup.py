@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from medseg.apps.show_clinical import outcome
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -35,9 +37,7 @@ def planned(terminal: Terminal, patients: Sequence[Patient], out: Path, *, as_js
 
 def followed(terminal: Terminal, made: Followed, *, as_json: bool) -> None:
     if as_json:
-        reports = [json.loads(report.model_dump_json()) for report in made.reports]
-        failures = [failure.model_dump() for failure in made.failures]
-        terminal.json(json.dumps({"out": str(made.out), "patients": reports, "failures": failures}, indent=2))
+        outcome(terminal, made.out, made.failures, patients=made.reports)
         return
     for report in made.reports[:_MOST_ROWS]:
         _patient(terminal, report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,13 @@ from medseg.core.terminology import Term
 
 Split = Literal["train", "val", "test"]
 
+_LONGEST_ID = 128
 _MOST_LABELS = 254  # network indices are bytes: 0 is background, 255 is ignored
+
+
+def case_id(text: str) -> str:
+    """The nearest id that a case may have."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).lstrip("._-")[:_LONGEST_ID] or "case"
 
 
 class Case(Document):
@@ -22,7 +29,7 @@ class Case(Document):
     Paths are absolute in memory and relative to the manifest on disk.
     """
 
-    id: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    id: str = Field(min_length=1, max_length=_LONGEST_ID, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     patient: str = Field(default="", description="groups cases that must not be split; defaults to the case's id")
     images: tuple[Path, ...] = Field(
         description="one file per channel, or one file with all channels; none only where masks alone are compared"

@@ -27,7 +27,6 @@ from medseg.io.decoded import Decoded, ReadOptions
 Decoder = Callable[[Path, ReadOptions], Decoded]
 
 _TRIES = 2
-_GRACE_S = 30.0
 _LONGEST_ANSWER = 1 << 20
 _MEMORY_SHARE = 0.75
 _OUT_OF_TIME = {-signal.SIGALRM, -signal.SIGXCPU}
@@ -49,9 +48,9 @@ class _Direct:
 class _Keeper:
     """The process of keeper.py, started when it is first needed and again when it is gone."""
 
-    def __init__(self, *, memory_bytes: int, timeout_s: float) -> None:
+    def __init__(self, *, memory_bytes: int, timeout_s: float, grace_s: float) -> None:
         self._limits = {"memory_bytes": memory_bytes, "timeout_s": timeout_s}
-        self._wait_s = timeout_s + _GRACE_S
+        self._wait_s, self._grace_s = timeout_s + grace_s, grace_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -142,7 +141,7 @@ class _Keeper:
         if self._control is not None and self._process is not None:
             self._control.close()
             try:
-                self._process.wait(_GRACE_S)
+                self._process.wait(self._grace_s)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
@@ -161,13 +160,18 @@ _open = _Open()
 
 
 @contextmanager
-def contained(settings: Containment) -> Iterator[None]:
-    """Read in child processes while this is open, in every thread; one inside another uses the outer one's limits."""
+def contained(settings: Containment, *, grace_s: float = 30.0) -> Iterator[None]:
+    """Read in child processes while this is open, in every thread; one inside another uses the outer one's limits.
+
+    Args:
+        settings: The limits of one reading.
+        grace_s: Of a process that does not end itself when its time is over.
+    """
     if not settings.contain:
         yield
         return
     with _lock:
-        _open.reader = _open.reader or _reader(settings)
+        _open.reader = _open.reader or _reader(settings, grace_s)
         _open.users += 1
     try:
         yield
@@ -196,12 +200,12 @@ def can_contain() -> bool:
     return sys.platform == "linux" and bool(sys.executable)
 
 
-def _reader(settings: Containment) -> _Direct | _Keeper:
+def _reader(settings: Containment, grace_s: float) -> _Direct | _Keeper:
     if not can_contain():
         return _Direct()
     machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = machine_bytes * _MEMORY_SHARE if settings.read_memory_gib is None else settings.read_memory_gib * (1 << 30)
-    return _Keeper(memory_bytes=int(limit), timeout_s=settings.read_timeout_s)
+    return _Keeper(memory_bytes=int(limit), timeout_s=settings.read_timeout_s, grace_s=grace_s)
 
 
 def _receive(answer: socket.socket, descriptors: list[int]) -> bytes:

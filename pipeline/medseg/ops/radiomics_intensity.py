@@ -54,11 +54,6 @@ def intensity_statistics(values: NDArray[np.number]) -> dict[str, float]:
     return finite(features)
 
 
-def discretise_by_width(values: NDArray[np.number], *, width: float, lower: float) -> NDArray[np.int64]:
-    """Bins of one width from `lower` up, numbered from 1: for calibrated intensities such as HU."""
-    return np.asarray(np.floor((values - lower) / width), dtype=np.int64) + 1
-
-
 def discretise_by_count(values: NDArray[np.number], *, count: int) -> NDArray[np.int64]:
     """`count` bins between the least and the greatest value, numbered from 1: for intensities in arbitrary units."""
     lowest, reach = float(values.min()), float(np.ptp(values))

@@ -13,7 +13,7 @@ from medseg.core.errors import InputError, UsageError
 from medseg.data.manifest import read_manifest
 from medseg.io.dicom_identity import UNKNOWN, Identity, read_identity
 from medseg.io.files import require_path
-from medseg.workflows.inputs import case_id
+from medseg.workflows.inputs import image_case
 from medseg.workflows.mask_files import masks_in
 from medseg.workflows.workspace import Workspace
 
@@ -186,7 +186,7 @@ def _mask_of(case: Case, predictions: Path | None) -> Path:
 
 
 def _predicted(predictions: Path, image: Path) -> Path:
-    name = case_id(image)
+    name = image_case(image)
     found = masks_in(predictions).get(name, ()) if predictions.is_dir() else ()
     if len(found) > 1:
         message = f"{found[0].name} and {found[1].name} are both masks of {name}"
@@ -200,9 +200,9 @@ def _predicted(predictions: Path, image: Path) -> Path:
 
 def _names(images: Sequence[Path]) -> list[str]:
     """The images' own names, with their folder's before it where two are the same, numbered where that is no help."""
-    names = [case_id(image) for image in images]
+    names = [image_case(image) for image in images]
     if len(set(names)) < len(names):
-        names = [f"{case_id(image.resolve().parent)}_{name}" for image, name in zip(images, names, strict=True)]
+        names = [f"{image_case(image.resolve().parent)}_{name}" for image, name in zip(images, names, strict=True)]
     if len(set(names)) < len(names):
         names = [f"{number}_{name}" for number, name in enumerate(names, start=1)]
     return names

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medseg.core.case import case_id
 from medseg.core.clinical import given
 from medseg.core.errors import InputError, UsageError
 from medseg.core.outputs import SUFFIX_OF, Format
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from medseg.core.clinical import ClinicalColumn
 
 NO_VOLUME = Path("none")
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,9 @@ def collect_inputs(
     if missing:
         cases.append(_with_gaps(volumes, present, missing, num_channels))
     elif num_channels > 1 and len(volumes) == num_channels:
-        cases += _by_channel(volumes, num_channels) or [InferCase(case_id(volumes[0]), tuple(volumes))]
+        cases += _by_channel(volumes, num_channels) or [InferCase(image_case(volumes[0]), tuple(volumes))]
     else:
-        cases += [InferCase(case_id(path), (path,)) for path in volumes]
+        cases += [InferCase(image_case(path), (path,)) for path in volumes]
     if folder is not None:
         cases += _from_input(folder, split, num_channels)
     if not cases:
@@ -123,7 +122,7 @@ def _with_gaps(
             code="E-CHANNELS",
             remedy=f"Give one --volume per channel of one case, {NO_VOLUME} in place of those that it lacks.",
         )
-    return InferCase(case_id(present[0]), tuple(present), missing=missing)
+    return InferCase(image_case(present[0]), tuple(present), missing=missing)
 
 
 def refuse_overwriting(cases: Sequence[InferCase], out: Path, formats: Sequence[Format]) -> None:
@@ -142,21 +141,21 @@ def refuse_overwriting(cases: Sequence[InferCase], out: Path, formats: Sequence[
                 raise UsageError(message, code="E-WOULD-OVERWRITE", case=case.id, file=target, remedy=remedy)
 
 
-def case_id(path: Path) -> str:
-    """The name of the file or folder without its suffix, in characters that are safe everywhere."""
+def image_case(path: Path) -> str:
+    """The case that an image file or folder is of: its name without the suffix."""
     name = path.name or path.resolve().name
     for suffix in sorted(SUFFIXES, key=len, reverse=True):
         if name.lower().endswith(suffix):
             name = name[: -len(suffix)]
             break
-    return _UNSAFE.sub("_", name).strip("._-") or "case"
+    return case_id(name).rstrip("._-")
 
 
 def _from_input(path: Path, split: str | None, num_channels: int) -> list[InferCase]:
     require_path(path)
     if path.is_file():
         if path.suffix.lower() != ".json":
-            return [InferCase(case_id(path), (path,))]
+            return [InferCase(image_case(path), (path,))]
         dataset = read_manifest(path)
         return [
             InferCase(case.id, case.images, dataset.reading_of(case), missing=case.missing, attributes=case.attributes)
@@ -170,14 +169,14 @@ def _from_input(path: Path, split: str | None, num_channels: int) -> list[InferC
     )
     if not images:
         if any(file.is_file() for file in path.rglob("*")):
-            return [InferCase(case_id(path), (path,))]  # a DICOM series: read_volume says if it is not
+            return [InferCase(image_case(path), (path,))]  # a DICOM series: read_volume says if it is not
         raise InputError("this folder is empty", code="E-NO-INPUT", file=path, remedy="Name a folder of images.")
-    return _by_channel(images, num_channels) or [InferCase(case_id(image), (image,)) for image in images]
+    return _by_channel(images, num_channels) or [InferCase(image_case(image), (image,)) for image in images]
 
 
 def _by_channel(images: Sequence[Path], num_channels: int) -> list[InferCase]:
     """Cases whose files are numbered by channel; none when the numbers are no channels of the model."""
-    by_stem = {case_id(image): image for image in images}
+    by_stem = {image_case(image): image for image in images}
     groups: dict[str, list[tuple[int, Path]]] = {}
     for stem, (case, number) in channels_of(list(by_stem), num_channels=num_channels).items():
         groups.setdefault(case, []).append((number, by_stem[stem]))

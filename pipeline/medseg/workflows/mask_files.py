@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medseg.core.case import case_id
 from medseg.core.errors import InputError
 from medseg.core.outputs import SUFFIX_OF
-from medseg.data.importers.draft import case_id
 from medseg.io.files import require_path
 from medseg.io.formats import SUFFIXES
 

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from medseg.core.comparison import Contrast, Verdict
 from medseg.ops.paired import LEAST_PATIENTS, LEVEL
+from medseg.report.comparison import METRIC_TITLES
 
 MOST_PATIENTS = 9999  # who needs more will not count them
 
 _MINUS = "\N{MINUS SIGN}"
-METRIC_WORDS = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "nsd": "NSD",
-    "hd95_mm": "HD95",
-    "hd_mm": "HD",
-    "assd_mm": "ASSD",
-    "accuracy": "accuracy",
-    "brier": "Brier score",
-    "auroc": "AUROC",
-}
+_METRIC_WORDS = METRIC_TITLES | {"accuracy": "accuracy"}  # in the middle of a sentence
 
 
 def verdict_of(contrast: Contrast) -> Verdict:
@@ -94,7 +85,7 @@ def headline_of(contrasts: tuple[Contrast, ...], *, first: str, second: str) -> 
 
 
 def _what(contrast: Contrast) -> str:
-    return "mean Dice" if contrast.kind == "case" else f"{METRIC_WORDS[contrast.metric]} of {contrast.subject}"
+    return "mean Dice" if contrast.kind == "case" else f"{_METRIC_WORDS[contrast.metric]} of {contrast.subject}"
 
 
 def _people(contrast: Contrast) -> str:

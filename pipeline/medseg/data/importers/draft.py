@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from medseg.core.case import Case
+from medseg.core.case import Case, case_id
 from medseg.core.errors import InputError, UsageError, case_context
 from medseg.io.files import require_path
 from medseg.io.formats import SUFFIXES
@@ -159,11 +159,6 @@ def modality_of(name: str) -> str | None:
             if word in names:
                 return modality
     return None
-
-
-def case_id(text: str) -> str:
-    """The nearest allowed case id."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).lstrip("._-")[:128] or "case"
 
 
 def unique_ids(paths: Sequence[Path]) -> list[str]:

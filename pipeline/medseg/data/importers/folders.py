@@ -7,12 +7,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from medseg.core.case import Case
+from medseg.core.case import Case, case_id
 from medseg.core.errors import InputError
 from medseg.data.channels import channels_of
 from medseg.data.importers.draft import (
     Draft,
-    case_id,
     case_key,
     images_in,
     is_auxiliary_name,

@@ -7,9 +7,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from medseg.core.case import Case, Split
+from medseg.core.case import Case, Split, case_id
 from medseg.core.errors import UsageError
-from medseg.data.importers.draft import TARGET, Draft, case_id, is_image, not_understood, stem_of, unique_ids, values_of
+from medseg.data.importers.draft import TARGET, Draft, is_image, not_understood, stem_of, unique_ids, values_of
 from medseg.data.manifest import read_json_object
 
 HEAD = "class"

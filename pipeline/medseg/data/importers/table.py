@@ -6,10 +6,10 @@ import csv
 import re
 from pathlib import Path
 
-from medseg.core.case import Case
+from medseg.core.case import Case, case_id
 from medseg.core.document import suggest
 from medseg.core.errors import UsageError, case_context
-from medseg.data.importers.draft import TARGET, Draft, case_id, not_understood, unique_ids, values_of
+from medseg.data.importers.draft import TARGET, Draft, not_understood, unique_ids, values_of
 from medseg.io.files import require_file
 
 _ID_NAMES = ("case_id", "case", "id")
