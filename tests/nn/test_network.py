@@ -123,7 +123,7 @@ def test_regions_are_measured_by_direction_where_the_plan_says_so():
     head = ClassificationHead((2, 6, 8), 2, plan)
     network = Network(UNet(2, 3, _plan()), head, head_scales=(1, 2), region_groups=((1,), (2,))).eval()
     probabilities = torch.rand(1, 3, 8, 8, 4)
-    described = network.describe(torch.randn(1, 2, 8, 8, 4), probabilities)
+    described = network.describe([torch.randn(1, 2, 8, 8, 4)], probabilities)
     torch.testing.assert_close(described[:, -40:], measure_shape(probabilities[:, 1:], directed=True))
 
 
