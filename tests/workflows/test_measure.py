@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -224,3 +226,9 @@ def test_a_tumour_in_a_pet(real_data, tmp_path):
     values = lesion.intensity
     assert values.mean < values.suv_peak < values.maximum
     assert values.total_lesion_glycolysis == pytest.approx(values.mean * lesion.volume_ml)
+
+
+def test_measuring_waits_for_no_network_to_load():
+    code = "import sys, medseg.workflows.measure; print([name for name in ('torch', 'monai') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -13,7 +13,7 @@ from medseg.clinical.response import judge
 from medseg.clinical.tracking import FollowUpRules, Tracked, track
 from medseg.core.document import suggest
 from medseg.core.errors import MedsegError, UsageError, case_context
-from medseg.core.findings import CaseFailure
+from medseg.core.findings import CaseFailure, GridSummary
 from medseg.core.followup import FollowUp, TimePoint
 from medseg.core.measurements import CaseMeasurements
 from medseg.core.progress import Progress, silent
@@ -28,7 +28,6 @@ from medseg.report.followup_pictures import FollowUpPictures, Shown, followup_pi
 from medseg.workflows.config import packaged, read_yaml
 from medseg.workflows.follow_up_open import FollowUpSettings, OpenedStudy, open_study
 from medseg.workflows.follow_up_studies import Patient
-from medseg.workflows.infer_case import grid_summary
 from medseg.workflows.provenance import make_provenance
 
 _LEAST_COVERED = 0.5
@@ -198,7 +197,7 @@ def _measurements(one: OpenedStudy, found: Tracked) -> CaseMeasurements:
     seen = tuple(lesion.measurement for lesion in found.lesions if lesion.measurement is not None)
     return CaseMeasurements(
         case=one.study.case,
-        grid=grid_summary(one.mask),
+        grid=GridSummary.of(one.mask.geometry),
         measurements=(*one.examination.organs, *seen),
         absent=tuple(name for name, value in one.labels.items() if not (one.mask.array == value).any()),
         lesions=one.lesion_labels,

@@ -135,7 +135,7 @@ class CaseWork:
             answer,
             opened.volume if "dicom-sr" in self.job.settings.dicom else None,
             _nothing(opened.volume) if opened.slices is not None and answer.labels is None else None,
-            grid_summary(opened.volume),
+            GridSummary.of(opened.volume.geometry),
             opened.slices,
             opened.inputs,
             (*opened.flags, *answer.flags),
@@ -225,10 +225,6 @@ def attempt(case: InferCase, step: Callable[[Any], Any], given: Any) -> Any:
             case=case.id,
             remedy="This is a fault of medseg: run the case alone with --debug and report what it prints.",
         )
-
-
-def grid_summary(volume: Volume | LabelMap) -> GridSummary:
-    return GridSummary.of(volume.geometry)
 
 
 def _nothing(volume: Volume) -> LabelMap:

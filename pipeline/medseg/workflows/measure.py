@@ -12,7 +12,7 @@ from medseg.clinical.diameters import axial_axis, axial_tilt_degrees
 from medseg.clinical.measure import measure_structures
 from medseg.clinical.normal_ranges import NormalTable
 from medseg.core.errors import MedsegError, case_context
-from medseg.core.findings import CaseFailure
+from medseg.core.findings import CaseFailure, GridSummary
 from medseg.core.measurements import CaseMeasurements, Measurement
 from medseg.core.progress import Progress, silent
 from medseg.core.reading import Containment
@@ -24,7 +24,6 @@ from medseg.io.volumes import read_labels, read_volume
 from medseg.report.calipers import draw_lesions
 from medseg.report.measurements import measurements_csv, render_measurements
 from medseg.workflows.config import packaged, read_yaml
-from medseg.workflows.infer_case import grid_summary
 from medseg.workflows.mask_inputs import MaskCase, MaskRequest, collect_masks, named_labels
 from medseg.workflows.provenance import make_provenance
 
@@ -105,7 +104,7 @@ def _measure_case(
     numbers = {} if case.image is None else _instance_numbers(case.image, request, mask.geometry)
     report = CaseMeasurements(
         case=case.id,
-        grid=grid_summary(mask),
+        grid=GridSummary.of(mask.geometry),
         measurements=tuple(_numbered(one, numbers) for one in found),
         absent=tuple(name for name in labels if name not in {one.label for one in found}),
         lesions=lesions,
