@@ -30,17 +30,20 @@ SHAPE = (512, 512, 300)
 SPACING_MM = (0.8, 0.8, 1.5)
 
 
-def make_case(path: Path) -> None:
+def make_case(path: Path, shape: tuple[int, int, int] = SHAPE) -> None:
     rng = np.random.default_rng(0)
-    array = rng.normal(0, 20, SHAPE).astype(np.int16)
-    i, j, _ = np.ogrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
-    outside = ((i - 256) / 200) ** 2 + ((j - 256) / 150) ** 2 > 1
-    array[np.broadcast_to(outside, SHAPE)] = -1000
-    geometry = Geometry.from_parts(SHAPE, SPACING_MM, np.diag([-1.0, -1.0, 1.0]), (200, 200, -100))
+    array = np.empty(shape, np.int16)
+    i, j = np.ogrid[-1 : 1 : shape[0] * 1j, -1 : 1 : shape[1] * 1j]
+    outside = (i / 0.78) ** 2 + (j / 0.59) ** 2 > 1
+    for plane in np.moveaxis(array, 2, 0):  # one after the other: nothing larger than the image is ever held
+        plane[...] = np.where(outside, -1000, rng.normal(0, 20, outside.shape))
+    geometry = Geometry.from_parts(shape, SPACING_MM, np.diag([-1.0, -1.0, 1.0]), (200, 200, -100))
     write_volume(Volume(array[None], geometry), path)
 
 
-def make_bundle(folder: Path) -> None:
+def make_bundle(
+    folder: Path, *, labels: tuple[str, ...] = ("liver", "spleen", "kidney"), spacing_mm: float = 1.5
+) -> None:
     stages = 5
     network = NetworkPlan(
         features=(16, 32, 64, 128, 160),
@@ -51,8 +54,8 @@ def make_bundle(folder: Path) -> None:
     plan = Plan(
         dataset="memory",
         channels=("CT",),
-        labels={"liver": 1, "spleen": 2, "kidney": 3},
-        spacing_mm=(1.5, 1.5, 1.5),
+        labels={name: value for value, name in enumerate(labels, start=1)},
+        spacing_mm=(spacing_mm,) * 3,
         crop="none",
         normalisation=(Normalisation(scheme="fixed", lower=-100, upper=200, mean=50, std=50),),
         coarse_axis=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -11,6 +12,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -108,6 +110,14 @@ def in_child(script: str, *arguments: object) -> dict:
     patient = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | patient)
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def forked(work: Callable[..., dict], *arguments: object) -> dict:
+    """What a function of the script returns in a process of its own, which begins with the libraries loaded."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__"])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 def both(runs: list[dict]) -> dict[str, dict[str, float]]:

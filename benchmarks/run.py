@@ -13,6 +13,7 @@ SCRIPTS = (
     "bench_diameters.py",
     "bench_dicom_seg.py",
     "bench_followup.py",
+    "bench_growth.py",
     "bench_memory.py",
     "bench_metrics.py",
     "bench_orientation.py",

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import weakref
+from contextlib import nullcontext
+
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
+from medseg.core.errors import ModelError
 from medseg.core.settings import PreprocessSettings
 from medseg.data.phantom import make_phantom
 from medseg.data.store import open_store
 from medseg.engine.case_run import CaseRun, combined
+from medseg.engine.watch import Watch
 from medseg.ops.sliding import WindowGrid
 from medseg.workflows.preprocess import preprocess
 from medseg.workflows.workspace import Workspace
@@ -61,6 +66,36 @@ def test_the_masks_are_the_same_and_windows_were_left_out(plan, image, regions):
     assert torch.equal(*masks)
     assert masks[0].any()
     assert 0.5 * run.windows < run.skipped < run.windows
+
+
+def test_slabs_are_let_go_before_the_next_are_made(plan, image):
+    taken = []
+
+    def segment(windows):
+        assert all(slab() is None for slab in taken)
+        return windows.expand(-1, plan.num_outputs, -1, -1, -1)
+
+    grid = WindowGrid.over(image.shape[1:], plan.patch_size, 0.5)
+    run = CaseRun([], image, plan, segments=[segment, segment], grid=grid)
+    for slab in Watch(0.0).timed(run.slabs(), "network"):
+        taken.append(weakref.ref(slab.untyped_storage()))
+        del slab
+    assert len(taken) > 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "is_told"), [([np.nan], True), ([np.inf], True), ([np.inf, -np.inf], True), ([3e38, 3e38], False)]
+)
+def test_only_what_is_not_finite_is_refused(plan, image, wrong, is_told):
+    def segment(windows):
+        answer = torch.zeros(len(windows), plan.num_outputs, *plan.patch_size)
+        answer[:, 0, 4, 4, : len(wrong)] = torch.tensor(wrong)
+        return answer
+
+    run = CaseRun([], image, plan, segments=[segment], grid=WindowGrid.over(image.shape[1:], plan.patch_size, 0.0))
+    with pytest.raises(ModelError) if is_told else nullcontext() as caught:
+        assert torch.cat(list(run.slabs()), dim=1).max() > 1e38
+    assert not is_told or caught.value.code == "E-NUMERIC"
 
 
 def test_a_case_of_nothing_needs_no_network(plan, image):

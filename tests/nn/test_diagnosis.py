@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from medseg.nn.diagnosis import Attention, OrdinalLayer, Standardise, _pool, measure_shape
+from medseg.nn.diagnosis import Attention, OrdinalLayer, Standardise, _pool
 
 
 def test_features_are_standardised_over_all_cases_seen():
@@ -40,31 +40,6 @@ def test_what_lies_outside_the_regions_does_not_change_the_diagnosis():
     torch.testing.assert_close(_pool(features, regions), _pool(changed, regions))
     changed[..., 3, 3, 3] += 50
     assert not torch.allclose(_pool(features, regions), _pool(changed, regions))
-
-
-def test_the_shape_of_one_voxel_by_hand():
-    region = torch.zeros(1, 1, 9, 9, 9)
-    region[..., 4, 4, 4] = 1
-    size, *rims = measure_shape(region)[0].tolist()
-    assert size == pytest.approx(math.log(2) / 10)
-    expected = [(1 - 1 / width**3) / divisor for width in (3, 5, 7) for divisor in (2, 2 ** (2 / 3))]
-    assert rims == pytest.approx(expected)
-
-
-def test_a_cross_is_more_ragged_than_a_block_of_its_size():
-    block, cross = torch.zeros(2, 1, 1, 21, 21, 21)
-    block[..., 8:13, 8:13, 8:13] = 1
-    cross[..., 8:13, 10, 10] = cross[..., 9:12, 9:12, 9:12] = 1
-    cross[..., 10, :, 9:12] = cross[..., 10, 9:12, :] = 1
-    block, cross = measure_shape(block)[0], measure_shape(cross)[0]
-    assert (cross[1:] > block[1:]).all()
-
-
-def test_regions_are_measured_one_by_one():
-    regions = torch.rand(2, 3, 8, 8, 8)
-    together = measure_shape(regions).reshape(2, 7, 3)
-    for number in range(3):
-        torch.testing.assert_close(together[:, :, number], measure_shape(regions[:, number : number + 1]))
 
 
 def test_steps_of_a_scale_by_hand():

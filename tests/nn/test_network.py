@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from medseg.core.plan import ClassificationPlan, NetworkPlan
-from medseg.nn.diagnosis import ClassificationHead, measure_shape
+from medseg.nn.diagnosis import ClassificationHead
 from medseg.nn.network import Convolution, Network, ResidualBlock, UNet
+from medseg.nn.shape import measure_shape
 
 HEADS = ClassificationPlan(
     heads={"grade": ("low", "mid", "high"), "side": ("l", "r")}, view="foreground", pool_labels=()
@@ -101,18 +102,29 @@ def test_only_the_views_are_classified_and_under_the_reference_where_it_is_shown
         torch.testing.assert_close(value[1:], own[head])
 
 
-def test_a_channel_of_two_values_is_measured_as_an_outline():
+@pytest.mark.parametrize(("directed", "num"), [(False, 7), (True, 20)])
+def test_a_channel_of_two_values_is_measured_as_an_outline(directed, num):
     torch.manual_seed(0)
     unet = UNet(2, 0, _plan())
-    head = ClassificationHead((2, 6, 8), 0, HEADS, num_outlines=1)
+    plan = HEADS.model_copy(update={"directed": directed})
+    head = ClassificationHead((2, 6, 8), 0, plan, num_outlines=1)
     network = Network(unet, head, head_scales=(1, 2), shape_channels=(1,)).eval()
     image = torch.full((1, 2, 9, 9, 9), -1.0)
     image[:, 1, 2:7, 2:7, 2:7] = 1
     described = network.describe(image, None)
-    measured = measure_shape((image[:, 1:] > 0).float())
-    assert described.shape == (1, sum(head.blocks)) == (1, 2 * (2 + 6 + 8) + 7)
-    torch.testing.assert_close(described[:, -7:], measured)
+    measured = measure_shape((image[:, 1:] > 0).float(), directed=directed)
+    assert described.shape == (1, sum(head.blocks)) == (1, 2 * (2 + 6 + 8) + num)
+    torch.testing.assert_close(described[:, -num:], measured)
     torch.testing.assert_close(network(image, views=torch.arange(1)).described, described)
+
+
+def test_regions_are_measured_by_direction_where_the_plan_says_so():
+    plan = HEADS.model_copy(update={"directed": True})
+    head = ClassificationHead((2, 6, 8), 2, plan)
+    network = Network(UNet(2, 3, _plan()), head, head_scales=(1, 2), region_groups=((1,), (2,))).eval()
+    probabilities = torch.rand(1, 3, 8, 8, 4)
+    described = network.describe(torch.randn(1, 2, 8, 8, 4), probabilities)
+    torch.testing.assert_close(described[:, -40:], measure_shape(probabilities[:, 1:], directed=True))
 
 
 def test_without_a_head_there_are_no_classes():

@@ -330,6 +330,41 @@ def test_slabs_do_not_show(monkeypatch):
         assert np.array_equal(to_source(parts, prepared.led_by(lead)), whole)
 
 
+@pytest.mark.parametrize("logit_bytes", [1, 3000, 2**30])
+def test_thin_slabs_of_many_classes_do_not_show(monkeypatch, logit_bytes):
+    geometry = _grid(ORIENTATIONS[30], (4, 5, 6), shape=(19, 23, 17))
+    logits = torch.randn(20, 12, 14, 9)
+    prepared = Prepared(torch.zeros(1, 12, 14, 9), None, geometry.canonical().resized((12, 14, 9)), geometry)
+    whole = to_source([logits], prepared)
+    monkeypatch.setattr("medseg.ops.restore._LOGIT_BYTES", logit_bytes)
+    for lead in range(3):
+        led = prepared.led_by(lead)
+        parts = logits.movedim(lead + 1, 1).split([1, 4, logits.shape[lead + 1] - 5], dim=1)
+        assert np.array_equal(to_source(parts, led), whole)
+        side_by_side = [part.movedim(0, -1).contiguous().movedim(-1, 0) for part in parts]
+        assert np.array_equal(to_source(side_by_side, led), whole)
+        shares = [probabilities(torch.cat(pieces, dim=1), led) for pieces in (parts, side_by_side)]
+        assert np.array_equal(*shares)
+
+
+def test_slabs_of_logits_are_let_go_once_they_are_used(monkeypatch):
+    monkeypatch.setattr("medseg.ops.restore._LOGIT_BYTES", 1)
+    network = _grid(ORIENTATIONS[0], shape=(16, 8, 8), spacing=(4, 4, 4))
+    prepared = Prepared(torch.zeros(1, 16, 8, 8), None, network, network.resized((32, 16, 16)))
+    made = []
+
+    def parts():
+        for _ in range(4):
+            assert sum(storage() is not None for storage in made) == 0
+            part = torch.randn(3, 4, 8, 8)
+            made.append(weakref.ref(part.untyped_storage()))
+            yield part
+            del part
+
+    to_source(parts(), prepared)
+    assert len(made) == 4
+
+
 @pytest.mark.parametrize("shape", [(1, 9, 7), (9, 1, 1)])
 def test_a_single_plane_is_a_volume_too(shape):
     geometry = _grid(ORIENTATIONS[0], shape=shape)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from itertools import product
 
 import pytest
@@ -40,6 +41,51 @@ def test_constants_and_local_answers_come_back(shape, overlap):
     assert answer.shape == (2, *shape)
     torch.testing.assert_close(answer[0], torch.full(shape, 3.0))
     torch.testing.assert_close(answer[1], 2 * image[0])
+
+
+def test_many_channels_stay_as_they_lie_in_memory_and_blend_to_the_same_bits(monkeypatch):
+    torch.manual_seed(3)
+    image = torch.randn(1, 13, 9, 11)
+    slopes = torch.randn(20, 1, 1, 1)
+    grid = WindowGrid.over(image.shape[1:], (6, 5, 4), 0.5)
+
+    def plain(windows):
+        return (windows * slopes).bfloat16()
+
+    def side_by_side(windows):
+        return plain(windows).movedim(1, -1).contiguous().movedim(-1, 1)
+
+    def nothing_at_first(windows):
+        answer = side_by_side(windows)
+        return answer if windows.mean() > 0 else torch.zeros(20, 1, 1, 1).expand(answer.shape)
+
+    def as_numbers(windows):
+        return nothing_at_first(windows).contiguous()
+
+    def slabs(predict):
+        return list(sliding_slabs(image, predict, grid=grid, num_outputs=20))
+
+    assert {slab.stride(0) == 1 for slab in slabs(plain)} == {False}
+    assert {slab.stride(0) == 1 for slab in slabs(side_by_side)} == {True}
+    expected = torch.cat(slabs(plain), dim=1)
+    assert torch.equal(torch.cat(slabs(side_by_side), dim=1), expected)
+    assert torch.equal(torch.cat(slabs(nothing_at_first), dim=1), torch.cat(slabs(as_numbers), dim=1))
+    monkeypatch.setattr("medseg.ops.sliding._CACHE_BYTES", 1)  # row by row
+    assert torch.equal(torch.cat(slabs(side_by_side), dim=1), expected)
+
+
+def test_a_slab_is_let_go_when_whoever_took_it_lets_go():
+    image = torch.randn(1, 24, 6, 6)
+    taken = []
+
+    def predict(windows):
+        assert all(slab() is None for slab in taken)
+        return windows
+
+    for slab in sliding_slabs(image, predict, grid=WindowGrid.over((24, 6, 6), (6, 6, 6), 0.5), num_outputs=1):
+        taken.append(weakref.ref(slab.untyped_storage()))
+        del slab
+    assert len(taken) > 4
 
 
 def test_a_small_image_is_padded_with_zeros_around():

@@ -56,6 +56,18 @@ def test_the_winner_is_that_of_all_classes(classes, orders, chunk, monkeypatch):
     assert classes == 1 or len(found.unique()) > 1
 
 
+@pytest.mark.parametrize("order", [(), (3, 1, 6, 2, 5, 4)])
+def test_how_channels_lie_in_memory_makes_no_difference(order):
+    logits = blobs(6)
+    side_by_side = logits.movedim(0, -1).contiguous().movedim(-1, 0)
+    assert side_by_side.stride(0) == 1
+    found = winners(logits, lines(), paint_order=order)
+    assert len(found.unique()) > 2
+    assert torch.equal(winners(side_by_side, lines(), paint_order=order), found)
+    side_by_side[1:] = -9
+    assert not winners(side_by_side, lines()).any()
+
+
 @pytest.mark.parametrize("chunk", [1, 2**30])
 def test_the_last_region_above_zero_paints(chunk, monkeypatch):
     monkeypatch.setattr(module, "_CHUNK_BYTES", chunk)

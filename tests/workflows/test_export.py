@@ -68,6 +68,19 @@ def test_what_is_written_runs_without_medseg(bundle, tmp_path):
     assert "no real case" in made.checked_on
 
 
+@pytest.mark.parametrize("form", GRAPHS)
+def test_a_diagnosis_by_direction_is_exported(form, bundle, case, tmp_path):
+    pytest.importorskip(GRAPHS[form])
+    model = read_bundle(bundle)
+    assert model.plan.classification is not None
+    directed = model.plan.classification.model_copy(update={"directed": True})
+    plan = model.plan.model_copy(update={"classification": directed})
+    weights = build_network(plan, seed=1).state_dict()
+    write_bundle(tmp_path / "model", model.manifest, plan, weights=[weights], metrics="{}\n", card="")
+    made = export(tmp_path / "model", tmp_path / "out", form=form, case=[case])
+    assert made.checks[0].class_difference < 1e-3
+
+
 def test_members_of_an_ensemble_have_a_file_each(bundle, case, tmp_path):
     ensemble([bundle, bundle], tmp_path / "both")
     made = export(tmp_path / "both", tmp_path / "out", form="torch-export", case=[case])

@@ -101,6 +101,15 @@ def test_a_restart_empties_the_folder_but_not_while_it_is_held(place):
     assert not (folder / ".lock").exists()
 
 
+@pytest.mark.parametrize("name", ["..", "../store", "runs/../..", "/somewhere", "."])
+def test_a_name_that_leads_elsewhere_is_refused_before_a_restart_empties_it(place, name):
+    before = sorted(place.folder.rglob("*"))
+    with pytest.raises(UsageError, match="must lie in") as caught:
+        train(place, SHORT, name=name, restart=True)
+    assert caught.value.code == "E-OPTION"
+    assert sorted(place.folder.rglob("*")) == before
+
+
 def test_a_finished_training_goes_on_when_it_is_made_longer_and_its_model_stays_until_then(place):
     train(place, SHORT)
     first = read_bundle(place.newest_bundle())

@@ -48,8 +48,10 @@ def _describe(model: type[BaseModel], fault: Any) -> str:
     where = ".".join(path) or model.__name__
     if fault["type"] == "extra_forbidden":
         return f"unknown key {where!r}: {suggest(path[-1], _keys_at(model, path[:-1]))}"
-    given = "" if fault["type"] == "missing" else f" (got {fault['input']!r:.80})"
     message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error" and not path:  # of things that contradict one another: all would bury the words
+        return str(message)
+    given = "" if fault["type"] == "missing" else f" (got {fault['input']!r:.80})"
     return f"{where}: {message[0].lower() + message[1:]}{given}"
 
 

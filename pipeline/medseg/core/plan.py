@@ -169,6 +169,9 @@ class ClassificationPlan(Document):
         default=(),
         description="channels of two values (-1 and 1 on the network grid): outlines, measured as regions are",
     )
+    directed: bool = Field(
+        default=False, description="regions and outlines are measured direction by direction too: thickness and tilt"
+    )
     dropout: float = Field(default=0.4, ge=0, lt=1)
     clinical: tuple[ClinicalColumn, ...] = Field(
         default=(), description="columns of the manifest's attributes that the heads read beside the image"

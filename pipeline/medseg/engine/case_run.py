@@ -132,7 +132,7 @@ class CaseRun:
         """
         box = tuple(slice(*ends) for ends in zip(*self._grid.box, strict=True))
         regions = self._regions[(slice(None), *box)].movedim(lead + 1, 1) if self._pooled else None
-        streams = [
+        stream, *others = (
             sliding_slabs(
                 self._image.movedim(lead + 1, 1),
                 partial(_turned, partial(self._answer, segment), lead),
@@ -143,16 +143,18 @@ class CaseRun:
                 stitch_on=self._stitch_on,
             )
             for segment in self._segments
-        ]
+        )
         row = 0
-        for parts in zip(*streams, strict=True):
-            logits = parts[0] if len(parts) == 1 else combined(parts, how=combine, regions=bool(self._plan.regions))
-            if not bool(torch.isfinite(logits).all()):
+        for one in stream:
+            parts = [one, *(next(other) for other in others)]
+            logits = combined(parts, how=combine, regions=bool(self._plan.regions)) if others else one
+            if not _is_finite(logits):
                 raise _not_finite()
             if regions is not None:
                 regions[:, row : row + logits.shape[1]].copy_(torch.softmax(logits, dim=0)[self._pooled])
             row += logits.shape[1]
             yield logits
+            del one, parts, logits  # else they would be held while the next are made
 
     def _answer(self, segment: Segment, windows: Tensor) -> Tensor:
         """Logits of windows; those that hold nothing are background for certain, without asking the network."""
@@ -161,12 +163,14 @@ class CaseRun:
             return segment(windows)
         blank = is_blank(windows, self._air)
         self.windows, self.skipped = self.windows + len(windows), self.skipped + int(blank.sum())
-        answers = torch.full(
-            (len(windows), self._plan.num_outputs, *windows.shape[2:]), -_CERTAIN, device=windows.device
-        )
+        if not bool(blank.any()):
+            return segment(windows)
+        certain = torch.full((self._plan.num_outputs, 1, 1, 1), -_CERTAIN, device=windows.device)
         if not self._plan.regions:
-            answers[:, 0] = _CERTAIN
+            certain[0] = _CERTAIN
+        answers = certain.expand(len(windows), self._plan.num_outputs, *windows.shape[2:])
         if not bool(blank.all()):
+            answers = answers.clone()
             answers[~blank] = segment(windows[~blank]).to(answers)
         return answers
 
@@ -220,6 +224,11 @@ class CaseRun:
         """What each member says of the case as a whole."""
         clinical = None if self._clinical is None else self._clinical[None].to(self._image.device)
         return [network.classify(*self.view(), clinical) for network in self._networks]
+
+
+def _is_finite(logits: Tensor) -> bool:
+    """By their sum, which is found at once; only where it is not finite itself, number by number."""
+    return bool(torch.isfinite(logits.sum())) or bool(torch.isfinite(logits).all())
 
 
 def _not_finite() -> ModelError:

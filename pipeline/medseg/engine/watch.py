@@ -33,4 +33,5 @@ class Watch:
         for part in parts:
             self.lap(name)
             yield part
+            del part  # else it would be held while the next is made
             self.lap("export")

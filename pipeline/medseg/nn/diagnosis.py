@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.core.clinical import encoded_width
+from medseg.nn.shape import measure_shape, num_measures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 _ATTENTION_WIDTH = 16
 _LEAST_PROBABILITY = 1e-6
-_WIDTHS = (3, 5, 7)  # voxels
-_MEASURES = 1 + 2 * len(_WIDTHS)
 
 
 class Standardise(nn.Module):
@@ -102,8 +101,8 @@ class ClassificationHead(nn.Module):
     """Encoder features pooled under regions, to class logits of each head and one number of each target.
 
     Mean and maximum of each scale under each region's probability (dilated by one voxel of that scale, so that the rim
-    of a lesion counts), the size and raggedness of each region and outline, then one linear layer per head: a plain one
-    is what a few dozen cases can teach. Without regions the whole view is pooled, or where attention looks.
+    of a lesion counts), the shape of each region and outline, then one linear layer per head: a plain one is what a few
+    dozen cases can teach. Without regions the whole view is pooled, or where attention looks.
 
     Args:
         features: Of each pooled scale, the image first.
@@ -116,7 +115,9 @@ class ClassificationHead(nn.Module):
         self, features: Sequence[int], num_regions: int, plan: ClassificationPlan, *, num_outlines: int = 0
     ) -> None:
         super().__init__()
-        blocks = (*(2 * number * max(num_regions, 1) for number in features), _MEASURES * (num_regions + num_outlines))
+        measures = num_measures(directed=plan.directed) * (num_regions + num_outlines)
+        blocks = (*(2 * number * max(num_regions, 1) for number in features), measures)
+        self.directed = plan.directed
         self.num_clinical = encoded_width(plan.clinical)
         self.blocks = tuple(size for size in (*blocks, self.num_clinical) if size)
         self.standardise = Standardise(sum(blocks))
@@ -148,7 +149,7 @@ class ClassificationHead(nn.Module):
             attended = (attend(scale) for attend, scale in zip(self.attention, scales, strict=True))
             pooled = [_pool(image, None), *attended]
         measured = [part.float() for part in (regions, outlines) if part is not None]
-        return torch.cat([*pooled, *(measure_shape(part) for part in measured)], dim=1)
+        return torch.cat([*pooled, *(measure_shape(part, directed=self.directed) for part in measured)], dim=1)
 
     def beside(self, pooled: Tensor, clinical: Tensor | None) -> Tensor:
         """The pooled features (B, width) and the clinical columns (B, num_clinical), side by side."""
@@ -192,18 +193,3 @@ def _shrink(regions: Tensor, features: Tensor) -> Tensor:
     if any(many % few for many, few in zip(fine, (i, j, k), strict=True)):
         return functional.adaptive_avg_pool3d(regions, (i, j, k))
     return functional.avg_pool3d(regions, (fine[0] // i, fine[1] // j, fine[2] // k))
-
-
-def measure_shape(regions: Tensor) -> Tensor:
-    """(B, R, I, J, K) to (B, 7 R): log of each region's size, then how ragged it is at three widths.
-
-    What an average over 3, 5 and 7 voxels takes away from a region is its rim: a thin spicule is lost to the smallest
-    average, a lobe to the largest only. Rims count in relation to the size and to the surface of a ball of that size.
-    """
-    size = regions.sum((2, 3, 4))
-    measures = [torch.log1p(size) / 10]
-    for width in _WIDTHS:
-        smooth = functional.avg_pool3d(functional.pad(regions, (width // 2,) * 6), width, 1)
-        rim = (regions * (1 - smooth)).sum((2, 3, 4))
-        measures += [rim / (size + 1), rim / (size + 1) ** (2 / 3)]
-    return torch.cat(measures, dim=1)

@@ -162,7 +162,8 @@ class Line:
 
 def sample(array: Tensor, lines: Sequence[Line]) -> Tensor:
     """(I, J, K) float32 interpolated along each axis; a view of it where nothing lies between the samples."""
-    result = array[tuple(line.support for line in lines)]
+    # Voxels that do not lie side by side are dear to gather again and again.
+    result = array[tuple(line.support for line in lines)].contiguous()
     # The last axis, whose samples are the dearest to gather, while there are few; the middle one in whole lines.
     for axis in (0, 2, 1):
         result = _along_line(result, lines[axis].based(), axis)

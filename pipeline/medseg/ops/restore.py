@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from medseg.ops.prepare import Prepared
 
 _SLAB_BYTES = 64 * 2**20
+# Of the logits that one slab needs, all classes together.
+_LOGIT_BYTES = 64 * 2**20
 
 
 class ProbabilitySink(Protocol):
@@ -66,12 +68,13 @@ def to_source(
     for rows, part, lines in mapping.slabs(logits):
         result[(rows, *mapping.columns)] = winners(part, lines, paint_order=paint_order).cpu().numpy()
         if probabilities is not None:
-            scores = _Scores(part, lines)
+            scores = _Scores(part.contiguous(), lines)
             start = mapping.source_triple((rows.start, 0, 0))
             for channel, share in enumerate(_sigmoids(scores) if paint_order else _softmax(scores)):
                 block = share.half().numpy()
                 block[~inside[rows]] = channel == 0 and not paint_order
                 probabilities.write(channel, start, mapping.to_source_axes(block))
+        del part  # else it would be held while the next is made
     if probabilities is not None:
         result[~inside] = 0
     return mapping.to_source_axes(result)
@@ -105,6 +108,53 @@ class _Scores:
         return sample(channel.float(), lines).cpu()
 
 
+class _Arriving:
+    """Consecutive (K, rows, J, K) that arrive one after the other, of which some rows are wanted at a time.
+
+    What lies in one part is a view of it; of a part that was left behind only the rows still wanted are kept.
+    """
+
+    def __init__(self, parts: Iterable[Tensor]) -> None:
+        self._coming = iter(parts)
+        self._held = [next(self._coming)]
+        self._first = 0
+        self.bytes_per_row = self._held[0][:, 0].numel() * self._held[0].element_size()
+
+    def rows(self, wanted: slice) -> Tensor:
+        """Rows of the whole; none before them is asked for later."""
+        self._forget(wanted.start)
+        while self._first + sum(part.shape[1] for part in self._held) < wanted.stop:
+            if self._held and wanted.start > self._first:  # a copy, so that the rest of the part can go
+                self._held[0] = _joined([self._held[0][:, wanted.start - self._first :]])
+                self._first = wanted.start
+            self._held.append(next(self._coming))
+            self._forget(wanted.start)
+        found, first = [], self._first
+        for part in self._held:
+            found.append(part[:, max(wanted.start - first, 0) : max(wanted.stop - first, 0)])
+            first += part.shape[1]
+        found = [part for part in found if part.shape[1]]
+        return found[0] if len(found) == 1 else _joined(found)
+
+    def _forget(self, start: int) -> None:
+        """Let go of the parts that lie before a row."""
+        while self._held and self._first + self._held[0].shape[1] <= start:
+            self._first += self._held.pop(0).shape[1]
+
+    def finish(self) -> None:
+        """Ask for the rest: whoever makes the parts may count on being asked for all."""
+        self._held.clear()
+        for _ in self._coming:
+            pass
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """One after the other along the rows, laid out in memory as they are."""
+    if parts[0].stride(0) == 1:
+        return torch.cat([part.movedim(0, -1) for part in parts]).movedim(-1, 0)
+    return torch.cat(list(parts), dim=1)
+
+
 def _extent(line: NDArray[np.bool_]) -> slice:
     """From the first true to the last; empty when none is."""
     found = np.flatnonzero(line)
@@ -120,6 +170,7 @@ class _GridMapping:
 
     def __init__(self, prepared: Prepared, *, everywhere: bool) -> None:
         network, source = prepared.geometry, prepared.source
+        self._everywhere = everywhere
         matrix = np.linalg.inv(network.affine) @ source.affine
         self.order = [int(axis) for axis in np.abs(matrix[:3, :3]).argmax(axis=1)]
         scales = matrix[range(3), self.order]
@@ -157,25 +208,26 @@ class _GridMapping:
 
     def slabs(self, parts: Iterable[Tensor]) -> Iterator[tuple[slice, Tensor, list[Line]]]:
         """Yield (rows of the first axis, the logits that they need, how these are interpolated) as they can be made."""
-        arriving = iter(parts)
-        held = next(arriving)
-        first = 0
-        for rows, support in self._slabs_by_support():
-            while first + held.shape[1] < support.stop:
-                keep = max(support.start - first, 0)
-                held = torch.cat([held[:, keep:], next(arriving)], dim=1)
-                first += keep
+        arriving = _Arriving(parts)
+        for rows, support in self._slabs_by_support(arriving.bytes_per_row):
             within = slice(rows.start - self.rows.start, rows.stop - self.rows.start)
             lines = [self.lines[0].part(within).based(), *self.lines[1:]]
-            yield rows, held[:, support.start - first : support.stop - first], lines
-        for _ in arriving:  # whoever makes them may count on being asked for all
-            pass
+            yield rows, arriving.rows(support), lines
+        arriving.finish()
 
-    def _slabs_by_support(self) -> list[tuple[slice, slice]]:
-        """Rows of the source, and the rows of the network grid that they need, in the order in which these arrive."""
-        found = []
-        for start in range(self.rows.start, self.rows.stop, self.rows_per_slab):
-            rows = slice(start, min(start + self.rows_per_slab, self.rows.stop))
+    def _slabs_by_support(self, bytes_per_row: int) -> list[tuple[slice, slice]]:
+        """Rows of the source, and the rows of the network grid that they need, in the order in which these arrive.
+
+        Args:
+            bytes_per_row: Of the logits, one row of the network grid.
+        """
+        found, num_rows = [], self.rows_per_slab
+        if not self._everywhere:
+            needed = self.lines[0].support
+            per_row = bytes_per_row * (needed.stop - needed.start) / max(1, self.rows.stop - self.rows.start)
+            num_rows = min(num_rows, max(1, int(_LOGIT_BYTES / per_row)))
+        for start in range(self.rows.start, self.rows.stop, num_rows):
+            rows = slice(start, min(start + num_rows, self.rows.stop))
             within = slice(rows.start - self.rows.start, rows.stop - self.rows.start)
             found.append((rows, self.lines[0].part(within).support))
         return sorted(found, key=lambda pair: pair[1].stop)

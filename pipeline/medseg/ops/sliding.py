@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 _SIGMA = 1 / 8
 _FLOOR = 1e-3
 _NNUNET_FLOOR = 6e-9  # the smallest number of half precision, of a peak of 10
+# What the processor's cache holds of a window's answer in float32.
+_CACHE_BYTES = 2 * 2**20
+# From so many channels on it pays on a CPU to keep those of a voxel side by side, as convolutions give them.
+_MANY_CHANNELS = 16
 
 Blending = Literal["even", "nnunet"]
 
@@ -127,22 +131,29 @@ def sliding_slabs(
     edges = [*first_rows, first_rows[-1] + window[0]]
     waiting = list(pairwise(edges))
     held: list[_Part] = []
+    side_by_side = False
     for row, following in pairwise(edges):
-        while waiting and waiting[0][0] < row + window[0]:
-            start, stop = waiting.pop(0)
-            held.append(_Part(start, _zeros((num_outputs, stop - start, *outer.shape[2:]), stitch_on)))
         rows = slice(row, row + window[0])
         for first in range(0, len(starts), window_batch):
             boxes = [_box((0, *start), window)[1:] for start in starts[first : first + window_batch]]
-            answers = predict(torch.stack([outer[(slice(None), rows, *box)] for box in boxes]))
+            answers = predict(torch.stack([outer[(slice(None), rows, *box)] for box in boxes])).to(stitch_on)
+            if answers.stride(-1):  # one number for a whole window shows nothing of how others lie
+                side_by_side = answers.stride(1) == 1
+            while waiting and waiting[0][0] < row + window[0]:
+                start, stop = waiting.pop(0)
+                shape = (num_outputs, stop - start, *outer.shape[2:])
+                held.append(_Part.empty(start, shape, stitch_on, side_by_side=side_by_side))
             for box, answer in zip(boxes, answers, strict=True):
-                on_site = answer.to(stitch_on, torch.float32)
                 for part in held:
-                    part.add(on_site[:, part.start - row :], weight[part.start - row :], box)
-        done = held.pop(0).total.div_(_rows_of(layer, first_rows, row, following))
+                    part.add(answer[:, part.start - row :], weight[part.start - row :], box)
+            del answers, answer
         wanted = (slice(max(top - row, 0), min(bottom, following) - row), slice(left, right), slice(front, back))
         if wanted[0].stop > wanted[0].start:
-            yield done[(slice(None), *wanted)]
+            shares = _rows_of(layer, first_rows, row, following)
+            # Bound to no name here: whoever takes it decides how long it is held.
+            yield held.pop(0).total.div_(shares)[(slice(None), *wanted)]
+        else:
+            held.pop(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,10 +168,30 @@ class _Part:
     start: int
     total: Tensor
 
+    @classmethod
+    def empty(cls, start: int, shape: tuple[int, ...], device: torch.device, *, side_by_side: bool) -> _Part:
+        """Many channels of a voxel lie side by side where they do in the answers, which would be strided through else.
+
+        Args:
+            start: Its first row.
+            shape: (num_outputs, rows, J, K).
+            device: Where it is blended.
+            side_by_side: Whether the channels of a voxel are neighbours in the answers.
+        """
+        channels, *place = shape
+        if side_by_side and device.type == "cpu" and channels >= _MANY_CHANNELS:
+            total = _zeros((*place, channels), device).movedim(-1, 0)
+        else:
+            total = _zeros(shape, device)
+        return cls(start, total)
+
     def add(self, answer: Tensor, weight: Tensor, box: tuple[slice, ...]) -> None:
         """Blend what of a window lies here; (num_outputs, rows, ...) and (rows, ...) from the first row on."""
         length = min(self.total.shape[1], len(weight))
-        self.total[(slice(None), slice(0, length), *box)].addcmul_(answer[:, :length], weight[:length])
+        step = max(1, _CACHE_BYTES // (4 * answer[:, 0].numel())) if answer.device.type == "cpu" else length
+        for first in range(0, length, step):
+            rows = slice(first, min(first + step, length))
+            self.total[(slice(None), rows, *box)].addcmul_(answer[:, rows].to(torch.float32), weight[rows])
 
 
 def _layer(weight: Tensor, starts: Sequence[Sequence[int]], shape: Sequence[int]) -> Tensor:

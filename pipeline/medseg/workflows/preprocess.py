@@ -149,6 +149,7 @@ def _wishes(settings: PreprocessSettings) -> Wishes:
         correct_bias_field=settings.correct_bias_field,
         equalise=settings.equalise,
         pooling=settings.pooling,
+        directed=settings.directed,
         clinical=settings.clinical,
     )
 
