@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -20,6 +21,7 @@ from medseg.core.settings import TrainSettings
 from medseg.data.store import Store, open_store
 from medseg.engine import backends, clock, journal, step, validate
 from medseg.engine.checkpoint import load_progress
+from medseg.engine.distributed import Ranks
 from medseg.engine.journal import Journal
 from medseg.engine.train import CHECKPOINT
 from medseg.io.bundle import read_bundle
@@ -228,6 +230,14 @@ def test_a_signal_that_comes_while_the_last_case_is_loaded_is_not_lost(place, mo
     monkeypatch.setattr(Store, "load", slow)
     assert not train(place, SHORT).finished
     assert len(loaded) == num_training
+
+
+def test_more_processes_than_patches_are_refused_before_cases_are_loaded(place, monkeypatch):
+    monkeypatch.setattr(training, "joined", lambda *_, **__: contextlib.nullcontext(Ranks(0, 3, 0)))
+    monkeypatch.setattr(Store, "load", lambda *_: pytest.fail("a case was loaded"))
+    with pytest.raises(UsageError, match="2 patches cannot be dealt to 3 processes") as caught:
+        train(place, SHORT)
+    assert caught.value.code == "E-RANKS"
 
 
 def test_a_training_that_ran_out_of_memory_goes_on_with_a_smaller_batch(place, monkeypatch):

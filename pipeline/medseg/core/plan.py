@@ -206,6 +206,11 @@ class Plan(Document):
         description="along an axis whose voxels are > 3 x longer (in the source, else in the network grid) take the "
         "nearest slice, of image and answer, instead of interpolating",
     )
+    within_range: bool = Field(
+        default=False,
+        description="cut off what the spline overshoots the range of the image by, or that of the slice with "
+        "`nearest_slices`",
+    )
     patch_size: Shape
     batch_size: int = Field(ge=1)
     mirror_axes: tuple[int, ...]

@@ -122,6 +122,7 @@ def _train(
     watch: Callable[[Status], None],
 ) -> Trained:
     plan = store.plan.model_copy(update={"batch_size": settings.batch_size or store.plan.batch_size})
+    ranks.slots(plan.batch_size)  # more processes than patches are refused before anything is loaded
     start: dict[str, Tensor] = {}
     transfer = None
     if settings.init_from is not None:
