@@ -19,7 +19,7 @@ import torch
 from medseg.core.errors import BatchError, InputError, ResourceError, UsageError
 from medseg.core.settings import TrainSettings
 from medseg.data.store import Store, open_store
-from medseg.engine import backends, clock, journal, step, validate
+from medseg.engine import backends, clock, head_fits, journal, step, validate
 from medseg.engine.checkpoint import load_progress
 from medseg.engine.distributed import Ranks
 from medseg.engine.journal import Journal
@@ -199,6 +199,45 @@ def test_a_stop_request_ends_a_validation_in_its_middle_and_the_training_goes_on
     assert len(seen) == 1
     monkeypatch.setattr(validate, "torch_segment", plain)
     assert train(place, SHORT).finished
+
+
+@pytest.mark.parametrize("asks", ["by a file", "by SIGTERM", "not at all"])
+def test_a_stop_request_ends_the_last_fit_of_the_heads_which_is_then_made_anew(place, monkeypatch, asks):
+    monkeypatch.setattr(head_fits, "_FEWEST_PER_CLASS", 1)
+    monkeypatch.setattr(head_fits, "_balance", fitting := Counted(head_fits._balance))
+    whole = read_bundle(train(place, SHORT, name="whole").bundle).weights[0]
+    fits, fitting.calls = fitting.calls, 0
+    assert fits > 5
+
+    def ask() -> None:
+        if asks == "by a file":
+            (place.run(None, None) / "stop").touch()
+        elif asks == "by SIGTERM":
+            signal.raise_signal(signal.SIGTERM)
+
+    fitting.at_third = ask
+    stopped = train(place, SHORT)
+    assert stopped.finished is (asks == "not at all")
+    assert fitting.calls == (fits if stopped.finished else 4)  # the next fit is the one that it was asked in
+    assert (place.run(None, None) / CHECKPOINT).is_file()
+    fitting.at_third = lambda: None
+    again = train(place, SHORT)
+    assert again.finished
+    found = read_bundle(again.bundle).weights[0]
+    assert all(torch.equal(value, whole[name]) for name, value in found.items())
+
+
+class Counted:
+    """A function that counts its calls, and does something more in the third."""
+
+    def __init__(self, function) -> None:
+        self.function, self.calls, self.at_third = function, 0, lambda: None
+
+    def __call__(self, *arguments):
+        self.calls += 1
+        if self.calls == 3:
+            self.at_third()
+        return self.function(*arguments)
 
 
 def test_a_stop_request_is_heard_while_cases_are_loaded(place, monkeypatch):

@@ -162,7 +162,7 @@ class ClassificationPlan(Document):
     pooling: Pooling = Field(
         default="foreground",
         description="features are pooled under the predicted pool_labels, over the whole view (global), or over the "
-        "places that the network has learnt to look at (attention)",
+        "places of the whole case that the network has learnt to look at (attention)",
     )
     pool_labels: tuple[str, ...] = Field(description="labels under whose predicted probability features are pooled")
     shape_channels: tuple[int, ...] = Field(
@@ -184,6 +184,11 @@ class ClassificationPlan(Document):
             message = f"a clinical column is given twice: {', '.join(names)}"
             raise ValueError(message)
         return self
+
+    @property
+    def gathers(self) -> bool:
+        """Whether the head reads the whole case tile by tile, and attention weighs the places of all tiles together."""
+        return self.pooling == "attention" and self.view == "foreground"
 
 
 class Plan(Document):

@@ -22,8 +22,9 @@ from medseg.core.volume import LabelMap
 from medseg.data.crop import crop
 from medseg.data.patches import view_start
 from medseg.engine.backends import Backends, Segment
-from medseg.engine.case_run import CaseRun, mirrored
+from medseg.engine.case_run import CaseRun
 from medseg.engine.devices import amp_dtype, autocast, freed_memory_kept, pick_device, place
+from medseg.engine.members import mirrored
 from medseg.engine.region import foreground_box, region_of, widened
 from medseg.engine.thrift import THRIFT_WORDS, Thrift, rungs_of, within_memory
 from medseg.engine.watch import Watch
@@ -209,8 +210,7 @@ class Predictor:
         )
 
     def _features(self, run: CaseRun, clinical: Tensor) -> NDArray[np.float32]:
-        view, probabilities = run.view()
-        parts = [network.describe(view, probabilities, clinical[None].to(view))[0] for network in self._networks]
+        parts = [network.describe(*run.views(), clinical[None])[0] for network in self._networks]
         return np.concatenate([part.float().cpu().numpy() for part in parts])
 
     def forward(self, windows: Tensor, *, num_windows: int) -> None:

@@ -233,12 +233,14 @@ def _classification(
     lesions = tuple(name for name in dataset.label_names if _LESION.search(name))
     pooled = lesions or dataset.label_names
     reason = "in a patch centred on the foreground: patches without it do not show the class"
-    if lesions:
+    if pooling == "attention":
+        reason = "the class may show anywhere; where is learnt"
+    elif lesions:
         reason += "; these labels are lesions by name, and a class is told by the lesion, not by the organ around it"
     where = {
         "foreground": f"under {', '.join(pooled)}",
         "global": f"over a patch around {', '.join(pooled)}",
-        "attention": f"by attention in a patch around {', '.join(pooled)}",
+        "attention": "by attention over the whole case, tile by tile",
     }
     notes.add("diagnosis", f"features pooled {where[pooling or 'foreground']}", reason)
     return ClassificationPlan(

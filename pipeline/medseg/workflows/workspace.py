@@ -66,6 +66,7 @@ class Workspace:
             self.folder / "phantom",
             seed=dataset.generator.seed,
             num_cases=dataset.generator.num_cases,
+            class_noise=dataset.generator.class_noise,
             progress=progress,
         )
         return read_manifest(made)
