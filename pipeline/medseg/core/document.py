@@ -20,7 +20,11 @@ class Document(BaseModel):
 
     @classmethod
     def parse(cls, values: dict[str, Any], *, file: Path | None = None) -> Self:
-        """Validate `values`; every fault becomes one UsageError naming the key, the value and the cure."""
+        """Validate `values`; all faults together are one error.
+
+        Raises:
+            UsageError: E-CONFIG, naming the key, the value and the cure of each.
+        """
         try:
             return cls.model_validate(values)
         except ValidationError as error:
