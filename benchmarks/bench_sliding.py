@@ -3,16 +3,17 @@
 All in turn: the blending alone (a network that costs nothing, 25 classes); then the network, by both tools in fp32 and
 in the reduced precision that the device gains from, and by medseg through `torch.compile` (`--backend compiled`). As
 they come, MONAI runs it in fp32 and medseg reduced. medseg keeps what a window frees for the next one, as its
-`Predictor` does. Writes benchmarks/results/sliding.json.
+`Predictor` does, and lets go of each slab, as its export does. Writes blending.json and sliding.json in
+benchmarks/results.
 
-    python benchmarks/bench_sliding.py [--rounds 3]
+    python benchmarks/bench_sliding.py [--rounds 3] [--only blending]
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from large_case import both, ratio, write_result
@@ -51,20 +52,28 @@ def network(num_labels: int, features: tuple[int, ...]) -> Network:
     return build_network(plan, seed=0).eval()
 
 
-def monai(image: Tensor, predict: Callable[[Tensor], Tensor], window_batch: int) -> Callable[[], Tensor]:
-    return lambda: sliding_window_inference(
-        image[None], WINDOW, window_batch, predict, overlap=0.5, mode="gaussian", sigma_scale=0.125
-    )[0]
+Slabs = Callable[[], Iterator[Tensor]]
 
 
-def medseg(image: Tensor, predict: Callable[[Tensor], Tensor], window_batch: int) -> Callable[[], list[Tensor]]:
-    """As slabs, as its export takes them."""
+def monai(image: Tensor, predict: Callable[[Tensor], Tensor], window_batch: int) -> Slabs:
+    """All in one."""
+
+    def run() -> Iterator[Tensor]:
+        yield sliding_window_inference(
+            image[None], WINDOW, window_batch, predict, overlap=0.5, mode="gaussian", sigma_scale=0.125
+        )[0]
+
+    return run
+
+
+def medseg(image: Tensor, predict: Callable[[Tensor], Tensor], window_batch: int) -> Slabs:
+    """One after the other."""
     grid = WindowGrid.over(image.shape[1:], WINDOW, 0.5)
     num_outputs = predict(image[None, :, :64, :64, :64]).shape[1]
 
-    def run() -> list[Tensor]:
+    def run() -> Iterator[Tensor]:
         with freed_memory_kept(image.device):
-            return list(sliding_slabs(image, predict, grid=grid, num_outputs=num_outputs, window_batch=window_batch))
+            yield from sliding_slabs(image, predict, grid=grid, num_outputs=num_outputs, window_batch=window_batch)
 
     return run
 
@@ -75,20 +84,17 @@ def compiled(network: Network, image: Tensor, dtype: torch.dtype | None) -> Segm
     return segment
 
 
-def in_turn(tools: dict[str, Callable[[], Tensor | list[Tensor]]], rounds: int) -> tuple[dict, dict[str, Tensor]]:
-    """Seconds of each tool, one after the other and again, the first round uncounted; and what each answered."""
+def in_turn(tools: dict[str, Slabs], rounds: int) -> tuple[dict, dict[str, Tensor]]:
+    """Seconds of each tool, one after the other and again; and what each answered in a first round, uncounted."""
     runs: dict[str, list[dict]] = {name: [] for name in tools}
-    answers = {}
     with torch.inference_mode():
-        for number in range(rounds + 1):
+        answers = {name: torch.cat(list(run()), dim=1) for name, run in tools.items()}
+        for _ in range(rounds):
             for name, run in tools.items():
                 start, cpu = time.perf_counter(), time.process_time()
-                answer = run()
-                took = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
-                if number:
-                    runs[name].append(took)
-                answers[name] = torch.cat(answer, dim=1) if isinstance(answer, list) else answer
-                del answer
+                for slab in run():
+                    del slab
+                runs[name].append({"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu})
     return {name: both(values) for name, values in runs.items()}, answers
 
 
@@ -102,20 +108,18 @@ def beside(found: dict, answers: dict[str, Tensor], first: str, second: str) -> 
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(1, 192, 192, 192, generator=generator)  # 125 windows
-    weight = torch.randn(25, 1, 1, 1, 1, generator=generator)
+def blending(image: Tensor, rounds: int) -> None:
+    weight = torch.randn(25, 1, 1, 1, generator=torch.Generator().manual_seed(0))
 
     def nothing(windows: Tensor) -> Tensor:
-        return windows * weight[:, 0]
+        return windows * weight
 
-    blending, answers = in_turn({"monai": monai(image, nothing, 1), "medseg": medseg(image, nothing, 1)}, rounds)
-    blending |= beside(blending, answers, "monai", "medseg")
+    found, answers = in_turn({"monai": monai(image, nothing, 1), "medseg": medseg(image, nothing, 1)}, rounds)
+    what = "blending alone: 25 classes, 125 windows of 64^3, overlap .5, Gaussian; seconds of one volume"
+    write_result("blending", {"what": what, **found, **beside(found, answers, "monai", "medseg")})
 
+
+def whole(image: Tensor, rounds: int) -> None:
     device = pick_device("auto")
     reduced = amp_dtype(device, enabled=True)
     plain = network(3, (32, 64, 128, 256, 320, 320)).to(device)
@@ -142,11 +146,10 @@ def main() -> None:
     write_result(
         "sliding",
         {
-            "what": "sliding windows of 64^3, overlap .5, Gaussian; seconds of one volume",
+            "what": "4 windows of 64^3, 2 at once, overlap .5, Gaussian; seconds of one volume",
             "device": str(device),
             "reduced": str(reduced),
-            "blending alone, 25 classes, 125 windows": blending,
-            "network, 2 windows at once": found,
+            "network": found,
             "both in fp32": beside(found, answers, "monai fp32", "medseg fp32"),
             "both in reduced precision": beside(found, answers, "monai reduced", "medseg reduced"),
             "compiled beside eager, fp32": beside(found, answers, "medseg fp32", "medseg fp32 compiled"),
@@ -154,6 +157,18 @@ def main() -> None:
             "each as it comes": beside(found, answers, "monai fp32", "medseg reduced"),
         },
     )
+
+
+def main() -> None:
+    parts = {"blending": blending, "network": whole}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=parts)
+    asked = parser.parse_args()
+    image = torch.randn(1, 192, 192, 192, generator=torch.Generator().manual_seed(0))  # 125 windows
+    for name, part in parts.items():
+        if asked.only in {None, name}:
+            part(image, asked.rounds)
 
 
 if __name__ == "__main__":

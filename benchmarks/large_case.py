@@ -108,8 +108,10 @@ def in_child(script: str, *arguments: object) -> dict:
     command = [sys.executable, script, "--child", *map(str, arguments)]
     # On a busy machine threads that spin while they wait would cost every tool more than its work.
     patient = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | patient)
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | patient)
+    found = done.stdout.strip().splitlines()[-1]
+    print(arguments[0], found, file=sys.stderr)
+    return dict(json.loads(found))
 
 
 def forked(work: Callable[..., dict], *arguments: object) -> dict:

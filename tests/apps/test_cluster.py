@@ -30,6 +30,7 @@ def test_workers_of_this_machine_get_a_token_that_nobody_else_can_read(tmp_path)
     assert len(token.read_text()) == 64
     assert words["RAY_AUTH_MODE"] == "token"
     assert words["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert words["RAY_worker_niceness"] == "0"
     assert cluster._secured(None, tmp_path)["RAY_AUTH_TOKEN_PATH"] == str(token)
 
 

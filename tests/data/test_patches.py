@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from medseg.core.errors import UsageError
 from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS, Plan
 from medseg.data.crop import crop
-from medseg.data.patches import PatchSampler, class_view, require_foreground, view_start, whole_view
+from medseg.data.patches import PatchSampler, class_view, require_foreground, tile_starts, view_start, whole_view
 from medseg.data.store import LoadedCase, StoredCase
 
 PATCH = (8, 6, 4)
@@ -291,3 +291,45 @@ def test_cases_with_values_alone_are_views_beside_those_of_each_class():
     seen = Counter(PatchSampler(cases, plan, seed=3).batch(0, range(90)).cases)
     assert set(seen) == {"a", "b", "v"}
     assert min(seen.values()) > 15
+
+
+def _attending(batch=8):
+    plan = _plan(heads={"grade": ["low", "high"]}, batch=batch)
+    return plan.model_copy(update={"classification": plan.classification.model_copy(update={"pooling": "attention"})})
+
+
+@pytest.mark.parametrize("attends", [True, False])
+def test_where_the_head_gathers_the_patch_beside_a_view_is_of_its_case(attends):
+    plan = _attending() if attends else _plan(heads={"grade": ["low", "high"]})
+    cases = [_case(f"c{n}", boxes=[(1 + n % 2, (10, 10, 10))], classes={"grade": n % 2}) for n in range(6)]
+    sampler = PatchSampler(cases, plan, seed=0)
+    batches = _batches(sampler, 30)
+    alike = [one == other for batch in batches for one, other in zip(batch.cases[::2], batch.cases[1::2], strict=True)]
+    assert all(alike) is attends
+    assert batches[0].pairs().tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert {name for batch in batches for name in batch.cases} == {case.entry.id for case in cases}
+    told = torch.stack([batch.classes["grade"] for batch in batches])
+    assert (told[:, 1::2] >= 0).all()
+    assert bool((told[:, ::2] >= 0).any()) is not attends  # of a pair one alone brings the class
+    shown = torch.stack([(batch.labels[::2] > 0).flatten(1).any(1) for batch in batches])
+    assert 0.4 < shown.float().mean() < 0.75
+    parts = [sampler.batch(7, range(3)), sampler.batch(7, range(3, 8))]
+    assert torch.equal(torch.cat([part.image for part in parts]), sampler.batch(7).image)
+
+
+def test_a_batch_of_an_odd_number_ends_with_a_patch_of_any_case():
+    cases = [_case(f"c{n}", boxes=[(2, (10, 10, 10))], classes={"grade": n % 2}) for n in range(2)]
+    batches = _batches(PatchSampler(cases, _attending(batch=3), seed=0), 20)
+    assert all(batch.cases[0] == batch.cases[1] for batch in batches)
+    assert {batch.cases[1] == batch.cases[2] for batch in batches} == {True, False}
+
+
+@pytest.mark.parametrize("shape", [(8, 6, 4), (20, 6, 9), (5, 13, 4)])
+def test_tiles_cover_a_case(shape):
+    seen = torch.zeros(shape)
+    for start in tile_starts(shape, PATCH):
+        inside = tuple(slice(max(first, 0), first + size) for first, size in zip(start.tolist(), PATCH, strict=True))
+        seen[inside] += 1
+        assert all(first >= 0 for first, size, whole in zip(start, PATCH, shape, strict=True) if whole >= size)
+    assert (seen >= 1).all()
+    assert len(tile_starts(shape, PATCH)) == np.prod([-(-max(w, s) // s) for w, s in zip(shape, PATCH, strict=True)])

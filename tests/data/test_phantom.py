@@ -10,6 +10,7 @@ from scipy.spatial import ConvexHull
 from sklearn.metrics import roc_auc_score
 
 from medseg.core.errors import UsageError
+from medseg.data import phantom
 from medseg.data.manifest import read_manifest
 from medseg.data.phantom import make_phantom
 from medseg.data.phantom_body import phantom_case
@@ -69,6 +70,22 @@ def test_another_seed_or_size_is_not_mistaken_for_the_old_cohort(tmp_path):
     make_phantom(tmp_path, seed=6, num_cases=2)
     assert (tmp_path / "images" / "phantom_0000.nii.gz").read_bytes() != old
     assert json.loads((tmp_path / "phantom.json").read_text(encoding="utf-8"))["seed"] == 6
+
+
+def test_class_noise_exchanges_a_share_of_each_class_and_spares_voxels_and_test_cases(tmp_path, monkeypatch):
+    monkeypatch.setattr(phantom, "phantom_case", _first_case)
+    true = read_manifest(make_phantom(tmp_path, num_cases=90))
+    voxels = {name: data for name, data in _contents(tmp_path).items() if name.endswith(".nii.gz")}
+    noisy = read_manifest(make_phantom(tmp_path, num_cases=90, class_noise=0.15))
+    assert {name: data for name, data in _contents(tmp_path).items() if name.endswith(".nii.gz")} == voxels
+    pairs = [(old, new) for old, new in zip(true.cases, noisy.cases, strict=True) if old.classes != new.classes]
+    assert Counter(old.classes["lesion_type"] for old, _ in pairs) == {"benign": 6, "malignant": 6}  # .15 x 38, 37
+    assert "test" not in {new.split for _, new in pairs}
+    assert [case.model_copy(update={"classes": {}}) for case in true.cases] == [
+        case.model_copy(update={"classes": {}}) for case in noisy.cases
+    ]
+    assert read_manifest(make_phantom(tmp_path, num_cases=90, class_noise=0.15)) == noisy
+    assert read_manifest(make_phantom(tmp_path, num_cases=90)) == true
 
 
 _FIRST_CASE = phantom_case(20, 0)

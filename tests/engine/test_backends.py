@@ -118,6 +118,20 @@ def test_a_runtime_that_fails_is_left_out(network, window, monkeypatch):
     assert chosen.name in {"torch", "onnx"}
 
 
+def test_what_was_fastest_before_gives_way_to_torch_where_it_is_wrong(network, window, cache, monkeypatch, caplog):
+    def known(*_):
+        return {"fastest": "onnx"}
+
+    monkeypatch.setattr(backends, "recall", known)
+    monkeypatch.setattr(backends, "_onnx", lambda *_: torch.zeros_like)
+    monkeypatch.setattr(backends, "find_spec", lambda _: True)
+    chosen = Backends([network], "auto", dtype=None, key="k")
+    segment = chosen.segments(window, NUM_WINDOWS)[0]
+    assert chosen.name == "torch"
+    assert torch.equal(segment(window), torch_segment(network, None)(window))
+    assert "onnx is not used" in caplog.text
+
+
 def test_a_compiler_that_fails_is_named_with_its_cure(network, window, monkeypatch):
     def failing(windows):
         raise RuntimeError("no C++ compiler found")
@@ -135,6 +149,24 @@ def test_an_answer_unlike_torchs_is_refused(network, window, monkeypatch):
     with pytest.raises(MedsegError, match="away from torch") as caught:
         Backends([network], "onnx", dtype=None, key="k").segments(window, NUM_WINDOWS)
     assert caught.value.code == "E-BACKEND"
+
+
+def test_a_backend_is_compared_with_torch_once_for_these_weights_on_this_machine(network, window, cache, monkeypatch):
+    compared = []
+    monkeypatch.setattr(backends, "_compare", lambda name, *_: compared.append(name))
+    monkeypatch.setattr(backends, "_onnx", lambda *_: torch.zeros_like)
+    monkeypatch.setattr(backends, "find_spec", lambda _: True)
+    for key in ("k", "k", "other weights"):
+        Backends([network], "onnx", dtype=None, key=key).segments(window, NUM_WINDOWS)
+    assert compared == ["onnx", "onnx"]
+
+
+def test_what_was_refused_is_compared_again(network, window, cache, monkeypatch):
+    monkeypatch.setattr(backends, "_onnx", lambda *_: torch.zeros_like)
+    monkeypatch.setattr(backends, "find_spec", lambda _: True)
+    for _ in range(2):
+        with pytest.raises(MedsegError, match="away from torch"):
+            Backends([network], "onnx", dtype=None, key="k").segments(window, NUM_WINDOWS)
 
 
 def test_a_missing_package_is_named_with_its_cure(network, monkeypatch):

@@ -14,7 +14,8 @@ from medseg.core.errors import ModelError
 from medseg.core.settings import PreprocessSettings
 from medseg.data.phantom import make_phantom
 from medseg.data.store import open_store
-from medseg.engine.case_run import CaseRun, combined
+from medseg.engine.case_run import CaseRun
+from medseg.engine.members import combined
 from medseg.engine.watch import Watch
 from medseg.ops.sliding import WindowGrid
 from medseg.workflows.preprocess import preprocess

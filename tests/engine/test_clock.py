@@ -1,5 +1,6 @@
 """A training's length in epochs or time, over several sessions."""
 
+import itertools
 import math
 import time
 
@@ -98,3 +99,19 @@ def test_throughput_counts_a_step_that_has_just_been_made(monkeypatch):
     running = clock(epochs=10)
     running.advance()
     assert running.samples_per_s() == pytest.approx(2 / 2.0)
+
+
+def test_losses_are_told_from_the_first_step_and_every_few_seconds_where_steps_are_slow():
+    def told(step_s: float) -> list[int]:
+        seconds = itertools.count(0.0, step_s)
+        running = Clock(
+            TrainSettings(epochs=9), NOTHING, num_cases=4, batch_size=2, final_factor=1.0, now=lambda: next(seconds)
+        )
+        steps = []
+        while not running.over():
+            running.advance()
+            steps += [running.step] if running.telling_due() else []
+        return steps
+
+    assert told(0.1) == [1, 10]
+    assert told(4.0) == [1, 4, 7, 10, 13, 16]

@@ -10,13 +10,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from medseg.core.plan import MISSING_CLASS
+from medseg.core.plan import MISSING_CLASS, Plan
 from medseg.core.values import Target
-from medseg.data.store import LoadedCase, Store, open_store
+from medseg.data.store import LoadedCase, Store, StoredCase, open_store
 from medseg.engine import case_run
 from medseg.engine.backends import torch_segment
-from medseg.engine.case_run import CaseRun
-from medseg.engine.diagnosis import _PENALTIES, Task, _folds, _gather, fit_layer, fit_number, fit_path, refit_heads
+from medseg.engine.case_run import CaseRun, infer_case
+from medseg.engine.diagnosis import _Look, refit_heads
+from medseg.engine.head_fits import _PENALTIES, Task, _folds, fit_layer, fit_number, fit_path
 from medseg.engine.stop import Stopped
 from medseg.nn.build import build_network
 from medseg.nn.diagnosis import OrdinalLayer
@@ -133,15 +134,37 @@ def test_nothing_but_the_heads_is_refitted_and_alike_each_time(cases):
     assert all(torch.equal(value, states[0][name]) for name, value in states[1].items())
 
 
-@pytest.mark.parametrize("stop_at", ["in a case", "in the first head's folds", "before the second head"])
-def test_a_stop_changes_nothing(cases, stop_at):
-    """Also of the heads that were fitted before it."""
+_FITS = len(_PENALTIES)
+_ROUNDS = {  # after the cases; of a class each penalty in five folds and on all cases, of a number once in each
+    "before the first fold": 0,
+    "in a fold": 2 * _FITS + 3,
+    "in the fits to all cases": 5 * _FITS + 1,
+    "before the last of them": 6 * _FITS - 1,
+    "before the second head": 6 * _FITS,
+    "in the second head's folds": 6 * _FITS + 3,
+    "before the last fit": 6 * _FITS + 5,
+}
+
+
+class _StopAt:
+    """Asks to stop when it was asked so often; keeps count."""
+
+    def __init__(self, last: int) -> None:
+        self.last, self.asked = last, 0
+
+    def __call__(self) -> bool:
+        self.asked += 1
+        return self.asked > self.last
+
+
+@pytest.fixture(scope="module")
+def two_heads(cases):
+    """Cases with a class and a number that their brightness tells; the plan that asks for both."""
     store, known = cases
     finding = store.plan.classification.model_copy(
         update={"targets": {"age": Target(unit="years", n=9, mean=60.0, std=10.0, low=40.0, high=80.0)}}
     )
-    plan = store.plan.model_copy(update={"classification": finding})
-    known = [
+    told = [
         replace(
             case,
             entry=case.entry.model_copy(update={"values": {"age": 45.0 + number}}),
@@ -149,29 +172,107 @@ def test_a_stop_changes_nothing(cases, stop_at):
         )
         for number, case in enumerate(known)
     ]
-    fits = 5 * len(_PENALTIES)
-    rounds = {"in a case": 1, "in the first head's folds": len(known) + fits // 2, "before the second head": -1}
-    asked: list[None] = []
+    return store.plan.model_copy(update={"classification": finding}), told
 
-    def stop_asked(last: int) -> bool:
-        asked.append(None)
-        return len(asked) - 1 == last
 
+@pytest.mark.parametrize("stop_at", ["in a case", *_ROUNDS, "never"])
+def test_a_stop_in_the_last_fit_is_heard_before_the_next_one_and_changes_nothing(two_heads, stop_at):
+    """Also of the heads that were fitted before it. Who never asks to stop gets other heads."""
+    plan, known = two_heads
+    rounds = {name: len(known) + number for name, number in _ROUNDS.items()}
+    asking = _StopAt({**rounds, "in a case": 1, "never": 10**6}[stop_at])
     network = build_network(plan, seed=1)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    last = rounds[stop_at] if rounds[stop_at] > 0 else len(known) + fits
-    with pytest.raises(Stopped):
-        refit_heads(
-            network,
-            known,
-            plan,
-            device=torch.device("cpu"),
-            dtype=None,
-            seed=2,
-            stop_asked=partial(stop_asked, last),
+    refit = partial(refit_heads, network, known, plan, device=torch.device("cpu"), dtype=None, seed=2)
+    if stop_at == "never":
+        refit(stop_asked=asking)
+        assert asking.asked == len(known) + 6 * _FITS + 6
+    else:
+        with pytest.raises(Stopped):
+            refit(stop_asked=asking)
+        assert asking.asked == asking.last + 1
+    unchanged = all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert unchanged is (stop_at != "never")
+
+
+@pytest.mark.parametrize(
+    ("fit", "tasks"),
+    [
+        (fit_layer, [{"signal": signal, "blocks": (20,)} for signal in (0.0, 1.0, 4.0)]),
+        (fit_number, [{"signal": signal} for signal in (0.0, 1.0)]),
+    ],
+)
+def test_how_often_a_fit_asks_whether_to_stop_does_not_hang_on_what_it_finds(fit, tasks):
+    """Several processes ask together, and rounding may let them find different things."""
+    makes, like = {fit_layer: (_task, nn.Linear(20, 2)), fit_number: (_numbers, nn.Linear(20, 1))}[fit]
+    asking = [_StopAt(10**6) for _ in tasks]
+    found = [fit(makes(**task), like, seed=0, stop_asked=asked) for task, asked in zip(tasks, asking, strict=True)]
+    assert {layer is None for layer in found} == {True, False}
+    assert len({asked.asked for asked in asking}) == 1
+
+
+def _far_away(plan, *, num_cases, seed):
+    """Cases 40 voxels long: a label at one end, and at the other what tells the class."""
+    random = np.random.default_rng(seed)
+    made = []
+    for number in range(num_cases):
+        image = torch.from_numpy(random.normal(size=(1, 40, 8, 8))).float()
+        image[:, 30:34, 2:6, 2:6] += 4.0 * (number % 2)
+        labels = torch.zeros(40, 8, 8, dtype=torch.uint8)
+        labels[2:6, 2:6, 2:6] = 1
+        points = torch.cat([torch.ones(64, 1), torch.argwhere(labels > 0)], dim=1).short()
+        entry = StoredCase(
+            id=f"{seed}-{number}",
+            patient=f"{seed}-{number}",
+            file="f",
+            sha256="",
+            shape=(40, 8, 8),
+            known=(True,) * plan.num_outputs,
+            classes={"grade": number % 2},
         )
-    assert len(asked) == last + 1
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+        made.append(LoadedCase(entry, image, labels, points))
+    return made
+
+
+@pytest.mark.parametrize("pooling", ["attention", "global"])
+def test_with_attention_a_class_may_show_far_from_the_foreground(pooling):
+    plan = Plan.parse(
+        {
+            "dataset": "d",
+            "channels": ["MRI"],
+            "labels": {"tumour": 1},
+            "spacing_mm": [1, 1, 1],
+            "crop": "none",
+            "normalisation": [{"scheme": "per_image"}],
+            "coarse_axis": None,
+            "patch_size": [16, 8, 8],
+            "batch_size": 2,
+            "mirror_axes": [],
+            "network": {
+                "features": [4, 8],
+                "strides": [[1, 1, 1], [2, 2, 2]],
+                "kernels": [[3, 3, 3]] * 2,
+                "blocks": [1, 1],
+            },
+            "classification": {
+                "heads": {"grade": ["low", "high"]},
+                "view": "foreground",
+                "pooling": pooling,
+                "pool_labels": ["tumour"],
+            },
+        }
+    )
+    network = build_network(plan, seed=0)
+    refit_heads(network, _far_away(plan, num_cases=30, seed=0), plan, device=torch.device("cpu"), dtype=None, seed=0)
+    answers, truth = [], []
+    with torch.inference_mode():
+        for case in _far_away(plan, num_cases=30, seed=1):
+            segments = [torch_segment(network, None)]
+            _, classes, _ = infer_case([network], case.image, plan, segments=segments, overlap=0.0)
+            answers.append(classes["grade"]["high"])
+            truth.append(case.entry.classes["grade"])
+    area = roc_auc_score(truth, answers)
+    assert area > 0.95 if pooling == "attention" else area < 0.8
 
 
 def test_what_the_network_sees_beyond_a_case_is_no_part_of_a_region(cases, monkeypatch):
@@ -189,10 +290,11 @@ def test_what_the_network_sees_beyond_a_case_is_no_part_of_a_region(cases, monke
         grid = WindowGrid.over(shape, plan.patch_size, 0.5)
         run = CaseRun([network], image, plan, segments=[torch_segment(network, None)], grid=grid)
         list(run.slabs())
-        expected = network.describe(*run.view())
-        alone = network(run.view()[0], views=torch.tensor([0])).described
-    random = np.random.default_rng(0)
-    found = _gather(network, plan, case, random=random, num_views=2, device=torch.device("cpu"), dtype=None)
+        (view,), probabilities = run.views()
+        expected = network.describe([view], probabilities)
+        alone = network(view, views=torch.tensor([0])).described
+    look = _Look(network, plan, torch.device("cpu"), None, num_views=2)
+    found = look.described(case, np.random.default_rng(0))
     torch.testing.assert_close(found[:1], expected, rtol=1e-3, atol=1e-3)
     assert (alone - expected).abs().max() > 0.02  # what the network sees beyond it would have counted
 

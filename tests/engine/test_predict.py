@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import product
 
 import numpy as np
 import pytest
@@ -14,15 +15,17 @@ from medseg.core.settings import InferSettings
 from medseg.core.volume import Volume
 from medseg.data.manifest import read_manifest
 from medseg.data.store import open_store
-from medseg.engine import predict
+from medseg.engine import case_run, predict
 from medseg.engine.backends import torch_segment
-from medseg.engine.case_run import infer_case
+from medseg.engine.case_run import CaseRun, infer_case
 from medseg.engine.devices import amp_dtype, pick_device
+from medseg.engine.diagnosis import _Look
 from medseg.engine.predict import Predictor, load_networks
 from medseg.engine.thrift import Thrift
 from medseg.io.bundle import Bundle, read_bundle
 from medseg.io.volumes import read_volume
 from medseg.nn.build import build_network
+from medseg.ops.sliding import WindowGrid
 
 
 @pytest.fixture(scope="module")
@@ -85,22 +88,60 @@ def test_the_diagnosis_hardly_depends_on_the_tiling(bundle, volume):
     assert max(answers) - min(answers) < 0.05
 
 
-@pytest.mark.parametrize("pooling", ["global", "attention"])
-def test_nor_does_it_with_another_pooling(pooling, bundle, workspace):
-    store = open_store(workspace.store)
+def _pooling_otherwise(pooling, bundle):
+    """The bundle's network with another pooling, and its plan."""
     diagnosis = bundle.plan.classification.model_copy(update={"pooling": pooling})
     plan = bundle.plan.model_copy(update={"classification": diagnosis})
     network = build_network(plan, seed=0).eval()
     trained = {name: value for name, value in bundle.weights[0].items() if name.startswith("unet.")}
     network.load_state_dict(trained, strict=False)
     network.head.heads["lesion_type"].weight.data *= 10
-    image, answers = store.load(store.index.cases[0].id).image.float(), []
+    return network, plan
+
+
+def _answer(network, plan, image, *, overlap=0.0):
+    segments = [torch_segment(network, None)]
     with torch.inference_mode():
-        for overlap in (0.0, 0.3, 0.6):
-            segments = [torch_segment(network, None)]
-            _, classes, _ = infer_case([network], image, plan, segments=segments, overlap=overlap)
-            answers.append(classes["lesion_type"]["benign"])
-    assert max(answers) - min(answers) < 0.05
+        _, classes, _ = infer_case([network], image, plan, segments=segments, overlap=overlap)
+    return classes["lesion_type"]["benign"]
+
+
+@pytest.mark.parametrize(("pooling", "most"), [("global", 0.05), ("attention", 0.0)])
+def test_nor_does_it_with_another_pooling(pooling, most, bundle, workspace):
+    store = open_store(workspace.store)
+    network, plan = _pooling_otherwise(pooling, bundle)
+    image = store.load(store.index.cases[0].id).image.float()
+    answers = [_answer(network, plan, image, overlap=overlap) for overlap in (0.0, 0.3, 0.6)]
+    assert max(answers) - min(answers) <= most
+
+
+@pytest.mark.parametrize("pooling", ["global", "attention"])
+def test_attention_reads_all_of_a_case_and_other_poolings_a_view(pooling, bundle, workspace, monkeypatch):
+    """What stands in the corners of a case lies outside a view of its middle."""
+    store = open_store(workspace.store)
+    network, plan = _pooling_otherwise(pooling, bundle)
+    image = store.load(store.index.cases[0].id).image.float()
+    monkeypatch.setattr(case_run, "_centre", lambda _: (np.array(image.shape[1:]) - 1) / 2)
+    plain, moved = _answer(network, plan, image), []
+    for ends in product((slice(0, 3), slice(-3, None)), repeat=3):
+        marked = image.clone()
+        marked[(slice(None), *ends)] = 9 * torch.randn(3, 3, 3, generator=torch.Generator().manual_seed(1))
+        moved.append(abs(_answer(network, plan, marked) - plain))
+    assert all(moved) if pooling == "attention" else not any(moved)
+
+
+def test_a_case_that_gathers_is_described_for_the_last_fit_as_at_inference(bundle, workspace):
+    store = open_store(workspace.store)
+    network, plan = _pooling_otherwise("attention", bundle)
+    case = store.load(store.index.cases[0].id)
+    look = _Look(network, plan, torch.device("cpu"), None, num_views=2)
+    found = look.described(case, np.random.default_rng(0))
+    grid = WindowGrid.over(case.entry.shape, plan.patch_size, 0.5)
+    run = CaseRun([network], case.image.float(), plan, segments=[], grid=grid)
+    with torch.inference_mode():
+        expected = network.describe(*run.views())
+    torch.testing.assert_close(found[:1], expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found[1:], expected, atol=1e-2)
 
 
 def test_a_wrong_number_of_channels_is_refused(bundle, volume):

@@ -1,5 +1,6 @@
 """A lock that the system lets go of."""
 
+import errno
 import json
 import os
 import subprocess
@@ -9,7 +10,8 @@ import time
 
 import pytest
 
-from medseg.core.errors import BatchError
+from medseg.core.errors import BatchError, InputError
+from medseg.io import lock
 from medseg.io.lock import locked
 
 HOLD = """
@@ -66,3 +68,17 @@ def test_it_is_given_back_on_an_error(tmp_path):
         _ = 1 / 0
     with locked(tmp_path / "lock"):
         pass
+
+
+def test_a_full_disk_and_a_missing_folder_are_named(tmp_path, monkeypatch):
+    with pytest.raises(InputError) as caught, locked(tmp_path / "nowhere" / "lock"):
+        pass
+    assert caught.value.code == "E-NOT-WRITABLE"
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(lock.os, "write", full)
+    with pytest.raises(InputError) as caught, locked(tmp_path / "lock"):
+        pass
+    assert (caught.value.code, caught.value.file) == ("E-DISK-FULL", tmp_path / "lock")

@@ -49,10 +49,10 @@ def test_only_pooling_under_the_foreground_asks_where_it_is(pooling):
     network = build_network(plan.model_copy(update={"classification": chosen}), seed=0)
     image, masks = torch.randn(2, 2, 16, 16, 16), torch.rand(2, 3, 16, 16, 16)
     network.eval()
-    asked = not torch.allclose(network.describe(image, masks), network.describe(image, masks.flip(2)))
+    asked = not torch.allclose(network.describe([image], masks), network.describe([image], masks.flip(2)))
     assert asked is (pooling == "foreground")
     assert network.head_scales == ((0, 1, 2) if asked else (1, 2))
-    network.classify(image, masks)["grade"].square().sum().backward()
+    network.classify([image], masks)["grade"].square().sum().backward()
     learnt = [name for name, value in network.named_parameters() if "attention" in name and value.grad is not None]
     assert bool(learnt) is (pooling == "attention")
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from medseg.nn.diagnosis import Attention, OrdinalLayer, Standardise, _pool, measure_shape
+from medseg.core.plan import ClassificationPlan
+from medseg.nn.diagnosis import Attention, ClassificationHead, OrdinalLayer, Standardise, _pool
 
 
 def test_features_are_standardised_over_all_cases_seen():
@@ -42,31 +43,6 @@ def test_what_lies_outside_the_regions_does_not_change_the_diagnosis():
     assert not torch.allclose(_pool(features, regions), _pool(changed, regions))
 
 
-def test_the_shape_of_one_voxel_by_hand():
-    region = torch.zeros(1, 1, 9, 9, 9)
-    region[..., 4, 4, 4] = 1
-    size, *rims = measure_shape(region)[0].tolist()
-    assert size == pytest.approx(math.log(2) / 10)
-    expected = [(1 - 1 / width**3) / divisor for width in (3, 5, 7) for divisor in (2, 2 ** (2 / 3))]
-    assert rims == pytest.approx(expected)
-
-
-def test_a_cross_is_more_ragged_than_a_block_of_its_size():
-    block, cross = torch.zeros(2, 1, 1, 21, 21, 21)
-    block[..., 8:13, 8:13, 8:13] = 1
-    cross[..., 8:13, 10, 10] = cross[..., 9:12, 9:12, 9:12] = 1
-    cross[..., 10, :, 9:12] = cross[..., 10, 9:12, :] = 1
-    block, cross = measure_shape(block)[0], measure_shape(cross)[0]
-    assert (cross[1:] > block[1:]).all()
-
-
-def test_regions_are_measured_one_by_one():
-    regions = torch.rand(2, 3, 8, 8, 8)
-    together = measure_shape(regions).reshape(2, 7, 3)
-    for number in range(3):
-        torch.testing.assert_close(together[:, :, number], measure_shape(regions[:, number : number + 1]))
-
-
 def test_steps_of_a_scale_by_hand():
     layer = OrdinalLayer(1, 3)
     with torch.no_grad():
@@ -94,11 +70,43 @@ def test_attention_by_hand():
             layer.weight.zero_()
             layer.bias.zero_()
     features = torch.tensor([1.0, 4.0]).reshape(1, 1, 2, 1, 1)
-    assert attend(features)[0].tolist() == pytest.approx([2.5, 4])
+    told, mass = attend(features)
+    assert told[0].tolist() == pytest.approx([2.5, 4])
+    assert float(mass.detach()) == pytest.approx(math.log(2))
     with torch.no_grad():
         attend.gate.bias.fill_(50.0)
         attend.content.weight[0] = 100.0
         attend.content.bias[0] = -250.0  # tanh: -1 at the first place, 1 at the second
         attend.to_weight.weight[0, 0] = 1.0
     share = math.exp(2) / (1 + math.exp(2))
-    assert attend(features)[0].tolist() == pytest.approx([1 * (1 - share) + 4 * share, 4])
+    told, mass = attend(features)
+    assert told[0].tolist() == pytest.approx([1 * (1 - share) + 4 * share, 4])
+    assert float(mass.detach()) == pytest.approx(math.log(math.exp(-1) + math.exp(1)))
+
+
+def _gathering_head() -> ClassificationHead:
+    plan = ClassificationPlan.parse(
+        {"heads": {"grade": ["low", "high"]}, "view": "foreground", "pooling": "attention", "pool_labels": ["tumour"]}
+    )
+    head = ClassificationHead([1, 3, 4], 0, plan).eval()
+    assert head.gathers
+    return head
+
+
+def test_views_gathered_are_one_large_view_whatever_their_order():
+    """Attention weighs the places of all views as if they had been one; of another case's nothing comes in."""
+    torch.manual_seed(2)
+    head = _gathering_head()
+    shapes = ((1, 8, 4, 4), (3, 4, 2, 2), (4, 2, 2, 2))
+    large = [torch.randn(1, *shape) * 3 for shape in shapes]
+    halves = [torch.cat(part.chunk(2, dim=2)) for part in large]
+    others = [torch.randn(1, channels, i // 2, j, k) + 9 for channels, i, j, k in shapes]
+    expected, _ = head.pool(large, None)
+    pooled, masses = head.pool([torch.cat(pair) for pair in zip(others, halves, strict=True)], None)
+    together = torch.tensor([[False, True, True], [True, False, False]])
+    found = head.gather(pooled, masses, together)
+    torch.testing.assert_close(found[:1], expected)
+    torch.testing.assert_close(found[1:], pooled[:1])
+    torch.testing.assert_close(head.gather(pooled.flip(0), masses.flip(0), together.flip(1)), found)
+    alike = head.gather(pooled, torch.zeros_like(masses), together)  # the views' plain mean is another answer
+    assert not torch.allclose(alike[:1], expected, atol=1e-3)

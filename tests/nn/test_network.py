@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from medseg.core.plan import ClassificationPlan, NetworkPlan
-from medseg.nn.diagnosis import ClassificationHead, measure_shape
+from medseg.nn.diagnosis import ClassificationHead
 from medseg.nn.network import Convolution, Network, ResidualBlock, UNet
+from medseg.nn.shape import measure_shape
 
 HEADS = ClassificationPlan(
     heads={"grade": ("low", "mid", "high"), "side": ("l", "r")}, view="foreground", pool_labels=()
@@ -79,7 +80,7 @@ def test_classify_is_the_forward_pass_with_known_probabilities():
     image = torch.randn(2, 2, 12, 10, 6)
     with torch.no_grad():
         output = network(image, views=torch.arange(2))
-        again = network.classify(image, output.logits[0].softmax(1))
+        again = network.classify([image], output.logits[0].softmax(1))
     for head, value in output.classes.items():
         torch.testing.assert_close(again[head], value)
 
@@ -93,34 +94,45 @@ def test_only_the_views_are_classified_and_under_the_reference_where_it_is_shown
     with torch.no_grad():
         output = network(image, views=torch.tensor([0, 2]), reference=reference)
         truth = torch.stack([reference[:1] == index for index in range(3)], dim=1).float()
-        shown = network.classify(image[:1], truth)
-        own = network.classify(image[2:], output.logits[0][2:].softmax(1))
+        shown = network.classify([image[:1]], truth)
+        own = network.classify([image[2:]], output.logits[0][2:].softmax(1))
     for head, value in output.classes.items():
         assert len(value) == 2
         torch.testing.assert_close(value[:1], shown[head])
         torch.testing.assert_close(value[1:], own[head])
 
 
-def test_a_channel_of_two_values_is_measured_as_an_outline():
+@pytest.mark.parametrize(("directed", "num"), [(False, 7), (True, 20)])
+def test_a_channel_of_two_values_is_measured_as_an_outline(directed, num):
     torch.manual_seed(0)
     unet = UNet(2, 0, _plan())
-    head = ClassificationHead((2, 6, 8), 0, HEADS, num_outlines=1)
+    plan = HEADS.model_copy(update={"directed": directed})
+    head = ClassificationHead((2, 6, 8), 0, plan, num_outlines=1)
     network = Network(unet, head, head_scales=(1, 2), shape_channels=(1,)).eval()
     image = torch.full((1, 2, 9, 9, 9), -1.0)
     image[:, 1, 2:7, 2:7, 2:7] = 1
-    described = network.describe(image, None)
-    measured = measure_shape((image[:, 1:] > 0).float())
-    assert described.shape == (1, sum(head.blocks)) == (1, 2 * (2 + 6 + 8) + 7)
-    torch.testing.assert_close(described[:, -7:], measured)
+    described = network.describe([image], None)
+    measured = measure_shape((image[:, 1:] > 0).float(), directed=directed)
+    assert described.shape == (1, sum(head.blocks)) == (1, 2 * (2 + 6 + 8) + num)
+    torch.testing.assert_close(described[:, -num:], measured)
     torch.testing.assert_close(network(image, views=torch.arange(1)).described, described)
+
+
+def test_regions_are_measured_by_direction_where_the_plan_says_so():
+    plan = HEADS.model_copy(update={"directed": True})
+    head = ClassificationHead((2, 6, 8), 2, plan)
+    network = Network(UNet(2, 3, _plan()), head, head_scales=(1, 2), region_groups=((1,), (2,))).eval()
+    probabilities = torch.rand(1, 3, 8, 8, 4)
+    described = network.describe([torch.randn(1, 2, 8, 8, 4)], probabilities)
+    torch.testing.assert_close(described[:, -40:], measure_shape(probabilities[:, 1:], directed=True))
 
 
 def test_without_a_head_there_are_no_classes():
     network = Network(UNet(2, 3, _plan()), None)
     assert network(torch.randn(1, 2, 8, 8, 4), views=torch.arange(1)).classes == {}
-    assert network.classify(torch.randn(1, 2, 8, 8, 4), None) == {}
+    assert network.classify([torch.randn(1, 2, 8, 8, 4)], None) == {}
     with pytest.raises(ValueError, match="without a classification head"):
-        network.describe(torch.randn(1, 2, 8, 8, 4), None)
+        network.describe([torch.randn(1, 2, 8, 8, 4)], None)
 
 
 def test_regions_add_up_the_labels_of_a_group():
@@ -129,7 +141,7 @@ def test_regions_add_up_the_labels_of_a_group():
     exchanged = probabilities[:, [0, 2, 1]]
     image = torch.randn(1, 2, 8, 8, 4)
     with torch.no_grad():
-        first, second = network.classify(image, probabilities), network.classify(image, exchanged)
+        first, second = network.classify([image], probabilities), network.classify([image], exchanged)
     torch.testing.assert_close(first["grade"], second["grade"])
 
 
@@ -195,3 +207,31 @@ def test_a_whole_network_with_a_thin_bottleneck_has_finite_gradients_under_bf16(
     (output.logits[0].float() ** 2).mean().backward()
     gradients = [value.grad for value in network.unet.parameters() if value.grad is not None]
     assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+
+
+def test_what_a_gathering_head_learns_from_is_what_it_reads_of_the_same_patches_at_inference():
+    """Samples 0 and 1 are of one case, 2 and 3 of another; one of each is a view."""
+    torch.manual_seed(4)
+    plan = HEADS.model_copy(update={"pooling": "attention"})
+    assert plan.gathers
+    head = ClassificationHead((2, 6, 8), 0, plan)
+    network = Network(UNet(2, 3, _plan()), head, head_scales=(1, 2)).eval()
+    image, bags = torch.randn(4, 2, 12, 10, 6), torch.tensor([0, 0, 1, 1])
+    with torch.no_grad():
+        learnt = network(image, views=torch.tensor([1, 3]), bags=bags).described
+        by_case = torch.cat([network.describe(image[pair].split(1), None) for pair in ([0, 1], [2, 3])])
+        side_by_side = network.describe([image[[1, 3]], image[[0, 2]]], None)
+        alone = network(image, views=torch.tensor([1, 3])).described
+    torch.testing.assert_close(learnt, by_case)
+    torch.testing.assert_close(side_by_side, by_case)
+    assert not torch.allclose(alone, by_case, atol=1e-3)
+
+
+def test_attention_learns_to_weigh_one_view_against_another():
+    torch.manual_seed(4)
+    head = ClassificationHead((2, 6, 8), 0, HEADS.model_copy(update={"pooling": "attention"}))
+    network = Network(UNet(2, 3, _plan()), head, head_scales=(1, 2))
+    output = network(torch.randn(2, 2, 12, 10, 6), views=torch.tensor([1]), bags=torch.tensor([0, 0]))
+    assert all(len(answer) == 1 for answer in output.classes.values())
+    sum(answer.square().sum() for answer in output.classes.values()).backward()
+    assert all(value.grad is not None and value.grad.any() for value in head.attention.parameters() if value.ndim > 1)

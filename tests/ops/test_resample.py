@@ -159,3 +159,27 @@ def test_along_axis_is_a_tensor_product(axis):
     array, matrix = torch.randn(3, 4, 5, 6), torch.randn(7, (3, 4, 5, 6)[axis])
     peer = torch.moveaxis(torch.tensordot(matrix, array, dims=([1], [axis])), 0, axis)
     torch.testing.assert_close(along_axis(array, matrix, axis), peer, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stored", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+@pytest.mark.parametrize("sliced", [None, 0, 1, 2])
+def test_what_overshoots_is_cut_off_at_the_range_of_the_image_or_of_the_slice(sliced, stored, monkeypatch):
+    monkeypatch.setattr("medseg.ops.resample._SLAB_BYTES", 4 * 2 * 100)  # several parts
+    blocks = torch.randn(2, 9, 10, 8, generator=torch.Generator().manual_seed(0)).sign() * torch.arange(1, 9)
+    image = blocks.permute(0, *(1 + axis for axis in stored)).contiguous()
+    image = image.permute(0, *(1 + stored.index(axis) for axis in range(3)))
+    orders = tuple(NEAREST if axis == sliced else CUBIC for axis in range(3))
+    shape = (13, 14, 12)
+    plain = resample(image, shape, orders=orders)
+    found = resample(image, shape, orders=orders, within_range=True)
+    for channel in range(2):
+        if sliced is None:
+            expected = plain[channel].clamp(image[channel].min(), image[channel].max())
+        else:
+            expected = plain[channel].clone()
+            for place in range(shape[sliced]):
+                taken = int((place + 0.5) * image.shape[sliced + 1] / shape[sliced])
+                of_slice = image[channel].select(sliced, taken)
+                expected.select(sliced, place).clamp_(of_slice.min(), of_slice.max())
+        assert not torch.equal(expected, plain[channel])
+        assert torch.equal(found[channel], expected)

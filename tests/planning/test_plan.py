@@ -159,8 +159,23 @@ def test_a_shape_of_two_values_keeps_both_and_a_whole_case_is_not_cropped():
     assert (rule.scheme, rule.mean, rule.std, rule.lower) == ("fixed", 127.5, 127.5, None)
     assert plan.classification is not None
     assert plan.classification.shape_channels == (0,)
+    assert (plan.classification.directed, plan.mirror_axes) == (True, ())
     how = Augmentation.from_plan(plan)
     assert (how.intensity, how.scaling) == (False, (0.95, 1.05))
+
+
+@pytest.mark.parametrize("directed", [None, False, True])
+@pytest.mark.parametrize(("labels", "is_shape"), [((), True), ((), False), (("liver",), True)])
+def test_only_shapes_without_labels_are_measured_by_direction_unless_the_user_says_so(labels, is_shape, directed):
+    mask = CT.model_copy(update={"minimum": 0, "maximum": 255, "two_valued": True})
+    fingerprint = _fingerprint().model_copy(update={"channels": (mask if is_shape else CT,)})
+    plan = make_plan(_dataset(labels, heads=HEADS), fingerprint, Wishes(directed=directed))
+    expected = (is_shape and not labels) if directed is None else directed
+    assert plan.classification is not None
+    assert plan.classification.directed == expected
+    assert ("measures of shape" in {one.what for one in plan.decisions}) == (directed is not None or expected)
+    if is_shape:  # a mirrored shape lies otherwise
+        assert plan.mirror_axes == (() if expected else (0, 1, 2))
 
 
 @pytest.mark.parametrize("pooling", [None, "foreground", "global", "attention"])

@@ -10,6 +10,7 @@ from medseg.core.errors import MedsegError
 from medseg.core.export import ExportRecord
 from medseg.core.plan import Normalisation
 from medseg.engine import export_formats
+from medseg.engine.exports import export_member
 from medseg.io.bundle import read_bundle, write_bundle
 from medseg.io.documents import read_document
 from medseg.nn.build import build_network
@@ -68,6 +69,19 @@ def test_what_is_written_runs_without_medseg(bundle, tmp_path):
     assert "no real case" in made.checked_on
 
 
+@pytest.mark.parametrize("form", GRAPHS)
+def test_a_diagnosis_by_direction_is_exported(form, bundle, case, tmp_path):
+    pytest.importorskip(GRAPHS[form])
+    model = read_bundle(bundle)
+    assert model.plan.classification is not None
+    directed = model.plan.classification.model_copy(update={"directed": True})
+    plan = model.plan.model_copy(update={"classification": directed})
+    weights = build_network(plan, seed=1).state_dict()
+    write_bundle(tmp_path / "model", model.manifest, plan, weights=[weights], metrics="{}\n", card="")
+    made = export(tmp_path / "model", tmp_path / "out", form=form, case=[case])
+    assert made.checks[0].class_difference < 1e-3
+
+
 def test_members_of_an_ensemble_have_a_file_each(bundle, case, tmp_path):
     ensemble([bundle, bundle], tmp_path / "both")
     made = export(tmp_path / "both", tmp_path / "out", form="torch-export", case=[case])
@@ -91,6 +105,18 @@ def test_another_answer_is_refused_and_removed(bundle, case, tmp_path, monkeypat
         export(bundle, tmp_path / "out", form="torch-export", case=[case])
     assert (caught.value.code, caught.value.exit_code) == ("E-EXPORT", 5)
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("name", ["onnx", "torch-export"])
+def test_a_diagnosis_that_is_gathered_all_over_a_case_is_refused(bundle, tmp_path, name):
+    plan = read_bundle(bundle).plan
+    attending = plan.model_copy(
+        update={"classification": plan.classification.model_copy(update={"pooling": "attention"})}
+    )
+    with pytest.raises(MedsegError, match="as many tiles as the case is large") as caught:
+        export_member(build_network(attending), attending, name, tmp_path, member=1)
+    assert (caught.value.code, "monai-bundle" in caught.value.remedy) == ("E-EXPORT", True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_format_and_a_missing_package_are_named(bundle, tmp_path, monkeypatch):

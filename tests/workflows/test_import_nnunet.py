@@ -226,7 +226,7 @@ def test_the_plan_is_theirs_in_our_axes(tmp_path):
     assert plan.spacing_mm == (2.5, 0.8, 0.8)
     assert plan.mirror_axes == (0, 1)
     assert plan.network.strides[1:] == ((1, 2, 2), (2, 1, 2))
-    assert (plan.orientation, plan.crop, plan.nearest_slices) == ("stored", "nonzero", True)
+    assert (plan.orientation, plan.crop, plan.nearest_slices, plan.within_range) == ("stored", "nonzero", True, True)
     rule = plan.normalisation[0]
     assert (rule.scheme, rule.lower, rule.upper, rule.mean, rule.std) == ("fixed", -300, 400, 40, 90)
 

@@ -31,6 +31,13 @@ def test_without_augmentation_there_is_nothing_to_vary(workspace):
     assert made.page.read_text().count("<figure") == len(made.cases)
 
 
+def test_elastic_deformation_is_shown_where_it_is_asked_for(workspace):
+    pages = [preview(workspace, TrainSettings(elastic=on)).page.read_text() for on in (False, True)]
+    figures = [[part.split("</figure>")[0] for part in page.split("<figure")[1:]] for page in pages]
+    assert figures[0][0] == figures[1][0]  # as stored
+    assert figures[0] != figures[1]
+
+
 def test_cases_without_anything_to_teach_are_left_out(workspace, monkeypatch):
     store = open_store(workspace.store)
     mute = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -18,8 +19,9 @@ import torch
 from medseg.core.errors import BatchError, InputError, ResourceError, UsageError
 from medseg.core.settings import TrainSettings
 from medseg.data.store import Store, open_store
-from medseg.engine import backends, clock, journal, step, validate
+from medseg.engine import backends, clock, head_fits, journal, step, validate
 from medseg.engine.checkpoint import load_progress
+from medseg.engine.distributed import Ranks
 from medseg.engine.journal import Journal
 from medseg.engine.train import CHECKPOINT
 from medseg.io.bundle import read_bundle
@@ -99,6 +101,15 @@ def test_a_restart_empties_the_folder_but_not_while_it_is_held(place):
     train(place, SHORT, restart=True)
     assert not (folder / "old").exists()
     assert not (folder / ".lock").exists()
+
+
+@pytest.mark.parametrize("name", ["..", "../store", "runs/../..", "/somewhere", "."])
+def test_a_name_that_leads_elsewhere_is_refused_before_a_restart_empties_it(place, name):
+    before = sorted(place.folder.rglob("*"))
+    with pytest.raises(UsageError, match="must lie in") as caught:
+        train(place, SHORT, name=name, restart=True)
+    assert caught.value.code == "E-OPTION"
+    assert sorted(place.folder.rglob("*")) == before
 
 
 def test_a_finished_training_goes_on_when_it_is_made_longer_and_its_model_stays_until_then(place):
@@ -190,6 +201,45 @@ def test_a_stop_request_ends_a_validation_in_its_middle_and_the_training_goes_on
     assert train(place, SHORT).finished
 
 
+@pytest.mark.parametrize("asks", ["by a file", "by SIGTERM", "not at all"])
+def test_a_stop_request_ends_the_last_fit_of_the_heads_which_is_then_made_anew(place, monkeypatch, asks):
+    monkeypatch.setattr(head_fits, "_FEWEST_PER_CLASS", 1)
+    monkeypatch.setattr(head_fits, "_balance", fitting := Counted(head_fits._balance))
+    whole = read_bundle(train(place, SHORT, name="whole").bundle).weights[0]
+    fits, fitting.calls = fitting.calls, 0
+    assert fits > 5
+
+    def ask() -> None:
+        if asks == "by a file":
+            (place.run(None, None) / "stop").touch()
+        elif asks == "by SIGTERM":
+            signal.raise_signal(signal.SIGTERM)
+
+    fitting.at_third = ask
+    stopped = train(place, SHORT)
+    assert stopped.finished is (asks == "not at all")
+    assert fitting.calls == (fits if stopped.finished else 4)  # the next fit is the one that it was asked in
+    assert (place.run(None, None) / CHECKPOINT).is_file()
+    fitting.at_third = lambda: None
+    again = train(place, SHORT)
+    assert again.finished
+    found = read_bundle(again.bundle).weights[0]
+    assert all(torch.equal(value, whole[name]) for name, value in found.items())
+
+
+class Counted:
+    """A function that counts its calls, and does something more in the third."""
+
+    def __init__(self, function) -> None:
+        self.function, self.calls, self.at_third = function, 0, lambda: None
+
+    def __call__(self, *arguments):
+        self.calls += 1
+        if self.calls == 3:
+            self.at_third()
+        return self.function(*arguments)
+
+
 def test_a_stop_request_is_heard_while_cases_are_loaded(place, monkeypatch):
     loaded = []
     load = Store.load
@@ -219,6 +269,14 @@ def test_a_signal_that_comes_while_the_last_case_is_loaded_is_not_lost(place, mo
     monkeypatch.setattr(Store, "load", slow)
     assert not train(place, SHORT).finished
     assert len(loaded) == num_training
+
+
+def test_more_processes_than_patches_are_refused_before_cases_are_loaded(place, monkeypatch):
+    monkeypatch.setattr(training, "joined", lambda *_, **__: contextlib.nullcontext(Ranks(0, 3, 0)))
+    monkeypatch.setattr(Store, "load", lambda *_: pytest.fail("a case was loaded"))
+    with pytest.raises(UsageError, match="2 patches cannot be dealt to 3 processes") as caught:
+        train(place, SHORT)
+    assert caught.value.code == "E-RANKS"
 
 
 def test_a_training_that_ran_out_of_memory_goes_on_with_a_smaller_batch(place, monkeypatch):

@@ -51,6 +51,14 @@ def test_a_collapse_is_named_with_its_head_alone():
     assert collapse_warnings({"grade/accuracy": 0.5, "grade/collapsed": 0.0}) == ()
 
 
+@pytest.mark.parametrize(
+    ("step", "rate", "known"), [(4, 1.0, False), (5, 1.0, True), (2, 0.05, True), (1, 0.05, False)]
+)
+def test_the_time_that_is_left_is_told_within_the_first_minute_of_slow_steps(step, rate, known):
+    status = Status(step, 0.1, {}, {}, remaining_s=75.0, steps_per_s=rate, samples_per_s=2 * rate)
+    assert ("1:15 left" in _describe(status)) is known
+
+
 @pytest.mark.parametrize(("share", "said"), [(0.3, False), (0.7, True)])
 def test_a_collapse_is_said_while_training_once_half_of_it_is_over(share, said):
     status = Status(step=9, share=share, losses={}, validation=COLLAPSED, remaining_s=1, steps_per_s=1, samples_per_s=2)

@@ -22,8 +22,13 @@ if TYPE_CHECKING:
 _STORE_BYTES = 100 * 2**20
 _SPARE_ROOM = 2  # workers that stand by need room beside those that work
 _LOOPBACK = "127.0.0.1"
-# Without the first, Ray puts the machine's own address in place of the loopback's.
-_ONLY_HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_enable_metrics_collection": "0"}
+# Without the first, Ray puts the machine's own address in place of the loopback's; without the last, everything else on
+# a busy machine goes before its workers, which would then be slower than no workers at all.
+_ONLY_HERE = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_worker_niceness": "0",
+}
 _TOKEN, _TOKEN_FILE = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 _OWN_TOKEN = Path("~/.ray/auth_token")
 

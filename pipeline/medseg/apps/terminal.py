@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 _LINE_EVERY_S = 10.0
+_ESTIMATING_S = 30.0  # where steps are slow
 
 
 class Terminal:
@@ -135,7 +136,8 @@ def _describe(status: Status) -> str:
         for name, value in status.validation.items()
         if name == "dice" or name.endswith(("/accuracy", "/auroc"))
     )
-    left = f"{minutes}:{seconds:02d} left" if status.step >= 5 else "estimating"
+    is_known = status.step >= 5 or status.step > status.steps_per_s * _ESTIMATING_S
+    left = f"{minutes}:{seconds:02d} left" if is_known else "estimating"
     pace = f"{status.steps_per_s:.2f} steps/s ({status.samples_per_s:.1f} patches/s)"
     alarm = "; ".join(collapse_warnings(status.validation) if status.share > 0.5 else ())
     parts = (f"loss: {losses}", scores and f"validation: {scores}", alarm)

@@ -74,6 +74,9 @@ class Generator(Document):
     name: Literal["phantom"]
     seed: int = 20
     num_cases: int = Field(default=90, ge=2, le=10000)
+    class_noise: float = Field(
+        default=0.0, ge=0, le=0.5, description="share of the cases of each class, test cases apart, given the other one"
+    )
 
 
 class Dataset(Document):

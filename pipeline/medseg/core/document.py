@@ -20,7 +20,11 @@ class Document(BaseModel):
 
     @classmethod
     def parse(cls, values: dict[str, Any], *, file: Path | None = None) -> Self:
-        """Validate `values`; every fault becomes one UsageError naming the key, the value and the cure."""
+        """Validate `values`; all faults together are one error.
+
+        Raises:
+            UsageError: E-CONFIG, naming the key, the value and the cure of each.
+        """
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -44,8 +48,10 @@ def _describe(model: type[BaseModel], fault: Any) -> str:
     where = ".".join(path) or model.__name__
     if fault["type"] == "extra_forbidden":
         return f"unknown key {where!r}: {suggest(path[-1], _keys_at(model, path[:-1]))}"
-    given = "" if fault["type"] == "missing" else f" (got {fault['input']!r:.80})"
     message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error" and not path:  # of things that contradict one another: all would bury the words
+        return str(message)
+    given = "" if fault["type"] == "missing" else f" (got {fault['input']!r:.80})"
     return f"{where}: {message[0].lower() + message[1:]}{given}"
 
 

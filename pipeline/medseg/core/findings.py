@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
 from medseg.core.batch import InputSeal
 from medseg.core.detection import LesionDetection, LesionSummary
 from medseg.core.document import Document
+from medseg.core.errors import MedsegError
 from medseg.core.estimate import Estimate
 from medseg.core.geometry import Geometry, Shape, Vector
 from medseg.core.prediction import Region
@@ -260,6 +261,11 @@ class CaseFailure(Document):
     code: str
     message: str
     remedy: str | None = None
+
+    @classmethod
+    def of(cls, case: str, error: MedsegError) -> Self:
+        """What failed a case, as its row of a report."""
+        return cls(case=case, code=error.code, message=error.message, remedy=error.remedy or None)
 
 
 class CohortReport(Document):

@@ -162,12 +162,15 @@ class ClassificationPlan(Document):
     pooling: Pooling = Field(
         default="foreground",
         description="features are pooled under the predicted pool_labels, over the whole view (global), or over the "
-        "places that the network has learnt to look at (attention)",
+        "places of the whole case that the network has learnt to look at (attention)",
     )
     pool_labels: tuple[str, ...] = Field(description="labels under whose predicted probability features are pooled")
     shape_channels: tuple[int, ...] = Field(
         default=(),
         description="channels of two values (-1 and 1 on the network grid): outlines, measured as regions are",
+    )
+    directed: bool = Field(
+        default=False, description="regions and outlines are measured direction by direction too: thickness and tilt"
     )
     dropout: float = Field(default=0.4, ge=0, lt=1)
     clinical: tuple[ClinicalColumn, ...] = Field(
@@ -181,6 +184,11 @@ class ClassificationPlan(Document):
             message = f"a clinical column is given twice: {', '.join(names)}"
             raise ValueError(message)
         return self
+
+    @property
+    def gathers(self) -> bool:
+        """Whether the head reads the whole case tile by tile, and attention weighs the places of all tiles together."""
+        return self.pooling == "attention" and self.view == "foreground"
 
 
 class Plan(Document):
@@ -202,6 +210,11 @@ class Plan(Document):
         default=False,
         description="along an axis whose voxels are > 3 x longer (in the source, else in the network grid) take the "
         "nearest slice, of image and answer, instead of interpolating",
+    )
+    within_range: bool = Field(
+        default=False,
+        description="cut off what the spline overshoots the range of the image by, or that of the slice with "
+        "`nearest_slices`",
     )
     patch_size: Shape
     batch_size: int = Field(ge=1)

@@ -48,6 +48,10 @@ class PreprocessSettings(Reading, Containment, Engine):
     pooling: Pooling | None = Field(
         default=None, description="of the diagnosis: foreground, global or attention; absent: foreground"
     )
+    directed: bool | None = Field(
+        default=None,
+        description="measure the diagnosis's regions direction by direction too; absent: only shapes without labels",
+    )
     clinical: tuple[str, ...] = Field(
         default=(), description="columns of the manifest's attributes that join the diagnosis: age,sex"
     )

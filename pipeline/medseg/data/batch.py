@@ -46,6 +46,10 @@ class Batch:
             carries |= torch.isfinite(values)
         return carries.nonzero().flatten()
 
+    def pairs(self) -> Tensor:
+        """(B,) which two places of the step's batch each sample is one of; together they may show one case."""
+        return torch.tensor(self.slots, device=self.image.device) // 2
+
     def classes_of_views(self) -> dict[str, Tensor]:
         views = self.views()
         return {head: values[views] for head, values in self.classes.items()}

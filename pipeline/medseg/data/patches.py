@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,7 @@ from medseg.core.errors import UsageError
 from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS
 from medseg.data.batch import Batch
 from medseg.data.crop import crop_case
+from medseg.ops.sliding import WindowGrid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +44,8 @@ class PatchSampler:
     Half of the patches of a segmentation task are centred on a voxel of a label, each label of the dataset alike. With
     a classification head the other half are views: the patch (or the whole case) that the head will see at inference,
     drawn so that every class comes equally often. These carry classes and values, and so does any patch that shows most
-    of what these are about.
+    of what these are about. Where the head gathers what it reads all over a case, the patch beside a view is of that
+    case, and the two tell its class together.
 
     Raises:
         UsageError: E-NOTHING-TO-LEARN when no case has a reference or a class.
@@ -71,7 +74,7 @@ class PatchSampler:
     def batch(self, step: int, slots: Sequence[int] | None = None) -> Batch:
         """The patches of one step, or of some of its slots; the same for the same step and slot."""
         slots = range(self._plan.batch_size) if slots is None else slots
-        samples = [self._lacking(np.random.default_rng((self._seed, step, slot)), slot) for slot in slots]
+        samples = [self._lacking(step, slot) for slot in slots]
         diagnosis = self._plan.classification
         told = [sample.case.entry if sample.tells else None for sample in samples]
         classes = {
@@ -95,9 +98,13 @@ class PatchSampler:
             values,
         )
 
-    def _lacking(self, random: np.random.Generator, slot: int) -> _Sample:
+    def _random(self, step: int, slot: int) -> np.random.Generator:
+        return np.random.default_rng((self._seed, step, slot))
+
+    def _lacking(self, step: int, slot: int) -> _Sample:
         """A sample with some channels taken away, never the last one that the case has."""
-        sample = self._sample(random, slot)
+        random = self._random(step, slot)
+        sample = self._sample(random, step, slot)
         if not self._channel_dropout:
             return sample
         present = [number for number in range(len(sample.image)) if number not in sample.case.entry.missing]
@@ -108,28 +115,45 @@ class PatchSampler:
         image[lost] = 0.0
         return replace(sample, image=image)
 
-    def _sample(self, random: np.random.Generator, slot: int) -> _Sample:
+    def _sample(self, random: np.random.Generator, step: int, slot: int) -> _Sample:
         plan = self._plan
         if plan.classification is not None and (not plan.labels or (slot % 2 and self._strata)):
-            stratum = self._strata[int(random.integers(len(self._strata)))]
-            case = self._cases[stratum[int(random.integers(len(stratum)))]]
+            case = self._cases[self._drawn_evenly(random)]
             image, labels = class_view(case, plan, jitter=random)
             return _Sample(case, image, labels, tells=True)
-        taught = [numbers for numbers in self._by_label if numbers]
+        by_label, numbers = self._by_label, range(len(self._cases))
+        gathers = plan.classification is not None and plan.classification.gathers
+        if gathers and self._strata and slot + 1 < plan.batch_size:
+            one = self._drawn_evenly(self._random(step, slot + 1))
+            by_label, numbers = [[one] if one in shown else [] for shown in by_label], range(one, one + 1)
+        case, start = self._anywhere(random, by_label, numbers)
+        tells = not gathers and self._shown(case, start)
+        return _Sample(case, *crop_case(case, start, plan.patch_size), tells=tells)
+
+    def _drawn_evenly(self, random: np.random.Generator) -> int:
+        """The number of a case, each class coming as often."""
+        stratum = self._strata[int(random.integers(len(self._strata)))]
+        return stratum[int(random.integers(len(stratum)))]
+
+    def _anywhere(
+        self, random: np.random.Generator, by_label: Sequence[Sequence[int]], numbers: Sequence[int]
+    ) -> tuple[LoadedCase, NDArray[np.int_]]:
+        """One of these cases and where a patch of it starts: near a voxel of a label, each alike, or anywhere."""
+        plan = self._plan
+        taught = [showing for showing in by_label if showing]
         if taught and random.random() < _FOREGROUND_SHARE:
             label = int(random.integers(len(taught)))
             case = self._cases[taught[label][int(random.integers(len(taught[label])))]]
-            index = [numbers is taught[label] for numbers in self._by_label].index(True) + 1
+            index = [showing is taught[label] for showing in by_label].index(True) + 1
             points = case.foreground[:]
             points = points[points[:, 0] == index]
             centre = points[int(random.integers(len(points))), 1:].numpy()
             spread = np.asarray(plan.patch_size) // 4
             centre = centre + random.integers(-spread, spread + 1)
         else:
-            case = self._cases[int(random.integers(len(self._cases)))]
+            case = self._cases[numbers[int(random.integers(len(numbers)))]]
             centre = np.asarray([random.integers(size) for size in case.entry.shape])
-        start = _start(centre, case.entry.shape, plan.patch_size)
-        return _Sample(case, *crop_case(case, start, plan.patch_size), tells=self._shown(case, start))
+        return case, _start(centre, case.entry.shape, plan.patch_size)
 
     def _shown(self, case: LoadedCase, start: NDArray[np.int_]) -> bool:
         """Whether the patch holds most of the labels that the classification head pools under."""
@@ -191,6 +215,12 @@ def view_start(
         reach = np.maximum((np.asarray(size) * _JITTER).astype(int), 1)
         start = start + jitter.integers(-reach, reach + 1)
     return np.asarray(start)
+
+
+def tile_starts(shape: Shape, size: Shape) -> list[NDArray[np.int_]]:
+    """First voxels of the fewest tiles that cover a case, evenly spread; they hang on the two sizes alone."""
+    grid = WindowGrid.over(shape, size, 0.0)
+    return [np.asarray(start) - np.asarray(grid.padding) for start in product(*grid.starts)]
 
 
 def whole_view(image: Tensor, size: Shape) -> Tensor:

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from medseg.core.case import Case, Dataset, Split
 from medseg.core.document import Document
 from medseg.core.errors import UsageError
@@ -29,16 +31,21 @@ class _Index(Document):
     recipe: int
     seed: int
     num_cases: int
+    class_noise: float = 0.0
     sha256: dict[str, str]
 
 
-def make_phantom(folder: Path | str, *, seed: int = 20, num_cases: int = 90, progress: Progress = silent) -> Path:
+def make_phantom(
+    folder: Path | str, *, seed: int = 20, num_cases: int = 90, class_noise: float = 0.0, progress: Progress = silent
+) -> Path:
     """Write the cohort into `folder`, or keep what is already there and whole.
 
     Args:
         folder: Receives `images/`, `labels/`, `manifest.json` and, last, `phantom.json` with the hashes.
         seed: The same seed gives the same voxels.
         num_cases: Two thirds train, the rest halves into val and test, always in pairs of both classes.
+        class_noise: Share of the train and val cases of each class, rounded to whole cases, that the manifest gives
+            the other class. Voxels stay, and test cases keep the true class.
         progress: Wraps the loop over cases.
 
     Returns:
@@ -51,8 +58,8 @@ def make_phantom(folder: Path | str, *, seed: int = 20, num_cases: int = 90, pro
         raise UsageError(f"num_cases must be at least 2, got {num_cases}", code="E-PHANTOM")
     folder = Path(folder).absolute()
     manifest = folder / MANIFEST_NAME
-    dataset = _dataset(folder, seed, num_cases)
-    known = _known(folder, seed)
+    dataset = _mistaken(_dataset(folder, seed, num_cases), class_noise, seed=seed)
+    known = _known(folder, _Index(recipe=_RECIPE, seed=seed, num_cases=num_cases, class_noise=class_noise, sha256={}))
     paths = [path.relative_to(folder).as_posix() for case in dataset.cases for path in _files(case)]
     if known.keys() >= {*paths, MANIFEST_NAME} and all(
         _is_whole(folder / name, known[name]) for name in (*paths, MANIFEST_NAME)
@@ -65,7 +72,7 @@ def make_phantom(folder: Path | str, *, seed: int = 20, num_cases: int = 90, pro
         )
     write_manifest(dataset, manifest)
     hashes[MANIFEST_NAME] = sha256_of(manifest)
-    index = _Index(recipe=_RECIPE, seed=seed, num_cases=num_cases, sha256=hashes)
+    index = _Index(recipe=_RECIPE, seed=seed, num_cases=num_cases, class_noise=class_noise, sha256=hashes)
     write_text(folder / "phantom.json", index.to_json())
     return manifest
 
@@ -102,13 +109,31 @@ def _split_of(pair: int, num_pairs: int) -> Split:
     return "val" if pair >= num_pairs - num_test - num_val else "train"
 
 
-def _known(folder: Path, seed: int) -> dict[str, str]:
-    """Hashes of an earlier run of the same seed and recipe."""
+def _mistaken(dataset: Dataset, class_noise: float, *, seed: int) -> Dataset:
+    """The dataset with a share of each class's cases, test cases apart, said to be of the other class."""
+    random = np.random.default_rng([seed, 3])
+    wrong: set[str] = set()
+    for name in CLASS_NAMES:
+        own = [case.id for case in dataset.cases if case.split != "test" and case.classes[HEAD] == name]
+        wrong |= {own[int(place)] for place in random.permutation(len(own))[: round(class_noise * len(own))]}
+    other = dict(zip(CLASS_NAMES, reversed(CLASS_NAMES), strict=True))
+    cases = [
+        case.model_copy(update={"classes": {HEAD: other[case.classes[HEAD]]}}) if case.id in wrong else case
+        for case in dataset.cases
+    ]
+    return dataset.model_copy(update={"cases": tuple(cases)})
+
+
+def _known(folder: Path, wanted: _Index) -> dict[str, str]:
+    """Hashes of an earlier run of the same seed and recipe; the manifest's only when it says the same of the cases."""
     path = folder / "phantom.json"
     if not path.is_file():
         return {}
     index = _Index.parse(read_json_object(path), file=path)
-    return dict(index.sha256) if (index.seed, index.recipe) == (seed, _RECIPE) else {}
+    if (index.seed, index.recipe) != (wanted.seed, wanted.recipe):
+        return {}
+    said_alike = (index.num_cases, index.class_noise) == (wanted.num_cases, wanted.class_noise)
+    return {name: value for name, value in index.sha256.items() if said_alike or name != MANIFEST_NAME}
 
 
 def _files(case: Case) -> tuple[Path, ...]:

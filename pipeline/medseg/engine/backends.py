@@ -72,7 +72,7 @@ class Backends:
     ) -> None:
         self.networks = networks
         self.name: Name = "torch" if wanted == "auto" else wanted
-        self._open = wanted == "auto"
+        self._auto = self._open = wanted == "auto"
         self._dtype = dtype
         self._key = key
         self._segments: list[Segment] = []
@@ -92,12 +92,22 @@ class Backends:
         if self._open:
             self._choose(example, num_windows)
         if not self._segments:
-            self._segments = self._build(self.name, example)
+            self._segments = self._built(example)
         return self._segments
 
     def clear(self) -> None:
         """Let go of what was built."""
         self._segments = []
+
+    def _built(self, example: Tensor) -> list[Segment]:
+        try:
+            return self._build(self.name, example)
+        except ModelError as error:  # what was fastest on another case may be wrong on this one
+            if not self._auto:
+                raise
+            logger.warning("%s is not used: %s", self.name, error.message)
+            self.name = "torch"
+            return self._build(self.name, example)
 
     def _choose(self, example: Tensor, num_windows: int) -> None:
         rivals = [name for name in _PACKAGES if find_spec(_PACKAGES[name])]
@@ -124,7 +134,10 @@ class Backends:
     def _build(self, name: Name, example: Tensor) -> list[Segment]:
         if name == "torch":
             return [torch_segment(network, self._dtype) for network in self.networks]
-        segments = []
+        # the same weights in the same versions on the same machine need no second look, which takes more memory than
+        # all the rest
+        folder, memory = cache_folder("backends"), f"{_memory_key(self._key, self._dtype)}-{name}"
+        verified, segments = recall(folder, memory).get("answers_as_torch") is True, []
         for number, network in enumerate(self.networks):
             if name == "compiled":
                 segment = _compiled(network, example, self._dtype)
@@ -132,8 +145,10 @@ class Backends:
                 segment = _openvino(network, example, self._dtype, f"{self._key}-{number}")
             else:
                 segment = _onnx(network, example, f"{self._key}-{number}")
-            _compare(name, segment, network, example, self._dtype)
+            if not verified:
+                _compare(name, segment, network, example, self._dtype)
             segments.append(segment)
+        remember(folder, memory, {"answers_as_torch": True})
         return segments
 
 

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from functools import cached_property, partial
-from itertools import combinations
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from medseg.core.errors import ModelError
 from medseg.data.crop import crop
-from medseg.data.patches import view_start, whole_view
+from medseg.data.patches import tile_starts, view_start, whole_view
+from medseg.engine.members import combined, mean_classes
 from medseg.engine.thrift import Thrift
-from medseg.ops.augment import Augmentation, swap_table
 from medseg.ops.blank import blank_values, is_blank
 from medseg.ops.sliding import WindowGrid, sliding_slabs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from medseg.core.answering import Combination
     from medseg.core.plan import Plan
@@ -35,11 +32,12 @@ class Classifier(Protocol):
     """What says the classes of a case: a `Network`, or one that was exported."""
 
     def classify(
-        self, image: Tensor, probabilities: Tensor | None, clinical: Tensor | None = None
+        self, views: Iterable[Tensor], probabilities: Tensor | None, clinical: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Class logits by head, and (1, 1) standardised by target, of a view (1, C, *patch).
+        """Class logits by head, and (1, 1) standardised by target, of a case.
 
-        Its segmentation (1, K, *patch) is known; `clinical` (1, width) where the plan has such columns.
+        Its views are (1, C, *patch) each: one, whose segmentation (1, K, *patch) is known, or the tiles of all of it;
+        `clinical` (1, width) where the plan has such columns.
         """
         ...
 
@@ -80,9 +78,10 @@ def infer_case(
 class CaseRun:
     """One case on its way through the networks: first its logits, slab by slab, then its classes.
 
-    The segmentation is stitched first, then the case is classified once, from one view under the stitched
-    probabilities: the diagnosis is not an average over windows and does not depend on where they lie. The members of an
-    ensemble answer together, with the mean of their logits or probabilities and of their class probabilities.
+    The segmentation is stitched first, then the case is classified once: from one view under the stitched
+    probabilities, or from tiles of its own where the head gathers what it reads from all over the case. The diagnosis
+    is not an average over windows and does not depend on where they lie. The members of an ensemble answer together,
+    with the mean of their logits or probabilities and of their class probabilities.
 
     Args:
         networks: In evaluation mode.
@@ -112,7 +111,8 @@ class CaseRun:
         if thrift >= Thrift.ONE_WINDOW:
             self._window_batch = 1
         self._stitch_on = torch.device("cpu") if thrift >= Thrift.STITCH_ON_CPU else image.device
-        pooled = plan.classification.pool_labels if plan.classification and plan.num_outputs else ()
+        pools = plan.classification is not None and plan.num_outputs and not plan.classification.gathers
+        pooled = plan.classification.pool_labels if plan.classification and pools else ()
         self._pooled = [plan.label_names.index(name) + 1 for name in pooled]
         shape = image.shape[1:] if self._pooled else (0, 0, 0)
         self._regions = torch.zeros((len(self._pooled), *shape), dtype=torch.float16, device=self._stitch_on)
@@ -179,7 +179,7 @@ class CaseRun:
         if self._plan.classification is None:
             return {}
         heads = self._plan.classification.heads
-        return _mean_classes(
+        return mean_classes(
             [
                 {
                     head: dict(zip(names, torch.softmax(answers[head][0].float(), dim=0).tolist(), strict=True))
@@ -205,11 +205,22 @@ class CaseRun:
             raise _not_finite()
         return values
 
-    def view(self) -> tuple[Tensor, Tensor | None]:
-        """What a case is classified by: a view (1, C, *patch) and the probabilities (1, K, *patch) it is pooled under.
+    def views(self) -> tuple[Iterable[Tensor], Tensor | None]:
+        """What a case is classified by: views (1, C, *patch), and what the one is pooled under, (1, K, *patch).
 
         Call after the last slab.
         """
+        if self._plan.classification is not None and self._plan.classification.gathers:
+            return self._tiles(), None
+        view, probabilities = self._view()
+        return (view,), probabilities
+
+    def _tiles(self) -> Iterator[Tensor]:
+        i, j, k = self._image.shape[1:]
+        for start in tile_starts((i, j, k), self._plan.patch_size):
+            yield crop(self._image, start, self._plan.patch_size)[None]
+
+    def _view(self) -> tuple[Tensor, Tensor | None]:
         size, classification = self._plan.patch_size, self._plan.classification
         if not self._pooled or classification is None or classification.view == "whole":
             return whole_view(self._image, size)[None], None
@@ -223,7 +234,7 @@ class CaseRun:
     def _diagnoses(self) -> list[dict[str, Tensor]]:
         """What each member says of the case as a whole."""
         clinical = None if self._clinical is None else self._clinical[None].to(self._image.device)
-        return [network.classify(*self.view(), clinical) for network in self._networks]
+        return [network.classify(*self.views(), clinical) for network in self._networks]
 
 
 def _is_finite(logits: Tensor) -> bool:
@@ -244,56 +255,9 @@ def _turned(segment: Segment, lead: int, windows: Tensor) -> Tensor:
     return segment(windows.movedim(2, lead + 2)).movedim(lead + 2, 2)
 
 
-def _mean_classes(answers: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """Probabilities of each head and class, averaged over the members of an ensemble."""
-    return {
-        head: {name: sum(answer[head][name] for answer in answers) / len(answers) for name in probabilities}
-        for head, probabilities in answers[0].items()
-    }
-
-
 def _centre(weight: Tensor) -> np.ndarray:
     """(3,) centre of the voxels above one half, or of everything by its weight when none is."""
     chosen = torch.where(weight > 0.5, 1.0, 0.0) if bool((weight > 0.5).any()) else weight + 1e-6
     total = chosen.sum()
     lines = [chosen.sum(tuple(other for other in range(3) if other != axis)) for axis in range(3)]
     return np.array([float((line * torch.arange(len(line), device=line.device)).sum() / total) for line in lines])
-
-
-def combined(parts: Sequence[Tensor], *, how: Combination, regions: bool, dim: int = 0) -> Tensor:
-    """The logits with which several members answer together.
-
-    Args:
-        parts: (..., K, ...) logits of each.
-        how: The mean of the logits, or the logits of the mean of the probabilities (their logarithm: its softmax is
-            that mean).
-        regions: Whether each channel has a sigmoid of its own.
-        dim: Of the channels.
-    """
-    stack = torch.stack(list(parts))
-    if how == "logits":
-        return stack.mean(0)
-    if regions:
-        return functional.logsigmoid(stack).logsumexp(0) - functional.logsigmoid(-stack).logsumexp(0)
-    return stack.float().log_softmax(dim + 1).logsumexp(0) - math.log(len(stack))
-
-
-def mirrored(segment: Segment, plan: Plan) -> Segment:
-    """The mean over every mirrored copy; a left-right flip exchanges the labels of each pair."""
-    table = swap_table(Augmentation.from_plan(plan).swaps)[: plan.num_outputs].long()
-
-    def predict(windows: Tensor) -> Tensor:
-        total, count = torch.zeros((), device=windows.device), 0
-        for axes in _subsets(plan.mirror_axes):
-            dims = [axis + 2 for axis in axes]
-            answer = segment(windows.flip(dims)).float().flip(dims)
-            total = total + (answer[:, table.to(answer.device)] if 0 in axes else answer)
-            count += 1
-        return total / count
-
-    return predict
-
-
-def _subsets(axes: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    for size in range(len(axes) + 1):
-        yield from combinations(axes, size)

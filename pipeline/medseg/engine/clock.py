@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from medseg.core.settings import TrainSettings
 
 _CHECKPOINT_EVERY_S = 60.0
+_TELL_EVERY_S = 10.0
 _VALIDATIONS = 10
 _SAFETY_S = 2.0
 
@@ -73,7 +74,7 @@ class Clock:
         epoch = math.ceil(num_cases / batch_size) * batch_size
         self._num_samples = None if settings.epochs is None else settings.epochs * epoch
         self._validation_s = progress.validation_s
-        self._start = self._last_checkpoint = self._time = now()
+        self._start = self._last_checkpoint = self._last_told = self._time = now()
         self._began = time.monotonic()
         # A training that was made longer stands at a smaller share than the one at which it was last validated.
         self._next_validation = min(progress.next_validation or 1.0, self.share() + self._between_validations())
@@ -118,6 +119,13 @@ class Clock:
     def _between_validations(self) -> float:
         cost = 20 * self._validation_s / self._settings.budget_s if self._settings.budget_s else 0.0
         return max(1 / _VALIDATIONS, cost)
+
+    def telling_due(self) -> bool:
+        """At the first step, every tenth, and where steps are slow every few seconds."""
+        due = self.step == 1 or self.step % 10 == 0 or self._time - self._last_told >= _TELL_EVERY_S
+        if due:
+            self._last_told = self._time
+        return due
 
     def checkpoint_due(self) -> bool:
         if self._time - self._last_checkpoint < _CHECKPOINT_EVERY_S:

@@ -8,51 +8,40 @@ over patients asks for.
 
 from __future__ import annotations
 
-import copy
-import logging
 import math
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS
-from medseg.data.patches import class_view
+from medseg.data.crop import crop_case
+from medseg.data.patches import class_view, tile_starts
 from medseg.engine.devices import autocast
-from medseg.engine.stop import Stopped
-from medseg.nn.diagnosis import OrdinalLayer
+from medseg.engine.head_fits import Task, fit_layer, fit_number
+from medseg.engine.stop import heed, unless
 from medseg.ops.augment import Augmentation, augment
-from medseg.ops.ridge import errors_left_out, ridge_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Iterator, Sequence
 
     from medseg.core.plan import Plan
     from medseg.data.store import LoadedCase
-    from medseg.nn.diagnosis import Layer
     from medseg.nn.network import Network, Output
 
-logger = logging.getLogger(__name__)
-
 _COST = 0.5  # of looking at a case, in validations of one
-_NUM_FOLDS = 5
-_FEWEST_PER_CLASS = 5
-_FEWEST_VALUES = 10
-_PENALTIES = tuple(10.0**exponent for exponent in np.arange(0.5, -4.1, -0.5))
+_COST_OF_TILES = 1.0  # the same where it is looked at tile by tile
 _MOST_VIEWS = 3
 _MOST_ROWS = 4000
-_LEAST_DEVIATION = 0.05
 
 
 def refit_cost(plan: Plan, num_cases: int) -> float:
     """Of `refit_heads`, in validations of a case."""
-    return _COST * num_cases if plan.classification else 0.0
+    if plan.classification is None:
+        return 0.0
+    return (_COST_OF_TILES if plan.classification.gathers else _COST) * num_cases
 
 
 def refit_heads(
@@ -77,7 +66,7 @@ def refit_heads(
         device: Where it lies.
         dtype: Its precision.
         seed: Of the views and of the folds.
-        stop_asked: Asked before every case and every fit of a cross-validation; as often in every process.
+        stop_asked: Asked before every view or tile of a case and before every fit; as often in every process.
 
     Raises:
         Stopped: When it says so; nothing was changed then.
@@ -86,13 +75,12 @@ def refit_heads(
     if network.head is None or plan.classification is None or not known:
         return
     network.eval()
-    gather = partial(_gather, network, plan, device=device, dtype=dtype)
-    num_views = 1 + min(_MOST_VIEWS, max(1, _MOST_ROWS // len(known)))
+    most = 1 if plan.classification.gathers else _MOST_VIEWS
+    num_views = 1 + min(most, max(1, _MOST_ROWS // len(known)))
+    look = _Look(network, plan, device, dtype, num_views, stop_asked)
     rows = []
     for number, case in enumerate(known):
-        if stop_asked():
-            raise Stopped
-        described = gather(case, random=np.random.default_rng((seed, number)), num_views=num_views)
+        described = look.described(case, np.random.default_rng((seed, number)))
         rows.append(network.head.standard(described).cpu().double())
     features = torch.stack(rows)
     patients = np.array([case.entry.patient for case in known])
@@ -114,183 +102,65 @@ def refit_heads(
             layers[name].load_state_dict(layer.state_dict())
 
 
-def _gather(
-    network: Network,
-    plan: Plan,
-    case: LoadedCase,
-    *,
-    random: np.random.Generator,
-    num_views: int,
-    device: torch.device,
-    dtype: torch.dtype | None,
-) -> Tensor:
-    """(views, width) features: of the view as it is, and of varied ones as in training.
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """How a case is looked at for the last fit: as it is, and varied as in training.
 
     The network has seen these very cases: varied, they are more like new ones.
     """
-    generators = [torch.Generator().manual_seed(int(random.integers(2**62))) for _ in range(num_views - 1)]
-    case = replace(case, labels=torch.zeros(case.entry.shape, dtype=torch.uint8))  # what is beyond it is ignored
-    drawn = [class_view(case, plan), *(class_view(case, plan, jitter=random) for _ in generators)]
-    image, labels = (torch.stack(list(part)).to(device) for part in zip(*drawn, strict=True))
-    known = torch.ones((len(generators), max(plan.num_outputs, 1)), dtype=torch.bool, device=device)
-    sized = torch.full((len(generators),), bool(case.entry.values))
-    how = Augmentation.from_plan(plan)
-    varied, moved, _ = augment(image[1:], labels[1:], known, how=how, generators=generators, sized=sized)
-    inside = torch.cat([labels[:1], moved]) != IGNORE_INDEX  # as at inference, where no window answers beyond the case
-    views = torch.cat([image[:1], varied]).contiguous(memory_format=torch.channels_last_3d)
-    with torch.inference_mode(), autocast(device, dtype):
-        clinical = case.clinical.to(device).expand(num_views, -1)
-        output: Output = network(views, views=torch.arange(num_views), clinical=clinical, inside=inside)
-    if output.described is None:
-        message = "a network without a classification head describes nothing"
-        raise ValueError(message)
-    return output.described
 
+    network: Network
+    plan: Plan
+    device: torch.device
+    dtype: torch.dtype | None
+    num_views: int
+    stop_asked: Callable[[], bool] = lambda: False
 
-@dataclass(frozen=True, eq=False)
-class Task:
-    """What one head is fitted to.
+    def described(self, case: LoadedCase, random: np.random.Generator) -> Tensor:
+        """(views, width) features, of the case as it is first.
 
-    Attributes:
-        features: (cases, views, width) standardised features.
-        targets: (cases,) class index, or standardised value.
-        patients: (cases,) who is left out together.
-        blocks: Widths of the groups of features; each group as a whole is trusted alike, however wide it is.
-    """
+        Raises:
+            Stopped: When `stop_asked`, which is asked before every view or tile, says so.
+        """
+        case = replace(case, labels=torch.zeros(case.entry.shape, dtype=torch.uint8))  # what is beyond it is ignored
+        clinical = case.clinical.to(self.device).expand(self.num_views, -1)
+        if self.plan.classification is not None and self.plan.classification.gathers:
+            with torch.inference_mode(), autocast(self.device, self.dtype):
+                return self.network.describe(self._tiles(case, random), None, clinical)
+        heed(self.stop_asked)
+        views, inside = self._view(case, random)
+        with torch.inference_mode(), autocast(self.device, self.dtype):
+            which = torch.arange(self.num_views)
+            output: Output = self.network(views, views=which, clinical=clinical, inside=inside)
+        if output.described is None:
+            message = "a network without a classification head describes nothing"
+            raise ValueError(message)
+        return output.described
 
-    features: Tensor
-    targets: Tensor
-    patients: NDArray[np.str_]
-    blocks: tuple[int, ...]
+    def _view(self, case: LoadedCase, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """(views, C, *patch), and which voxels lie inside the case: no window answers beyond it at inference."""
+        plan, generators = self.plan, self._generators(random)
+        drawn = [class_view(case, plan), *(class_view(case, plan, jitter=random) for _ in generators)]
+        return self._varied(case, drawn, generators)
 
-    @property
-    def trust(self) -> Tensor:
-        """(width,) how dear a feature is: as much as its group is wide."""
-        return torch.cat([torch.full((size,), float(size)) for size in self.blocks]).double()
+    def _tiles(self, case: LoadedCase, random: np.random.Generator) -> Iterator[Tensor]:
+        for start in unless(self.stop_asked, tile_starts(case.entry.shape, self.plan.patch_size)):
+            drawn = [crop_case(case, start, self.plan.patch_size)] * self.num_views
+            with torch.autocast(self.device.type, enabled=False):  # varied in full precision, as in training
+                views, _ = self._varied(case, drawn, self._generators(random))
+            yield views
 
+    def _generators(self, random: np.random.Generator) -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(int(random.integers(2**62))) for _ in range(self.num_views - 1)]
 
-def fit_number(task: Task, like: Layer, *, seed: int, stop_asked: Callable[[], bool] = lambda: False) -> Layer | None:
-    """A linear layer to one value: ridge regression with the penalty that foretells patients left out best.
-
-    Raises:
-        Stopped: When `stop_asked`, which is asked once, says so.
-
-    Returns:
-        None with too few cases or patients, or when no penalty does better than answering with the mean by more than
-        the standard error of the gain over the patients: among so many penalties one always seems to.
-    """
-    if stop_asked():
-        raise Stopped
-    patients = len(np.unique(task.patients))
-    if len(task.targets) < _FEWEST_VALUES or patients < _NUM_FOLDS or bool((task.targets == task.targets[0]).all()):
-        return None
-    features, wanted, trust = (part.numpy() for part in (task.features, task.targets, task.trust))
-    folds = [inside.numpy() for inside in _folds(task, seed=seed)]
-    errors, constant = errors_left_out(features, wanted, _PENALTIES, trust=trust, folds=folds)
-    best = int(errors.mean(1).argmin())
-    _, owner = np.unique(task.patients, return_inverse=True)
-    gains = np.bincount(owner, weights=constant - errors[best])
-    logger.info("squared error of patients left out %.3f, of the mean %.3f", errors[best].mean(), constant.mean())
-    if gains.mean() <= gains.std(ddof=1) / math.sqrt(patients):
-        return None
-    ((weights, bias),) = ridge_path(features, wanted, _PENALTIES[best : best + 1], trust=trust)
-    layer = copy.deepcopy(like).double().cpu().requires_grad_(requires_grad=False)
-    layer.weight.copy_(torch.from_numpy(weights)[None])
-    layer.bias.fill_(bias)
-    return layer
-
-
-def fit_layer(task: Task, like: Layer, *, seed: int, stop_asked: Callable[[], bool] = lambda: False) -> Layer | None:
-    """A layer like the given one, with the penalty that foretells patients left out best.
-
-    Raises:
-        Stopped: When `stop_asked`, which is asked before every fit without some patients, says so. (Not before the last
-            ones, whose number hangs on rounding: several processes must ask equally often.)
-
-    Returns:
-        None with too few cases, or when no penalty does better than answering with the classes' shares.
-    """
-    counts = torch.bincount(task.targets)
-    occurring = counts[counts > 0]
-    if len(occurring) < 2 or int(occurring.min()) < _FEWEST_PER_CLASS:
-        return None
-    folds = _folds(task, seed=seed)
-    losses = np.mean([_losses_left_out(task, like, inside, stop_asked) for inside in folds], axis=0)
-    best, constant = int(losses.argmin()), math.log(len(occurring))
-    logger.info("loss of patients left out %.3f, of a constant %.3f", losses[best], constant)
-    if losses[best] >= constant:
-        return None
-    return fit_path(task, like, _PENALTIES[: best + 1])[-1]
-
-
-def _folds(task: Task, *, seed: int) -> list[Tensor]:
-    """(cases,) bool each: who is learnt from; patients are dealt out like cards, in the order of class or value."""
-    random = np.random.default_rng(seed)
-    names = random.permutation(np.unique(task.patients))
-    first = {name: float(task.targets[int(np.flatnonzero(task.patients == name)[0])]) for name in names}
-    dealt = {name: number % _NUM_FOLDS for number, name in enumerate(sorted(names, key=first.__getitem__))}
-    fold = torch.tensor([dealt[name] for name in task.patients])
-    return [fold != number for number in range(_NUM_FOLDS) if bool((fold == number).any())]
-
-
-def _losses_left_out(task: Task, like: Layer, inside: Tensor, stop_asked: Callable[[], bool]) -> list[float]:
-    """Mean loss of the cases left out, each class counting alike, by penalty."""
-    learnt = Task(task.features[inside], task.targets[inside], task.patients[inside.numpy()], task.blocks)
-    left_out, targets = task.features[~inside], task.targets[~inside]
-    weights = _balance(targets)
-    return [
-        float((weights * _row_losses(layer, left_out, targets).mean(1)).sum())
-        for layer in fit_path(learnt, like, _PENALTIES, stop_asked=stop_asked)
-    ]
-
-
-def fit_path(
-    task: Task, like: Layer, penalties: Sequence[float], *, stop_asked: Callable[[], bool] = lambda: False
-) -> list[Layer]:
-    """One layer for each penalty, strictest first, each starting where the last one ended.
-
-    Raises:
-        Stopped: When `stop_asked`, which is asked before each, says so.
-    """
-    flat = task.features.flatten(0, 1)
-    shift, scale = flat.mean(0), flat.std(0).clamp(min=_LEAST_DEVIATION)
-    features = (task.features - shift) / scale
-    weights = _balance(task.targets)
-    layer = copy.deepcopy(like).double().cpu().requires_grad_()  # the averaged weights are frozen
-    if isinstance(layer, OrdinalLayer):
-        layer.reset_parameters()
-    else:
-        nn.init.zeros_(layer.bias)
-    nn.init.zeros_(layer.weight)
-
-    def loss(penalty: float) -> Tensor:
-        layer.zero_grad()
-        data = (weights * _row_losses(layer, features, task.targets).mean(1)).sum()
-        total = data + penalty * (task.trust * layer.weight.square()).sum()
-        total.backward()  # type: ignore[no-untyped-call]
-        return total
-
-    layers = []
-    for penalty in penalties:
-        if stop_asked():
-            raise Stopped
-        solver = torch.optim.LBFGS(layer.parameters(), max_iter=50, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
-        solver.step(partial(loss, penalty))  # type: ignore[no-untyped-call]
-        back = copy.deepcopy(layer).requires_grad_(requires_grad=False)
-        back.weight.div_(scale)
-        back.bias.sub_(back.weight @ shift)
-        layers.append(back)
-    return layers
-
-
-def _row_losses(layer: Layer, features: Tensor, targets: Tensor) -> Tensor:
-    """(cases, views)."""
-    logits = layer(features)
-    repeated = targets[:, None].expand(logits.shape[:2])
-    return functional.cross_entropy(logits.flatten(0, 1), repeated.flatten(), reduction="none").view_as(repeated)
-
-
-def _balance(targets: Tensor) -> Tensor:
-    """(cases,) weights that sum to 1, the same sum for each class that occurs."""
-    counts = torch.bincount(targets)
-    return 1.0 / (counts[targets].double() * int((counts > 0).sum()))
+    def _varied(
+        self, case: LoadedCase, drawn: Sequence[tuple[Tensor, Tensor]], generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, Tensor]:
+        """The first as it is, the others varied."""
+        image, labels = (torch.stack(list(part)).to(self.device) for part in zip(*drawn, strict=True))
+        known = torch.ones((len(generators), max(self.plan.num_outputs, 1)), dtype=torch.bool, device=self.device)
+        sized = torch.full((len(generators),), bool(case.entry.values))
+        how = Augmentation.from_plan(self.plan)
+        varied, moved, _ = augment(image[1:], labels[1:], known, how=how, generators=generators, sized=sized)
+        views = torch.cat([image[:1], varied]).contiguous(memory_format=torch.channels_last_3d)
+        return views, torch.cat([labels[:1], moved]) != IGNORE_INDEX

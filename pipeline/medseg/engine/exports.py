@@ -16,8 +16,9 @@ from medseg.core.clinical import encoded_width
 from medseg.core.errors import ModelError
 from medseg.core.export import Check, Format, Part, Port
 from medseg.engine.backends import Finest, Segment, torch_segment
-from medseg.engine.case_run import CaseRun, Classifier, combined
+from medseg.engine.case_run import CaseRun, Classifier
 from medseg.engine.export_formats import KINDS, Kind, Run
+from medseg.engine.members import combined
 from medseg.io.files import sha256_of
 from medseg.nn.build import region_groups
 from medseg.ops.sliding import WindowGrid
@@ -45,7 +46,7 @@ class Diagnosis(nn.Module):
 
     def forward(self, view: Tensor, second: Tensor | None = None, third: Tensor | None = None) -> tuple[Tensor, ...]:
         probabilities, clinical = (second, third) if self.pooled else (None, second)
-        return tuple(self.network.classify(view, probabilities, clinical).values())
+        return tuple(self.network.classify([view], probabilities, clinical).values())
 
 
 class Mean(nn.Module):
@@ -83,6 +84,13 @@ def export_member(network: Network, plan: Plan, name: Format, folder: Path, *, m
     Raises:
         ModelError: `E-EXPORT` when the format cannot express the network.
     """
+    if plan.classification is not None and plan.classification.gathers:
+        raise ModelError(
+            "this model's diagnosis gathers by attention what it reads all over a case, in as many tiles as the case "
+            "is large: that is no graph of one size",
+            code="E-EXPORT",
+            remedy="Export its masks with --format monai-bundle, or train with --set preprocess.pooling=foreground.",
+        )
     kind, parts = KINDS[name], []
     segment: Segment | None = None
     classifier: Classifier = network
@@ -200,9 +208,9 @@ class _Graph:
     pooled: bool
 
     def classify(
-        self, image: Tensor, probabilities: Tensor | None, clinical: Tensor | None = None
+        self, views: Iterable[Tensor], probabilities: Tensor | None, clinical: Tensor | None = None
     ) -> dict[str, Tensor]:
-        inputs = [image, *([probabilities] if self.pooled else []), *([] if clinical is None else [clinical])]
+        inputs = [*views, *([probabilities] if self.pooled else []), *([] if clinical is None else [clinical])]
         return dict(zip(self.answered, self.run(*inputs), strict=True))
 
 

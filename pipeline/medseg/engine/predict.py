@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,8 +22,9 @@ from medseg.core.volume import LabelMap
 from medseg.data.crop import crop
 from medseg.data.patches import view_start
 from medseg.engine.backends import Backends, Segment
-from medseg.engine.case_run import CaseRun, mirrored
+from medseg.engine.case_run import CaseRun
 from medseg.engine.devices import amp_dtype, autocast, freed_memory_kept, pick_device, place
+from medseg.engine.members import mirrored
 from medseg.engine.region import foreground_box, region_of, widened
 from medseg.engine.thrift import THRIFT_WORDS, Thrift, rungs_of, within_memory
 from medseg.engine.watch import Watch
@@ -68,7 +70,8 @@ class Predictor:
         settings = settings or InferSettings()
         self._turn = Lock()
         self._describe = describe
-        self.bundle = bundle
+        # the networks hold the weights from here on
+        self.bundle = replace(bundle, weights=())
         self.settings = settings
         self.device = pick_device(settings.device)
         self._dtype = amp_dtype(self.device, enabled=settings.amp)
@@ -112,21 +115,14 @@ class Predictor:
         """
         plan = self.bundle.plan
         volume = volume_from(image, affine=affine, reading=self.settings, channels=len(plan.channels))
-        with self._turn, freed_memory_kept(self.device):
-            return self._predict(volume, probabilities, attributes or {})
+        with self._turn:
+            start = time.perf_counter()
+            prepared, file = self._prepared(volume), volume.source
+            del volume  # the network needs the memory
+            return self._predict(prepared, probabilities, attributes or {}, watch=Watch(start), file=file)
 
-    def _require_known(self, volume: Volume) -> None:
-        plan, optional = self.bundle.plan, self.bundle.manifest.optional_channels
-        if unknown := [plan.channels[place] for place in volume.missing if place not in optional]:
-            raise ModelError(
-                f"the case lacks {', '.join(unknown)}, without which this model was never trained",
-                code="E-CHANNEL-MISSING",
-                file=volume.source,
-                remedy="Give the channel, or use a model trained with --channel-dropout.",
-            )
-
-    def _predict(self, volume: Volume, sink: ProbabilitySink | None, attributes: Mapping[str, str]) -> Prediction:
-        plan, start = self.bundle.plan, time.perf_counter()
+    def _prepared(self, volume: Volume) -> Prepared:
+        plan = self.bundle.plan
         if not self._networks:
             message = "this predictor was closed"
             raise UsageError(message, code="E-CLOSED", remedy="Predict inside its `with` block.")
@@ -139,15 +135,35 @@ class Predictor:
                 remedy="Give one --volume per channel, in this order: `none` for one that the case lacks.",
             )
         self._require_known(volume)
+        return to_network(volume, plan)
+
+    def _require_known(self, volume: Volume) -> None:
+        plan, optional = self.bundle.plan, self.bundle.manifest.optional_channels
+        if unknown := [plan.channels[place] for place in volume.missing if place not in optional]:
+            raise ModelError(
+                f"the case lacks {', '.join(unknown)}, without which this model was never trained",
+                code="E-CHANNEL-MISSING",
+                file=volume.source,
+                remedy="Give the channel, or use a model trained with --channel-dropout.",
+            )
+
+    def _predict(
+        self,
+        prepared: Prepared,
+        sink: ProbabilitySink | None,
+        attributes: Mapping[str, str],
+        *,
+        watch: Watch,
+        file: Path | None,
+    ) -> Prediction:
+        plan = self.bundle.plan
         clinical = torch.tensor(encode(plan.clinical, attributes))
-        prepared = to_network(volume, plan)
-        watch = Watch(start)
         watch.lap("prepare")
         answer, thrift = within_memory(
             lambda rung: self._answer(prepared, rung, watch, sink, clinical=clinical),
             self._rungs,
             shape=prepared.geometry.shape,
-            file=volume.source,
+            file=file,
         )
         flags = [*remarks(plan.clinical, attributes)]
         flags += [] if thrift is Thrift.NONE else [f"W-MEMORY: {THRIFT_WORDS[thrift]}"]
@@ -164,8 +180,10 @@ class Predictor:
         lead = _leading(prepared.image.shape[1:], plan.patch_size)
         run, led, region = self._start(prepared, thrift, clinical=clinical)
         watch.lap("region" if self.settings.roi else "network")
+        # the other backends have a memory of their own, and would only lie beside what is kept here
+        in_torch = self._backends.name in {"torch", "compiled"}
         # The way back is in fp32: reduced precision would decide close calls by rounding.
-        with torch.inference_mode():
+        with torch.inference_mode(), freed_memory_kept(self.device) if in_torch else nullcontext():
             if plan.num_outputs:
                 logits: Iterable[Tensor] = watch.timed(run.slabs(answering.combine, lead=lead), "network")
                 indices = to_source(logits, led, paint_order=plan.paint_order, probabilities=sink or kept)
@@ -192,8 +210,7 @@ class Predictor:
         )
 
     def _features(self, run: CaseRun, clinical: Tensor) -> NDArray[np.float32]:
-        view, probabilities = run.view()
-        parts = [network.describe(view, probabilities, clinical[None].to(view))[0] for network in self._networks]
+        parts = [network.describe(*run.views(), clinical[None])[0] for network in self._networks]
         return np.concatenate([part.float().cpu().numpy() for part in parts])
 
     def forward(self, windows: Tensor, *, num_windows: int) -> None:

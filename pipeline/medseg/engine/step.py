@@ -170,6 +170,7 @@ def _losses(machine: Machine, batch: Batch, shown: Tensor, pace: Pace) -> dict[s
             views=batch.views(),
             reference=torch.where(shown[:, None, None, None], batch.labels.short(), -1),
             clinical=batch.clinical,
+            bags=batch.pairs(),
         )
     losses: dict[str, Tensor] = {}
     if output.logits and bool(total(batch.known.any().float()) > 0):

@@ -5,18 +5,41 @@ from __future__ import annotations
 import signal
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
     from types import FrameType
+
+Thing = TypeVar("Thing")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(BaseException):
     """Somebody asked to stop; what was being computed is given up, what was trained is not."""
+
+
+def heed(stop_asked: Callable[[], bool]) -> None:
+    """Ask once.
+
+    Raises:
+        Stopped: When the answer is yes.
+    """
+    if stop_asked():
+        raise Stopped
+
+
+def unless(stop_asked: Callable[[], bool], things: Iterable[Thing]) -> Iterator[Thing]:
+    """One after the other, asking before each.
+
+    Raises:
+        Stopped: When the answer is yes.
+    """
+    for thing in things:
+        heed(stop_asked)
+        yield thing
 
 
 @contextmanager

@@ -131,7 +131,7 @@ def fit(
                 losses = guarded_step(machine, batches.batch(clock.step), clock, settings, folder=run.folder)
                 clock.advance()
                 running = {name: 0.9 * running.get(name, value) + 0.1 * value for name, value in losses.items()}
-                if clock.step % 10 == 0:
+                if clock.telling_due():
                     _tell(journal, machine, clock, losses, usage)
                 if clock.checkpoint_due():
                     _save(run, clock, state)

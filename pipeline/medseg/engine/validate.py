@@ -15,14 +15,14 @@ from medseg.engine.backends import torch_segment
 from medseg.engine.case_run import infer_case
 from medseg.engine.devices import autocast
 from medseg.engine.distributed import ALONE, Ranks
-from medseg.engine.stop import Stopped
+from medseg.engine.stop import Stopped, heed, unless
 from medseg.engine.thrift import Thrift, rungs_of, within_memory
 from medseg.nn.ranks import everybodys
 from medseg.ops.ordinal import ordinal_summary
 from medseg.ops.scores import classification_summary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch import Tensor
 
@@ -81,7 +81,7 @@ def validate(
             network.to(where)
         image = case.image[:].to(where).float()
         return infer_case(
-            [network],
+            [_Heeding(network, stop_asked)],
             image,
             plan,
             segments=segments,
@@ -156,10 +156,22 @@ def _scores(rows: Sequence[_Row], plan: Plan) -> dict[str, float]:
     return result
 
 
+@dataclass(frozen=True)
+class _Heeding:
+    """A network that looks at the views of a case until somebody asks to stop."""
+
+    network: Network
+    stop_asked: Callable[[], bool]
+
+    def classify(
+        self, views: Iterable[Tensor], probabilities: Tensor | None, clinical: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        return self.network.classify(unless(self.stop_asked, views), probabilities, clinical)
+
+
 def _interruptible(segment: Segment, stop_asked: Callable[[], bool]) -> Segment:
     def asking(windows: Tensor) -> Tensor:
-        if stop_asked():
-            raise Stopped
+        heed(stop_asked)
         return segment(windows)
 
     return asking

@@ -64,6 +64,12 @@ def is_repeated(places: Sequence[Sequence[Plane]]) -> bool:
 
 
 def require_alike(planes: Sequence[Plane], path: Path) -> None:
+    """Refuse slices that cannot be one stack.
+
+    Raises:
+        InputError: E-SERIES-SIZE.
+        GeometryError: E-SERIES-IOP or E-SERIES-SPACING.
+    """
     sizes = {(plane.file.rows, plane.file.columns) for plane in planes}
     if len(sizes) > 1:
         message = f"its slices differ in size: {sorted(sizes)}"

@@ -152,7 +152,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         _refuse_folder(path)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     try:
         yield temporary
         _flush(temporary, os.O_RDWR)
@@ -161,7 +161,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             _flush(path.parent, os.O_RDONLY)
     except OSError as error:
         if error.errno in _FULL or error.errno == errno.ENAMETOOLONG:
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -187,7 +187,7 @@ def full_disk_named(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
         raise
 
 
@@ -206,7 +206,7 @@ def staged_folder(folder: Path | str) -> Iterator[Path]:
         (staging / "new").mkdir(parents=True)
         (staging / "old").mkdir()
     except OSError as error:
-        raise _unwritable(staging, error) from error
+        raise unwritable(staging, error) from error
     try:
         yield staging / "new"
         for made in sorted((staging / "new").iterdir(), key=lambda path: path.is_file()):
@@ -214,7 +214,7 @@ def staged_folder(folder: Path | str) -> Iterator[Path]:
                 (folder / made.name).replace(staging / "old" / made.name)
             made.replace(folder / made.name)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -233,7 +233,7 @@ def make_private(folder: Path) -> None:
                 _flush(folder.parent, os.O_RDONLY)
         folder.chmod(0o700)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
 
 
 def require_writable(folder: Path | str) -> None:
@@ -261,7 +261,8 @@ def _flush(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
-def _unwritable(path: Path, error: OSError) -> InputError:
+def unwritable(path: Path, error: OSError) -> InputError:
+    """Why a file cannot be written, in words: `E-DISK-FULL`, `E-PATH-TOO-LONG` or `E-NOT-WRITABLE`."""
     if error.errno in _FULL:
         message = f"the disk of {path.parent} is full; nothing was written"
         return InputError(message, code="E-DISK-FULL", file=path, remedy="Free some space or choose another folder.")

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from medseg.core.document import Document
 from medseg.core.errors import BatchError
+from medseg.io.files import unwritable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,8 +36,12 @@ def locked(path: Path) -> Iterator[None]:
 
     Raises:
         BatchError: `E-LOCKED` at once when another process holds it, or one of another machine may.
+        InputError: `E-NOT-WRITABLE` or `E-DISK-FULL`.
     """
-    descriptor = _take(path)
+    try:
+        descriptor = _take(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
     try:
         yield
     finally:

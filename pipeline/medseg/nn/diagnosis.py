@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.core.clinical import encoded_width
+from medseg.nn.shape import measure_shape, num_measures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 _ATTENTION_WIDTH = 16
 _LEAST_PROBABILITY = 1e-6
-_WIDTHS = (3, 5, 7)  # voxels
-_MEASURES = 1 + 2 * len(_WIDTHS)
 
 
 class Standardise(nn.Module):
@@ -63,11 +62,12 @@ class Attention(nn.Module):
         self.gate = nn.Conv3d(num_features, _ATTENTION_WIDTH, 1)
         self.to_weight = nn.Conv3d(_ATTENTION_WIDTH, 1, 1)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, F, I, J, K) to (B, 2 F): the weighted mean, and the maximum."""
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, F, I, J, K) to (B, 2 F), weighted mean and maximum, and to (B, 1), the logarithm of the weights' sum."""
         weights = self.to_weight(torch.tanh(self.content(features)) * torch.sigmoid(self.gate(features)))
-        shares = torch.softmax(weights.float().flatten(2), dim=2)
-        return torch.cat([(features.flatten(2) * shares).sum(2), features.amax((2, 3, 4))], dim=1)
+        weights = weights.float().flatten(2)
+        mean = (features.flatten(2) * torch.softmax(weights, dim=2)).sum(2)
+        return torch.cat([mean, features.amax((2, 3, 4))], dim=1), torch.logsumexp(weights, dim=2)
 
 
 class OrdinalLayer(nn.Module):
@@ -102,8 +102,9 @@ class ClassificationHead(nn.Module):
     """Encoder features pooled under regions, to class logits of each head and one number of each target.
 
     Mean and maximum of each scale under each region's probability (dilated by one voxel of that scale, so that the rim
-    of a lesion counts), the size and raggedness of each region and outline, then one linear layer per head: a plain one
-    is what a few dozen cases can teach. Without regions the whole view is pooled, or where attention looks.
+    of a lesion counts), the shape of each region and outline, then one linear layer per head: a plain one is what a few
+    dozen cases can teach. Without regions the whole view is pooled, or where attention looks: in it, or in all views
+    that are gathered of a case.
 
     Args:
         features: Of each pooled scale, the image first.
@@ -116,7 +117,11 @@ class ClassificationHead(nn.Module):
         self, features: Sequence[int], num_regions: int, plan: ClassificationPlan, *, num_outlines: int = 0
     ) -> None:
         super().__init__()
-        blocks = (*(2 * number * max(num_regions, 1) for number in features), _MEASURES * (num_regions + num_outlines))
+        measures = num_measures(directed=plan.directed) * (num_regions + num_outlines)
+        blocks = (*(2 * number * max(num_regions, 1) for number in features), measures)
+        self.directed = plan.directed
+        self.features = tuple(features)
+        self.gathers = plan.gathers
         self.num_clinical = encoded_width(plan.clinical)
         self.blocks = tuple(size for size in (*blocks, self.num_clinical) if size)
         self.standardise = Standardise(sum(blocks))
@@ -139,16 +144,51 @@ class ClassificationHead(nn.Module):
         """The layer of each head."""
         return {name: layer for name, layer in self.heads.items() if isinstance(layer, (nn.Linear, OrdinalLayer))}
 
-    def pool(self, features: Sequence[Tensor], regions: Tensor | None, outlines: Tensor | None = None) -> Tensor:
-        """Features (B, F, ...) per scale; regions and outlines (B, R, I, J, K) in [0, 1]. Returns (B, width)."""
+    def pool(
+        self, features: Sequence[Tensor], regions: Tensor | None, outlines: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Views, each by itself.
+
+        Args:
+            features: (B, F, ...) per scale, the image first.
+            regions: (B, R, I, J, K) in [0, 1].
+            outlines: The same.
+
+        Returns:
+            (B, width), and (B, scales) the logarithm of the weight that attention gives a view at each scale after the
+            image; (B, 0) without attention.
+        """
         image, *scales = (scale.float() for scale in features)
+        masses = [image.new_zeros((len(image), 0))]
         if self.attention is None:
             pooled = [_pool(scale, regions) for scale in (image, *scales)]
         else:
-            attended = (attend(scale) for attend, scale in zip(self.attention, scales, strict=True))
-            pooled = [_pool(image, None), *attended]
+            attended = [attend(scale) for attend, scale in zip(self.attention, scales, strict=True)]
+            pooled = [_pool(image, None), *(told for told, _ in attended)]
+            masses += [mass for _, mass in attended]
         measured = [part.float() for part in (regions, outlines) if part is not None]
-        return torch.cat([*pooled, *(measure_shape(part) for part in measured)], dim=1)
+        shapes = [measure_shape(part, directed=self.directed) for part in measured]
+        return torch.cat([*pooled, *shapes], dim=1), torch.cat(masses, dim=1)
+
+    def gather(self, pooled: Tensor, masses: Tensor, together: Tensor) -> Tensor:
+        """What views of a case say together: as if attention had weighed the places of all of them at once.
+
+        Args:
+            pooled: (N, width) of single views, from `pool`.
+            masses: (N, scales).
+            together: (B, N) bool, the views of each case.
+
+        Returns:
+            (B, width). The image's mean is that over the views.
+        """
+        even = together / together.sum(1, keepdim=True)
+        learnt = torch.softmax(torch.where(together, masses.T[:, None], -torch.inf), dim=2)
+        sizes = [size for number in self.features for size in (number, number)]
+        *parts, rest = torch.split(pooled, [*sizes, pooled.shape[1] - sum(sizes)], dim=1)
+        told = []
+        for shares, mean, maximum in zip((even, *learnt), parts[::2], parts[1::2], strict=True):
+            told += [_weighted(mean, shares), torch.where(together[..., None], maximum, -torch.inf).amax(1)]
+        return torch.cat([*told, _weighted(rest, even)], dim=1)
 
     def beside(self, pooled: Tensor, clinical: Tensor | None) -> Tensor:
         """The pooled features (B, width) and the clinical columns (B, num_clinical), side by side."""
@@ -186,24 +226,14 @@ def _pool(features: Tensor, regions: Tensor | None) -> Tensor:
     return torch.cat([mean, maximum], dim=1).flatten(1)
 
 
+def _weighted(values: Tensor, shares: Tensor) -> Tensor:
+    """(N, F) and (B, N) to (B, F), in full precision also where products of matrices are reduced."""
+    return (shares[..., None] * values).sum(1)
+
+
 def _shrink(regions: Tensor, features: Tensor) -> Tensor:
     """(B, R, I, J, K) averaged to the voxels of the features; as plain pooling where it can be, which ONNX has."""
     fine, (i, j, k) = regions.shape[2:], features.shape[2:]
     if any(many % few for many, few in zip(fine, (i, j, k), strict=True)):
         return functional.adaptive_avg_pool3d(regions, (i, j, k))
     return functional.avg_pool3d(regions, (fine[0] // i, fine[1] // j, fine[2] // k))
-
-
-def measure_shape(regions: Tensor) -> Tensor:
-    """(B, R, I, J, K) to (B, 7 R): log of each region's size, then how ragged it is at three widths.
-
-    What an average over 3, 5 and 7 voxels takes away from a region is its rim: a thin spicule is lost to the smallest
-    average, a lobe to the largest only. Rims count in relation to the size and to the surface of a ball of that size.
-    """
-    size = regions.sum((2, 3, 4))
-    measures = [torch.log1p(size) / 10]
-    for width in _WIDTHS:
-        smooth = functional.avg_pool3d(functional.pad(regions, (width // 2,) * 6), width, 1)
-        rim = (regions * (1 - smooth)).sum((2, 3, 4))
-        measures += [rim / (size + 1), rim / (size + 1) ** (2 / 3)]
-    return torch.cat(measures, dim=1)

@@ -21,7 +21,7 @@ from medseg.nn.ranks import are_several, gathered
 from medseg.nn.segmenter import Segmenter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from medseg.core.geometry import Shape
     from medseg.core.plan import NetworkPlan
@@ -182,6 +182,7 @@ class Network(nn.Module):
         reference: Tensor | None = None,
         clinical: Tensor | None = None,
         inside: Tensor | None = None,
+        bags: Tensor | None = None,
     ) -> Output:
         """(B, C, I, J, K) to logits; all supervised scales while training.
 
@@ -192,6 +193,8 @@ class Network(nn.Module):
                 that starts with a negative index pools under its own.
             clinical: (B, width) where the plan has such columns.
             inside: (B, I, J, K) bool, voxels of the case: nothing is pooled of what the network sees beyond it.
+            bags: (B,) a number of each sample; a head that gathers reads all samples of a view's number together, which
+                are of one case. Each by itself when None.
         """
         skips = self.unet.encode(image)
         logits = self.unet.decode(skips, all_scales=self.training) if self.unet.decodes else []
@@ -207,24 +210,52 @@ class Network(nn.Module):
             if inside is not None:
                 probabilities = probabilities * inside[views][:, None]
         known = None if clinical is None else clinical[views]
-        described = self._pooled(image[views], [skip[views] for skip in skips], probabilities, known)
-        if self.training:  # of several processes all learn from everybody's views
-            described = gathered(described)
+        # While training all of several processes learn from everybody's views.
+        if self.head.gathers:
+            known = gathered(known) if self.training and known is not None else known
+            described = self.head.beside(self._gathered(image, skips, views, bags), known)
+        else:
+            pooled, _ = self._pooled(image[views], [skip[views] for skip in skips], probabilities)
+            described = self.head.beside(pooled, known)
+            described = gathered(described) if self.training else described
         return Output(logits, self.head(described), described) if len(described) else Output(logits, {})
 
     def classify(
-        self, image: Tensor, probabilities: Tensor | None, clinical: Tensor | None = None
+        self, views: Iterable[Tensor], probabilities: Tensor | None, clinical: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Class logits, and standardised targets, of views whose segmentation (B, K, I, J, K) is already known."""
-        return {} if self.head is None else self.head(self.describe(image, probabilities, clinical))
+        """Class logits, and standardised targets, of cases whose segmentation is already known; as `describe`."""
+        return {} if self.head is None else self.head(self.describe(views, probabilities, clinical))
 
-    def describe(self, image: Tensor, probabilities: Tensor | None, clinical: Tensor | None = None) -> Tensor:
-        """What the head reads of views whose segmentation is already known: (B, width)."""
-        return self._pooled(image, self.unet.encode(image), probabilities, clinical)
+    def describe(self, views: Iterable[Tensor], probabilities: Tensor | None, clinical: Tensor | None = None) -> Tensor:
+        """What the head reads of cases whose segmentation is already known: (B, width).
 
-    def _pooled(
-        self, image: Tensor, skips: Sequence[Tensor], probabilities: Tensor | None, clinical: Tensor | None
-    ) -> Tensor:
+        Args:
+            views: (B, C, I, J, K) each, of the same B cases: all tiles for a head that gathers, else one.
+            probabilities: (B, K, I, J, K) of the one.
+            clinical: (B, width) where the plan has such columns.
+        """
+        if self.head is None:
+            message = "a network without a classification head describes nothing"
+            raise ValueError(message)
+        told = [self._pooled(view, self.unet.encode(view), probabilities) for view in views]
+        described, masses = (torch.cat(parts) for parts in zip(*told, strict=True))
+        if self.head.gathers:
+            together = torch.eye(len(described) // len(told), dtype=torch.bool, device=described.device)
+            described = self.head.gather(described, masses, together.repeat(1, len(told)))
+        return self.head.beside(described, clinical)
+
+    def _gathered(self, image: Tensor, skips: Sequence[Tensor], views: Tensor, bags: Tensor | None) -> Tensor:
+        """(views, width) of each view and its bag; while training of all processes, among which a bag may be parted."""
+        if self.head is None:
+            message = "a network without a classification head describes nothing"
+            raise ValueError(message)
+        bags = torch.arange(len(image), device=image.device) if bags is None else bags
+        is_view = torch.zeros_like(bags).index_fill(0, views, 1)
+        parts = [*self._pooled(image, skips, None), bags, is_view]
+        pooled, masses, bags, is_view = map(gathered, parts) if self.training else parts
+        return self.head.gather(pooled, masses, bags[is_view > 0][:, None] == bags)
+
+    def _pooled(self, image: Tensor, skips: Sequence[Tensor], probabilities: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.head is None:
             message = "a network without a classification head describes nothing"
             raise ValueError(message)
@@ -234,8 +265,7 @@ class Network(nn.Module):
         if self.shape_channels:
             outlines = ((image[:, list(self.shape_channels)] + 1) / 2).clamp(0, 1)
         # Instance norm hides how bright and how large things are: the image itself is pooled beside its features.
-        pooled = self.head.pool([image, *(skips[scale] for scale in self.head_scales)], regions, outlines)
-        return self.head.beside(pooled, clinical)
+        return self.head.pool([image, *(skips[scale] for scale in self.head_scales)], regions, outlines)
 
 
 def _convolve(convolution: nn.Conv3d, x: Tensor) -> Tensor:

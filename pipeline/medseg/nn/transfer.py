@@ -91,10 +91,11 @@ def _head_pairs(name: str, plan: Plan, source_plan: Plan) -> tuple[int | None, l
     here, there = plan.classification, source_plan.classification
     if here is None or there is None or plan.channels != source_plan.channels:
         return None, []
-    reads_alike = (here.view, here.pool_labels, here.shape_channels) == (
+    reads_alike = (here.view, here.pool_labels, here.shape_channels, here.directed) == (
         there.view,
         there.pool_labels,
         there.shape_channels,
+        there.directed,
     )
     if not reads_alike:
         return None, []

@@ -98,7 +98,13 @@ class ToSpacing(MapTransform):  # type: ignore[misc]
             new = old.resized(network_shape(old, self.plan.spacing_mm))
             values = tensor.as_tensor()
             moved = (
-                resample(values, new.shape, orders=self._orders(old.spacing_mm), change=self._change)
+                resample(
+                    values,
+                    new.shape,
+                    orders=self._orders(old.spacing_mm),
+                    change=self._change,
+                    within_range=self.plan.within_range,
+                )
                 if key == IMAGE
                 else resample_labels(values[0], new.shape).unsqueeze(0)
             )

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medseg.ops.limits import Limits
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -38,6 +40,7 @@ def resample(
     *,
     orders: Sequence[int] = (CUBIC, CUBIC, CUBIC),
     change: Callable[[Tensor], Tensor] | None = None,
+    within_range: bool = False,
 ) -> Tensor:
     """(C, I, J, K) to (C, *shape) float32, a few planes after the other as they lie in memory.
 
@@ -46,6 +49,8 @@ def resample(
         shape: Of the result.
         orders: Per axis: 0 nearest, 1 linear, 3 cubic spline.
         change: Voxel by voxel, before resampling: gets (C, rows, ..., ...) float32, which it may overwrite.
+        within_range: Cut off what a spline overshoots the values of the channel by, or those of the slice where one
+            axis takes the nearest.
     """
     if change is None and tuple(image.shape[1:]) == tuple(shape):
         return image.float()
@@ -56,13 +61,22 @@ def resample(
     rows = max(1, _SLAB_BYTES // (4 * len(image) * math.prod(slabs.shape[2:])))
     # The axis that shrinks most goes first: it leaves the least for the other.
     steps = sorted((shape[axis] / image.shape[axis + 1], inner.index(axis) + 2, axis) for axis in inner)
+    sliced = orders.index(NEAREST) if NEAREST in orders else None
+    limits = Limits(None if sliced is None else [lead, *inner].index(sliced) + 1) if within_range else None
     for first in range(0, flat.shape[1], rows):
         part = slabs[:, first : first + rows].to(torch.float32, copy=change is not None)
         part = part if change is None else change(part)
+        if limits is not None:
+            limits.see(part)
         for _, place, axis in steps:
             part = _resized(part, shape[axis], orders[axis], place)
         flat[:, first : first + rows] = part
-    return _resized(flat.movedim(1, lead + 1), shape[lead], orders[lead], lead + 1)
+    result = _resized(flat.movedim(1, lead + 1), shape[lead], orders[lead], lead + 1)
+    if limits is None:
+        return result
+    ends = [end.movedim(1, lead + 1) for end in limits.ends()]
+    low, high = ends if sliced is None else (_resized(end, shape[sliced], NEAREST, sliced + 1) for end in ends)
+    return result.clamp_(low, high)
 
 
 def resample_labels(labels: Tensor, shape: Shape) -> Tensor:

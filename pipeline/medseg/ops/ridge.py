@@ -5,7 +5,7 @@ Shape legend: N cases, V views of each, F features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ def errors_left_out(
     penalties: Sequence[float],
     *,
     trust: NDArray[np.float64],
-    folds: Sequence[NDArray[np.bool_]],
+    folds: Iterable[NDArray[np.bool_]],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Squared error of each case when it is left out, (penalties, N), and of answering the mean of the others, (N,).
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -180,9 +179,9 @@ class _Part:
         """
         channels, *place = shape
         if side_by_side and device.type == "cpu" and channels >= _MANY_CHANNELS:
-            total = _zeros((*place, channels), device).movedim(-1, 0)
+            total = torch.zeros((*place, channels), device=device).movedim(-1, 0)
         else:
-            total = _zeros(shape, device)
+            total = torch.zeros(shape, device=device)
         return cls(start, total)
 
     def add(self, answer: Tensor, weight: Tensor, box: tuple[slice, ...]) -> None:
@@ -196,7 +195,7 @@ class _Part:
 
 def _layer(weight: Tensor, starts: Sequence[Sequence[int]], shape: Sequence[int]) -> Tensor:
     """(rows of a window, J, K): the sum of the weights of all windows that begin at one row, the same for every row."""
-    total = _zeros((len(weight), *shape), weight.device)
+    total = torch.zeros((len(weight), *shape), device=weight.device)
     for start in starts:
         total[_box((0, *start), weight.shape)] += weight
     return total
@@ -204,17 +203,12 @@ def _layer(weight: Tensor, starts: Sequence[Sequence[int]], shape: Sequence[int]
 
 def _rows_of(layer: Tensor, first_rows: Sequence[int], start: int, stop: int) -> Tensor:
     """(rows, J, K): the sum of the weights of all windows over the rows from `start` to `stop`."""
-    total = _zeros((stop - start, *layer.shape[1:]), layer.device)
+    total = torch.zeros((stop - start, *layer.shape[1:]), device=layer.device)
     for first in first_rows:
         low, high = max(start, first), min(stop, first + len(layer))
         if low < high:
             total[low - start : high - start] += layer[low - first : high - first]
     return total
-
-
-def _zeros(shape: Sequence[int], device: torch.device) -> Tensor:
-    """On a CPU from numpy, which takes them in large pages, zero as they come: several times faster than torch."""
-    return torch.from_numpy(np.zeros(shape, np.float32)) if device.type == "cpu" else torch.zeros(shape, device=device)
 
 
 def sliding_window(

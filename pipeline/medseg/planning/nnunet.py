@@ -52,6 +52,7 @@ def plan_of(model: NnunetModel) -> Plan:
         normalisation=tuple(_normalisation(model, index) for index in range(len(channels))),
         coarse_axis=None,
         nearest_slices=_takes_nearest_slices(model),
+        within_range=True,
         patch_size=_shape(theirs.patch_size, axes),
         batch_size=theirs.batch_size,
         mirror_axes=tuple(sorted(axes.index(axis) for axis in model.mirror_axes)),

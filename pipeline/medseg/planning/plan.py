@@ -46,6 +46,7 @@ class Wishes:
     correct_bias_field: bool = False
     equalise: bool = False
     pooling: Pooling | None = None
+    directed: bool | None = None
     clinical: tuple[str, ...] = ()
 
 
@@ -66,10 +67,10 @@ def make_plan(dataset: Dataset, fingerprint: Fingerprint, wishes: Wishes) -> Pla
     )
     step = plan_step(task, wishes.network, wishes.target, patch_size=wishes.patch_size, memory_gib=wishes.memory_gib)
     notes.decisions += step.decisions
-    diagnosis = _classification(dataset, fingerprint, wishes.pooling, whole=whole, notes=notes)
+    diagnosis = _classification(dataset, fingerprint, wishes, whole=whole, notes=notes)
     columns = clinical_columns(dataset, wishes.clinical, notes)
     pairs = left_right_pairs(dataset.label_names)
-    axes, reason = mirror_axes(fingerprint, pairs)
+    axes, reason = mirror_axes(fingerprint, pairs, directed=diagnosis is not None and diagnosis.directed)
     notes.add("mirroring", list(axes) or "none", reason)
     return Plan(
         dataset=dataset.name,
@@ -211,11 +212,11 @@ def _targets(dataset: Dataset, fingerprint: Fingerprint, notes: Notes) -> dict[s
 
 
 def _classification(
-    dataset: Dataset, fingerprint: Fingerprint, pooling: Pooling | None, *, whole: bool, notes: Notes
+    dataset: Dataset, fingerprint: Fingerprint, wishes: Wishes, *, whole: bool, notes: Notes
 ) -> ClassificationPlan | None:
     if not (dataset.heads or dataset.targets):
         return None
-    targets = _targets(dataset, fingerprint, notes)
+    targets, pooling = _targets(dataset, fingerprint, notes), wishes.pooling
     if whole:
         shapes = tuple(index for index, channel in enumerate(fingerprint.channels) if channel.two_valued)
         notes.add("diagnosis", "from the whole case", "there are no labels to look under")
@@ -227,16 +228,19 @@ def _classification(
             pooling="attention" if pooling == "attention" else "global",
             pool_labels=(),
             shape_channels=shapes,
+            directed=_directed(wishes, notes, shapes=bool(shapes)),
         )
     lesions = tuple(name for name in dataset.label_names if _LESION.search(name))
     pooled = lesions or dataset.label_names
     reason = "in a patch centred on the foreground: patches without it do not show the class"
-    if lesions:
+    if pooling == "attention":
+        reason = "the class may show anywhere; where is learnt"
+    elif lesions:
         reason += "; these labels are lesions by name, and a class is told by the lesion, not by the organ around it"
     where = {
         "foreground": f"under {', '.join(pooled)}",
         "global": f"over a patch around {', '.join(pooled)}",
-        "attention": f"by attention in a patch around {', '.join(pooled)}",
+        "attention": "by attention over the whole case, tile by tile",
     }
     notes.add("diagnosis", f"features pooled {where[pooling or 'foreground']}", reason)
     return ClassificationPlan(
@@ -246,4 +250,18 @@ def _classification(
         view="foreground",
         pooling=pooling or "foreground",
         pool_labels=pooled,
+        directed=_directed(wishes, notes, shapes=False),
     )
+
+
+def _directed(wishes: Wishes, notes: Notes, *, shapes: bool) -> bool:
+    """Whether regions are measured direction by direction: 13 numbers each, which few cases cannot weigh."""
+    if wishes.directed is not None:
+        notes.add(
+            "measures of shape", "by direction too" if wishes.directed else "of no direction", "given by the user"
+        )
+        return wishes.directed
+    if shapes:
+        reason = "a shape is all there is to see: its thickness, length and tilt may tell its class"
+        notes.add("measures of shape", "by direction too", reason)
+    return shapes

@@ -14,13 +14,18 @@ if TYPE_CHECKING:
 _ENOUGH = 5
 
 
-def mirror_axes(fingerprint: Fingerprint, pairs: Sequence[tuple[str, str]]) -> tuple[tuple[int, ...], str]:
+def mirror_axes(
+    fingerprint: Fingerprint, pairs: Sequence[tuple[str, str]], *, directed: bool = False
+) -> tuple[tuple[int, ...], str]:
     """Which patch axes augmentation may flip, and why.
 
     Only left-right is ever a plausible patient, and only when no unpaired label lives on one side: mirroring a liver
-    to the left teaches a body that does not exist and makes it a spleen.
+    to the left teaches a body that does not exist and makes it a spleen. Of shapes alone, nobody knows what they are:
+    where they are measured direction by direction (`directed`), a mirrored one is taken for another.
     """
     if all(channel.two_valued for channel in fingerprint.channels):
+        if directed:
+            return (), "how a shape lies may tell its class, and a mirrored one lies otherwise"
         return (0, 1, 2), "all axes: a shape alone has no up and down"
     paired = {name for pair in pairs for name in pair}
     sides: dict[str, list[float]] = {}

@@ -212,9 +212,7 @@ def _each(
             with case_context(case.id):
                 done.append(work(case))
         except MedsegError as error:
-            failures.append(
-                CaseFailure(case=case.id, code=error.code, message=error.message, remedy=error.remedy or None)
-            )
+            failures.append(CaseFailure.of(case.id, error))
     if not done:
         raise InputError(
             f"{description}: none of {len(cases)} could be measured; the first: {failures[0].message}",

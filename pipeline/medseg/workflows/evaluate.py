@@ -75,7 +75,12 @@ def evaluate_opened(
     each: Each | None = None,
     progress: Progress = silent,
 ) -> Evaluated:
-    """As `evaluate`, of what `open_inputs` found, by whoever does the cases; absent: processes of this machine."""
+    """As `evaluate`, of what `open_inputs` found, by whoever does the cases; absent: processes of this machine.
+
+    Raises:
+        InputError: E-NOTHING-TO-EVALUATE when no case could be scored.
+        UsageError: E-ENGINE when the settings ask for another engine and nobody was given.
+    """
     if each is None:
         settings.require_local()
     dataset = inputs.dataset

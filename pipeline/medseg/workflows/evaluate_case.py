@@ -77,7 +77,7 @@ def attempt_case(item: tuple[Case, tuple[Path, ...]], scoring: Scoring) -> CaseR
         with case_context(case.id):
             return scoring.finished(case.id) or evaluate_case(case, masks, scoring)
     except MedsegError as error:
-        return CaseFailure(case=case.id, code=error.code, message=error.message, remedy=error.remedy or None)
+        return CaseFailure.of(case.id, error)
     except MemoryError:
         return CaseFailure(
             case=case.id, code="E-MEMORY", message="the memory does not hold this case", remedy="Use fewer --jobs."

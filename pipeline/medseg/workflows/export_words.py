@@ -52,6 +52,8 @@ def left_out(plan: Plan, name: Format, *, answering: Answering) -> tuple[str, ..
         missing += ["DICOM: convert the series to NIfTI first"]
         if plan.nearest_slices:
             missing.append("nearest slices along a coarse axis: MONAI interpolates there")
+        if plan.within_range:
+            missing.append("cutting off what the spline overshoots the image's range by")
         missing += [f"cleaning of {label}: {rule} (26-connected)" for label, rule in answering.cleanup.items()]
     if name == "monai-bundle" and plan.classification is not None:
         missing.append(
@@ -75,6 +77,8 @@ def _before(plan: Plan) -> list[str]:
         how += f", linear along axis {plan.coarse_axis}"
     if plan.nearest_slices:
         how += ", nearest along an axis whose voxels are more than 3 times longer"
+    if plan.within_range:
+        how += ", values cut off at the image's range; at the slice's, where slices are taken one by one"
     steps.append(f"resample to {_size(plan.spacing_mm)} mm, keeping the extent ({how})")
     steps.append("pad with zeros on both sides where the image is smaller than the window")
     return steps

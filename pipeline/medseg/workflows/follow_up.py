@@ -69,9 +69,7 @@ def follow_up(
         except MedsegError as error:
             if len(patients) == 1:
                 raise
-            failures.append(
-                CaseFailure(case=patient.name, code=error.code, message=error.message, remedy=error.remedy or None)
-            )
+            failures.append(CaseFailure.of(patient.name, error))
     return Followed(out, tuple(reports), tuple(failures))
 
 

@@ -138,7 +138,7 @@ def infer_batch(
                 predictions[case.id] = outcome
             else:
                 discard(case.id, claim.out)
-                failures.append(_failure(case, outcome))
+                failures.append(CaseFailure.of(case.id, outcome))
             states[case.id] = _state(outcome, redone.get(case.id))
             if isinstance(outcome, MedsegError) and (len(cases) == 1 or outcome.code == "E-DISK-FULL"):
                 raise outcome
@@ -218,10 +218,6 @@ def _state(outcome: Outcome, redone: str | None) -> CaseState:
             mask_sha256=outcome.mask_sha256,
         )
     return CaseState(case=outcome.case or "", state="failed", redone=redone, code=outcome.code, message=outcome.message)
-
-
-def _failure(case: InferCase, error: MedsegError) -> CaseFailure:
-    return CaseFailure(case=case.id, code=error.code, message=error.message, remedy=error.remedy or None)
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,8 @@ class CaseWork:
 
     def __init__(self, job: Job, bundle: Bundle | None = None) -> None:
         self.job = job
-        self.bundle = bundle or read_bundle(job.bundle)
-        self.predictor = Predictor(self.bundle, job.settings)
+        self.predictor = Predictor(bundle or read_bundle(job.bundle), job.settings)
+        self.bundle = self.predictor.bundle
 
     def read(self, case: InferCase) -> Opened:
         settings, plan = self.job.settings, self.bundle.plan

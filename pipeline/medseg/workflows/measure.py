@@ -74,9 +74,7 @@ def measure(
         except MedsegError as error:
             if len(cases) == 1:
                 raise
-            failures.append(
-                CaseFailure(case=case.id, code=error.code, message=error.message, remedy=error.remedy or None)
-            )
+            failures.append(CaseFailure.of(case.id, error))
     write_text(out / "measurements.csv", measurements_csv(done))
     return Measured(out, tuple(done), tuple(failures))
 

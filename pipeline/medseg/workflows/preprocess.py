@@ -41,6 +41,9 @@ def plan_dataset(
 
     Returns:
         The fingerprint (None with an explicit plan), the plan, and the cases that could not be read.
+
+    Raises:
+        BatchError: E-ALL-FAILED when no case could be read.
     """
     if settings.plan is not None:
         return None, _given_plan(settings.plan, dataset, settings.clinical), []
@@ -72,6 +75,7 @@ def preprocess(
 
     Raises:
         BatchError: E-ALL-FAILED when no case could be read.
+        InputError: E-NOTHING-TO-LEARN.
         UsageError: E-ENGINE when the settings ask for another engine and nobody was given.
     """
     if each is None:
@@ -145,6 +149,7 @@ def _wishes(settings: PreprocessSettings) -> Wishes:
         correct_bias_field=settings.correct_bias_field,
         equalise=settings.equalise,
         pooling=settings.pooling,
+        directed=settings.directed,
         clinical=settings.clinical,
     )
 

@@ -37,7 +37,7 @@ class Measuring:
                 volume, labels = _read(case, self.dataset, self.settings)
                 return measure_case(case, self.dataset, volume, labels=labels)
         except MedsegError as error:
-            return _failure(case, error)
+            return CaseFailure.of(case.id, error)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Storing:
             with case_context(case.id):
                 return self._stored(case)
         except MedsegError as error:
-            return _failure(case, error)
+            return CaseFailure.of(case.id, error)
 
     def _stored(self, case: Case) -> Stored:
         volume, labels = _read(case, self.dataset, self.settings)
@@ -88,7 +88,3 @@ def _read(case: Case, dataset: Dataset, settings: PreprocessSettings) -> tuple[V
         case.images, settings.over(dataset.reading_of(case)), channels=len(dataset.channels), missing=case.missing
     )
     return volume, read_reference(case, dataset, settings, onto=volume.geometry)
-
-
-def _failure(case: Case, error: MedsegError) -> CaseFailure:
-    return CaseFailure(case=case.id, code=error.code, message=error.message, remedy=error.remedy or None)

@@ -95,7 +95,8 @@ def _row(number: int, case: LoadedCase, plan: Plan, settings: TrainSettings) -> 
     sampler = PatchSampler([case], plan, seed=settings.seed, channel_dropout=settings.channel_dropout)
     slot = number % 2 if plan.classification is not None else 0
     drawn = sampler.batch(number, [slot])
-    how, patches = Augmentation.from_plan(plan), [_patch("as stored", drawn.image[0], drawn.labels[0])]
+    how = Augmentation.from_plan(plan, elastic=settings.elastic)
+    patches = [_patch("as stored", drawn.image[0], drawn.labels[0])]
     for variant in range(_VARIANTS if settings.augment else 0):
         seen, _ = as_seen(drawn, how, seed=(settings.seed, number * _VARIANTS + variant), augmented=True)
         patches.append(_patch(f"variant {variant + 1}", seen.image[0], seen.labels[0]))

@@ -115,7 +115,7 @@ def _missing_cases(folder: Path) -> tuple[list[Path], list[CaseFailure]]:
         try:
             report = read_document(file, CaseReport)
         except MedsegError as error:
-            failures.append(_failure(file.stem, error))
+            failures.append(CaseFailure.of(file.stem, error))
             continue
         cohort_page = "../index.html" if (folder / "cohort.json").is_file() else None
         write_text(page, render_case(report, cohort_page=cohort_page))
@@ -169,12 +169,8 @@ def _attempt(page: Path, target: Path, print_page: PrintPage, pdf: Paper, *, fol
     try:
         print_page(for_paper(page.read_text(encoding="utf-8"), pdf), target)
     except MedsegError as error:
-        return _failure(page.relative_to(folder).as_posix(), error)
+        return CaseFailure.of(page.relative_to(folder).as_posix(), error)
     return None
-
-
-def _failure(name: str, error: MedsegError) -> CaseFailure:
-    return CaseFailure(case=name, code=error.code, message=error.message, remedy=error.remedy or None)
 
 
 def _below(folder: Path, paths: Iterable[Path]) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ def score_masks(
         The masks and their numbers, the image on their grid, and `W-...` flags.
 
     Raises:
-        InputError: E-LABEL-UNKNOWN, or as the readers.
+        InputError: E-NO-REFERENCE, E-LABEL-UNKNOWN, or as the readers.
         GeometryError: E-GRID-MISMATCH.
     """
     onto = prediction.geometry if image is None else image.geometry

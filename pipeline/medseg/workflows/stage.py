@@ -98,7 +98,7 @@ def stage(source: Path, out: Path, request: StageRequest, masks: MaskRequest, *,
         except MedsegError as error:
             if len(files) == 1:
                 raise
-            failures.append(CaseFailure(case=case, code=error.code, message=error.message, remedy=error.remedy or None))
+            failures.append(CaseFailure.of(case, error))
     return Staged(out, tuple(done), tuple(failures))
 
 

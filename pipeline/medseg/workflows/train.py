@@ -122,6 +122,7 @@ def _train(
     watch: Callable[[Status], None],
 ) -> Trained:
     plan = store.plan.model_copy(update={"batch_size": settings.batch_size or store.plan.batch_size})
+    ranks.slots(plan.batch_size)  # more processes than patches are refused before anything is loaded
     start: dict[str, Tensor] = {}
     transfer = None
     if settings.init_from is not None:
@@ -193,7 +194,11 @@ def _load(
 
 
 def usable_split(store: Store, settings: TrainSettings) -> Split:
-    """The split without the cases that could not be preprocessed."""
+    """The split without the cases that could not be preprocessed.
+
+    Raises:
+        UsageError: E-SPLIT when none is left to train on.
+    """
     usable = {case.id for case in store.index.cases}
     split = split_cases(
         store.dataset, fold=settings.fold, num_folds=settings.num_folds, stratify_by=settings.stratify_by

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.core.case import Dataset
-from medseg.core.errors import ModelError
+from medseg.core.errors import ModelError, UsageError
 from medseg.core.progress import Progress, silent
 from medseg.data.manifest import read_manifest
 from medseg.data.phantom import make_phantom
@@ -35,8 +35,19 @@ class Workspace:
         return self.folder / "runs"
 
     def run(self, name: str | None, fold: int | None) -> Path:
-        """The folder of a training, by default named after its fold."""
-        return self.runs / (name or ("main" if fold is None else f"fold{fold}"))
+        """The folder of a training, by default named after its fold.
+
+        Raises:
+            UsageError: `E-OPTION`, a name that leads out of `runs/`, where a restart would empty some other folder.
+        """
+        chosen = Path(name or ("main" if fold is None else f"fold{fold}"))
+        if chosen.is_absolute() or ".." in chosen.parts or not chosen.parts:
+            raise UsageError(
+                f"the name of a run must lie in {self.runs}, got {name!r}",
+                code="E-OPTION",
+                remedy="Give a --name such as `main`, or another --workspace.",
+            )
+        return self.runs / chosen
 
     @property
     def predictions(self) -> Path:
@@ -55,6 +66,7 @@ class Workspace:
             self.folder / "phantom",
             seed=dataset.generator.seed,
             num_cases=dataset.generator.num_cases,
+            class_noise=dataset.generator.class_noise,
             progress=progress,
         )
         return read_manifest(made)

@@ -162,7 +162,11 @@ def modality_of(name: str) -> str | None:
 
 
 def unique_ids(paths: Sequence[Path]) -> list[str]:
-    """Ids from file names; where those repeat (every folder has its `image.nii.gz`), from folder names."""
+    """Ids from file names; where those repeat (every folder has its `image.nii.gz`), from folder names.
+
+    Raises:
+        UsageError: E-CASE-DUPLICATE when both repeat.
+    """
     stems = [case_id(stem_of(path)) for path in paths]
     folders = [case_id(path.parent.name) for path in paths]
     both = [case_id(f"{folder}_{stem}") for folder, stem in zip(folders, stems, strict=True)]

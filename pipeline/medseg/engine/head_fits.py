@@ -1,0 +1,180 @@
+"""How each head is fitted to features that stand still: as strictly as cross-validation over patients asks for."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medseg.engine.stop import heed, unless
+from medseg.nn.diagnosis import OrdinalLayer
+from medseg.ops.ridge import errors_left_out, ridge_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from medseg.nn.diagnosis import Layer
+
+logger = logging.getLogger(__name__)
+
+_NUM_FOLDS = 5
+_FEWEST_PER_CLASS = 5
+_FEWEST_VALUES = 10
+_PENALTIES = tuple(10.0**exponent for exponent in np.arange(0.5, -4.1, -0.5))
+_LEAST_DEVIATION = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What one head is fitted to.
+
+    Attributes:
+        features: (cases, views, width) standardised features.
+        targets: (cases,) class index, or standardised value.
+        patients: (cases,) who is left out together.
+        blocks: Widths of the groups of features; each group as a whole is trusted alike, however wide it is.
+    """
+
+    features: Tensor
+    targets: Tensor
+    patients: NDArray[np.str_]
+    blocks: tuple[int, ...]
+
+    @property
+    def trust(self) -> Tensor:
+        """(width,) how dear a feature is: as much as its group is wide."""
+        return torch.cat([torch.full((size,), float(size)) for size in self.blocks]).double()
+
+
+def fit_number(task: Task, like: Layer, *, seed: int, stop_asked: Callable[[], bool] = lambda: False) -> Layer | None:
+    """A linear layer to one value: ridge regression with the penalty that foretells patients left out best.
+
+    Raises:
+        Stopped: When `stop_asked`, which is asked before every fit, says so.
+
+    Returns:
+        None with too few cases or patients, or when no penalty does better than answering with the mean by more than
+        the standard error of the gain over the patients: among so many penalties one always seems to.
+    """
+    patients = len(np.unique(task.patients))
+    if len(task.targets) < _FEWEST_VALUES or patients < _NUM_FOLDS or bool((task.targets == task.targets[0]).all()):
+        return None
+    features, wanted, trust = (part.numpy() for part in (task.features, task.targets, task.trust))
+    folds = [inside.numpy() for inside in _folds(task, seed=seed)]
+    errors, constant = errors_left_out(features, wanted, _PENALTIES, trust=trust, folds=unless(stop_asked, folds))
+    heed(stop_asked)
+    best = int(errors.mean(1).argmin())
+    _, owner = np.unique(task.patients, return_inverse=True)
+    gains = np.bincount(owner, weights=constant - errors[best])
+    logger.info("squared error of patients left out %.3f, of the mean %.3f", errors[best].mean(), constant.mean())
+    if gains.mean() <= gains.std(ddof=1) / math.sqrt(patients):
+        return None
+    ((weights, bias),) = ridge_path(features, wanted, _PENALTIES[best : best + 1], trust=trust)
+    layer = copy.deepcopy(like).double().cpu().requires_grad_(requires_grad=False)
+    layer.weight.copy_(torch.from_numpy(weights)[None])
+    layer.bias.fill_(bias)
+    return layer
+
+
+def fit_layer(task: Task, like: Layer, *, seed: int, stop_asked: Callable[[], bool] = lambda: False) -> Layer | None:
+    """A layer like the given one, with the penalty that foretells patients left out best.
+
+    Raises:
+        Stopped: When `stop_asked`, which is asked before every fit, says so.
+
+    Returns:
+        None with too few cases, or when no penalty does better than answering with the classes' shares.
+    """
+    counts = torch.bincount(task.targets)
+    occurring = counts[counts > 0]
+    if len(occurring) < 2 or int(occurring.min()) < _FEWEST_PER_CLASS:
+        return None
+    folds = _folds(task, seed=seed)
+    losses = np.mean([_losses_left_out(task, like, inside, stop_asked) for inside in folds], axis=0)
+    # Every penalty is tried on all cases too, whichever is best, which hangs on rounding: several processes must ask
+    # equally often whether to stop.
+    layers = fit_path(task, like, _PENALTIES, stop_asked=stop_asked)
+    best, constant = int(losses.argmin()), math.log(len(occurring))
+    logger.info("loss of patients left out %.3f, of a constant %.3f", losses[best], constant)
+    return layers[best] if losses[best] < constant else None
+
+
+def _folds(task: Task, *, seed: int) -> list[Tensor]:
+    """(cases,) bool each: who is learnt from; patients are dealt out like cards, in the order of class or value."""
+    random = np.random.default_rng(seed)
+    names = random.permutation(np.unique(task.patients))
+    first = {name: float(task.targets[int(np.flatnonzero(task.patients == name)[0])]) for name in names}
+    dealt = {name: number % _NUM_FOLDS for number, name in enumerate(sorted(names, key=first.__getitem__))}
+    fold = torch.tensor([dealt[name] for name in task.patients])
+    return [fold != number for number in range(_NUM_FOLDS) if bool((fold == number).any())]
+
+
+def _losses_left_out(task: Task, like: Layer, inside: Tensor, stop_asked: Callable[[], bool]) -> list[float]:
+    """Mean loss of the cases left out, each class counting alike, by penalty."""
+    learnt = Task(task.features[inside], task.targets[inside], task.patients[inside.numpy()], task.blocks)
+    left_out, targets = task.features[~inside], task.targets[~inside]
+    weights = _balance(targets)
+    return [
+        float((weights * _row_losses(layer, left_out, targets).mean(1)).sum())
+        for layer in fit_path(learnt, like, _PENALTIES, stop_asked=stop_asked)
+    ]
+
+
+def fit_path(
+    task: Task, like: Layer, penalties: Sequence[float], *, stop_asked: Callable[[], bool] = lambda: False
+) -> list[Layer]:
+    """One layer for each penalty, strictest first, each starting where the last one ended.
+
+    Raises:
+        Stopped: When `stop_asked`, which is asked before each, says so.
+    """
+    flat = task.features.flatten(0, 1)
+    shift, scale = flat.mean(0), flat.std(0).clamp(min=_LEAST_DEVIATION)
+    features = (task.features - shift) / scale
+    weights = _balance(task.targets)
+    layer = copy.deepcopy(like).double().cpu().requires_grad_()  # the averaged weights are frozen
+    if isinstance(layer, OrdinalLayer):
+        layer.reset_parameters()
+    else:
+        nn.init.zeros_(layer.bias)
+    nn.init.zeros_(layer.weight)
+
+    def loss(penalty: float) -> Tensor:
+        layer.zero_grad()
+        data = (weights * _row_losses(layer, features, task.targets).mean(1)).sum()
+        total = data + penalty * (task.trust * layer.weight.square()).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    layers = []
+    for penalty in unless(stop_asked, penalties):
+        solver = torch.optim.LBFGS(layer.parameters(), max_iter=50, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
+        solver.step(partial(loss, penalty))  # type: ignore[no-untyped-call]
+        back = copy.deepcopy(layer).requires_grad_(requires_grad=False)
+        back.weight.div_(scale)
+        back.bias.sub_(back.weight @ shift)
+        layers.append(back)
+    return layers
+
+
+def _row_losses(layer: Layer, features: Tensor, targets: Tensor) -> Tensor:
+    """(cases, views)."""
+    logits = layer(features)
+    repeated = targets[:, None].expand(logits.shape[:2])
+    return functional.cross_entropy(logits.flatten(0, 1), repeated.flatten(), reduction="none").view_as(repeated)
+
+
+def _balance(targets: Tensor) -> Tensor:
+    """(cases,) weights that sum to 1, the same sum for each class that occurs."""
+    counts = torch.bincount(targets)
+    return 1.0 / (counts[targets].double() * int((counts > 0).sum()))
