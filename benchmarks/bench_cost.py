@@ -227,7 +227,7 @@ def picture(result: dict) -> None:
             panel.set_ylim(bottom=0)
     panels[0, 0].set_ylabel("processor seconds a step")
     panels[1, 0].set_ylabel("MiB beside the libraries")
-    panels[0, 0].legend(title="dots measured, lines the model", frameon=False, loc="upper left")
+    panels[0, 2].legend(title="dots measured, lines the model", frameon=False, loc="upper left")
     figure.savefig(PICTURE, dpi=100)
 
 
