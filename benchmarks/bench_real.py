@@ -258,7 +258,8 @@ def main() -> None:
     seconds["infer"] = medseg("infer", "--input", manifest, "--split", "val", "--workspace", work)
     seconds["evaluate"] = medseg("evaluate", "--manifest", manifest, "--split", "val", "--workspace", work)
     report = json.loads((work / "reports" / "cohort.json").read_text())
-    found = [json.loads(path.read_text())["seconds"] for path in (work / "predictions").glob("*.json")]
+    cases = [path for path in (work / "predictions").glob("*.json") if path.name != "predictions.json"]
+    found = [json.loads(path.read_text())["seconds"] for path in cases]
     result = {
         "what": f"{options.name}, {budget} of training on {cores()}, {num_held_back} cases held back",
         "seconds": seconds,
