@@ -260,6 +260,7 @@ import signal
 from medseg.apps import cli
 from medseg.workflows.infer_case import CaseWork
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
 seen, predict = [], CaseWork.predict
 
 def interrupted(self, opened):
