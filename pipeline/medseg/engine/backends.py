@@ -102,7 +102,7 @@ class Backends:
     def _built(self, example: Tensor) -> list[Segment]:
         try:
             return self._build(self.name, example)
-        except ModelError as error:  # what was fastest on another case may be wrong on this one
+        except ModelError as error:  # remembered as fastest, and refused when it was compared
             if not self._auto:
                 raise
             logger.warning("%s is not used: %s", self.name, error.message)
