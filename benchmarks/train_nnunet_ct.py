@@ -1,11 +1,12 @@
-"""Trains a modest nnU-Net of the usual size on one CT, for the benchmarks that need a trained network of nnU-Net's own.
+"""Trains a modest nnU-Net of the usual size on two CTs, for the benchmarks that need a trained network of nnU-Net's own.
 
-Needs nnunetv2. DATA holds `example_ct.nii.gz` and `example_seg_fast_force_split.nii.gz` of TotalSegmentator's tests
-(61 organs, 3 mm), of which bone, muscle and liver are taught at 1.5 mm: features 32 to 320 in six stages, patches of
-64^3, afterwards run in windows of 128^3. FOLDER receives nnU-Net's raw, preprocessed and results folders; the model is
+Needs nnunetv2. DATA holds the CTs of TotalSegmentator's tests, a torso of 3 mm (`example_ct.nii.gz`) and a slab of the
+abdomen as it left the scanner (`example_ct_dicom`), with the organs that TotalSegmentator found in them, of which bone,
+muscle and liver are taught at 1.5 mm: features 32 to 320 in six stages, patches of 64^3, afterwards run in windows of
+128^3. FOLDER receives nnU-Net's raw, preprocessed and results folders; the model is
 FOLDER/results/Dataset010_CT/nnUNetTrainer__nnUNetPlans__3d_fullres.
 
-    python benchmarks/train_nnunet_ct.py DATA FOLDER [--minutes 30]
+    python benchmarks/train_nnunet_ct.py DATA FOLDER [--minutes 60]
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ import os
 import time
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
+
+from medseg.core.volume import LabelMap, Volume
+from medseg.data.regrid import onto_grid
+from medseg.io.volumes import read_labels, read_volume, write_labels, write_volume
 
 TASK = "Dataset010_CT"
 LABELS = {"background": 0, "bone": 1, "muscle": 2, "liver": 3}
 TAUGHT = {1: (*range(25, 51), *range(69, 79), *range(91, 117)), 2: tuple(range(80, 90)), 3: (5,)}
+SCANS = {"example_ct.nii.gz": "example_seg_fast_force_split.nii.gz", "example_ct_dicom": "example_seg_dicom.nii.gz"}
 SPACING_MM = 1.5
 WINDOW = 128
 
@@ -31,18 +36,16 @@ def make_dataset(data: Path, raw: Path) -> None:
     folder = raw / TASK
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    image = nib.load(data / "example_ct.nii.gz")
-    organs = np.asarray(nib.load(data / "example_seg_fast_force_split.nii.gz").dataobj)
-    labels = np.zeros(organs.shape, np.uint8)
-    for value, members in TAUGHT.items():
-        labels[np.isin(organs, members)] = value
-    for number in range(2):  # the planner wants more than one
-        nib.save(
-            nib.Nifti1Image(np.asarray(image.dataobj).astype(np.int16), image.affine),
-            folder / "imagesTr" / f"ct{number}_0000.nii.gz",
-        )
-        nib.save(nib.Nifti1Image(labels, image.affine), folder / "labelsTr" / f"ct{number}.nii.gz")
-    description = {"channel_names": {"0": "CT"}, "labels": LABELS, "numTraining": 2, "file_ending": ".nii.gz"}
+    for name, labels in SCANS.items():
+        image = read_volume(data / name)
+        organs, _ = onto_grid(read_labels(data / labels), image.geometry)
+        taught = np.zeros(organs.array.shape, np.uint8)
+        for value, members in TAUGHT.items():
+            taught[np.isin(organs.array, members)] = value
+        case = name.partition(".")[0]
+        write_volume(Volume(image.array.astype(np.int16), image.geometry), folder / "imagesTr" / f"{case}_0000.nii.gz")
+        write_labels(LabelMap(taught, organs.geometry), folder / "labelsTr" / f"{case}.nii.gz")
+    description = {"channel_names": {"0": "CT"}, "labels": LABELS, "numTraining": len(SCANS), "file_ending": ".nii.gz"}
     (folder / "dataset.json").write_text(json.dumps(description))
 
 
@@ -119,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--minutes", type=float, default=60)
     options = parser.parse_args()
     folders = {name: (options.folder / name).resolve() for name in ("raw", "preprocessed", "results")}
     for name, folder in folders.items():
