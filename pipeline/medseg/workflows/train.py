@@ -92,7 +92,7 @@ def train(
 
     Raises:
         ModelError: E-NO-STORE without preprocessed data.
-        UsageError: E-SPLIT, E-RESUME, E-DEVICE, E-RANKS, E-RANKS-DIFFER.
+        UsageError: E-SPLIT, E-RESUME, E-RUN-KIND, E-DEVICE, E-RANKS, E-RANKS-DIFFER.
         BatchError: E-LOCKED while another training runs in the folder.
         ResourceError: E-RANK-LOST.
     """
