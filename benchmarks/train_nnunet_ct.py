@@ -1,4 +1,4 @@
-"""Trains a modest nnU-Net of the usual size on two CTs, for the benchmarks that need a trained network of nnU-Net's own.
+"""Trains an nnU-Net of the usual size on two CTs, for the benchmarks that need a trained network of nnU-Net's own.
 
 Needs nnunetv2. DATA holds the CTs of TotalSegmentator's tests, a torso of 3 mm (`example_ct.nii.gz`) and a slab of the
 abdomen as it left the scanner (`example_ct_dicom`), with the organs that TotalSegmentator found in them, of which bone,
