@@ -361,6 +361,15 @@ def test_a_dry_run_measures_steps_and_says_what_the_length_means(place, length, 
     assert re.search(told, rows["length"])
     assert "patches/s, measured here" in rows["time of a step"]
     assert "1 a step" in rows["patch"]
+    assert rows.get("warning", "").startswith("W-SHORT") is ("epochs" in length)
+    assert not place.runs.exists()
+
+
+@pytest.mark.parametrize("verb", [train, forecast_train])
+def test_a_budget_without_a_step_is_refused_before_anything_is_written(place, verb):
+    with pytest.raises(UsageError, match="a budget of 2s holds no step") as caught:
+        verb(place, TrainSettings(budget="2s"))
+    assert caught.value.code == "E-BUDGET"
     assert not place.runs.exists()
 
 

@@ -279,4 +279,6 @@ def demo(
         shown = run(Workspace(workspace), settings, budget=budget, progress=TERMINAL.progress, watch=watch)
     finally:
         watch.close()
+    for warning in shown.trained.warnings:
+        TERMINAL.warning(warning)
     show.evaluated(TERMINAL, shown.evaluated, as_json=json)

@@ -151,7 +151,7 @@ def trained(terminal: Terminal, made: Trained, *, as_json: bool) -> None:
     if made.transfer is not None:
         _transfer(terminal, made.transfer)
     for warning in made.warnings:
-        terminal.say(warning)
+        terminal.warning(warning)
     if not made.finished:
         terminal.result("stopped; the same command goes on from here")
         return

@@ -121,6 +121,8 @@ def _cross_validate(
         )
         if not trained.finished:
             return CrossValidated(folder, None)
+        for warning in trained.warnings:
+            watchers.say(warning)
         _require_split(trained.bundle, split)
         _write_held_back(store.dataset, {fold: split}, folder / f"fold{fold}" / HELD_BACK)
         if split.val:
