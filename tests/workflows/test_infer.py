@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg.apps import cli, show
+from medseg.apps import cli, show_infer
 from medseg.apps.terminal import TERMINAL
 from medseg.core.batch import BatchSummary
 from medseg.core.errors import BatchError, MedsegError, UsageError
@@ -165,7 +165,7 @@ def test_a_case_that_fails_now_leaves_no_earlier_mask(bundle, images, out, tmp_p
     shutil.copytree(images, tmp_path / "images")
     (tmp_path / "images" / "case2.nii.gz").write_bytes(b"no image")
     again = infer(bundle, out, InferSettings(), folder=tmp_path / "images")
-    assert [failure.case for failure in again.failures] == ["case2"]
+    assert [(failure.case, failure.file) for failure in again.failures] == [("case2", "case2.nii.gz")]
     assert not (out / "case2.nii.gz").exists()
     assert not (out / "case2.json").exists()
     (state,) = (state for state in summary(out).cases if state.state == "failed")
@@ -328,7 +328,7 @@ def test_what_the_command_says_of_a_restart(bundle, images, out, monkeypatch, ca
 def test_the_windows_that_hold_nothing_are_told(bundle, images, out, capsys):
     made = infer(bundle, out, InferSettings(), folder=images)
     blank = [case.model_copy(update={"windows": 4, "skipped_windows": 3}) for case in made.predictions[:2]]
-    show.inferred(TERMINAL, replace(made, predictions=tuple(blank)), as_json=False)
+    show_infer.inferred(TERMINAL, replace(made, predictions=tuple(blank)), as_json=False)
     assert "left out 6 of 8 windows" in capsys.readouterr().err
 
 
