@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -274,12 +275,16 @@ cli.main()
 """
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_ends_it_in_good_order_and_it_goes_on(bundle, images, calm, tmp_path, name, code):
+@pytest.mark.parametrize(
+    ("name", "code", "words_of_end"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "ended by SIGTERM")]
+)
+def test_a_signal_ends_it_in_good_order_and_it_goes_on(bundle, images, calm, tmp_path, name, code, words_of_end):
     words = ["infer", "--bundle", bundle, "--input", images, "--out", tmp_path / "out"]
     program = [sys.executable, "-c", INTERRUPTED.format(name=name), *map(str, words)]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
+    assert f"error {words_of_end}" in done.stderr
+    assert re.search(rf"predicting: [012] of {NUM_CASES} in", done.stderr)
     assert not summary(tmp_path / "out").finished
     assert masks(tmp_path / "out").items() <= masks(calm).items()
     assert [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")] == []
