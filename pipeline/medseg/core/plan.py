@@ -172,6 +172,10 @@ class ClassificationPlan(Document):
     directed: bool = Field(
         default=False, description="regions and outlines are measured direction by direction too: thickness and tilt"
     )
+    thickness: bool = Field(
+        default=False,
+        description="regions and outlines are measured too by what is left of them when they are worn away",
+    )
     dropout: float = Field(default=0.4, ge=0, lt=1)
     clinical: tuple[ClinicalColumn, ...] = Field(
         default=(), description="columns of the manifest's attributes that the heads read beside the image"

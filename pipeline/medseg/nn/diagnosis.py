@@ -8,6 +8,7 @@ Pooling under the predicted foreground follows the joint segmentation-classifica
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -117,9 +118,10 @@ class ClassificationHead(nn.Module):
         self, features: Sequence[int], num_regions: int, plan: ClassificationPlan, *, num_outlines: int = 0
     ) -> None:
         super().__init__()
-        measures = num_measures(directed=plan.directed) * (num_regions + num_outlines)
+        per_region = num_measures(directed=plan.directed, thickness=plan.thickness)
+        measures = per_region * (num_regions + num_outlines)
         blocks = (*(2 * number * max(num_regions, 1) for number in features), measures)
-        self.directed = plan.directed
+        self.measure = partial(measure_shape, directed=plan.directed, thickness=plan.thickness)
         self.features = tuple(features)
         self.gathers = plan.gathers
         self.num_clinical = encoded_width(plan.clinical)
@@ -167,7 +169,7 @@ class ClassificationHead(nn.Module):
             pooled = [_pool(image, None), *(told for told, _ in attended)]
             masses += [mass for _, mass in attended]
         measured = [part.float() for part in (regions, outlines) if part is not None]
-        shapes = [measure_shape(part, directed=self.directed) for part in measured]
+        shapes = [self.measure(part) for part in measured]
         return torch.cat([*pooled, *shapes], dim=1), torch.cat(masses, dim=1)
 
     def gather(self, pooled: Tensor, masses: Tensor, together: Tensor) -> Tensor:

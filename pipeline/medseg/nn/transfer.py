@@ -91,11 +91,9 @@ def _head_pairs(name: str, plan: Plan, source_plan: Plan) -> tuple[int | None, l
     here, there = plan.classification, source_plan.classification
     if here is None or there is None or plan.channels != source_plan.channels:
         return None, []
-    reads_alike = (here.view, here.pool_labels, here.shape_channels, here.directed) == (
-        there.view,
-        there.pool_labels,
-        there.shape_channels,
-        there.directed,
+    reads_alike = all(
+        getattr(here, name) == getattr(there, name)
+        for name in ("view", "pool_labels", "shape_channels", "directed", "thickness")
     )
     if not reads_alike:
         return None, []
