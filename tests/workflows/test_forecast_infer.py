@@ -11,6 +11,7 @@ from medseg.core.settings import InferSettings
 from medseg.engine.predict import Predictor
 from medseg.io.bundle import Bundle, read_bundle, write_bundle
 from medseg.io.volumes import read_volume
+from medseg.nn.build import build_network
 from medseg.workflows.forecast_infer import forecast_infer
 from medseg.workflows.infer import Request
 
@@ -73,6 +74,28 @@ def test_where_the_plan_crops_to_what_is_not_zero_and_skips_nothing(bundle, tmp_
     rows, answer = _rows(read_bundle(folder), path)
     assert "of these left out" not in rows
     assert int(rows["windows"].split()[0]) == answer.windows
+
+
+def _of_many_classes(bundle, folder, num_labels):
+    """A model with these many labels and 4 features at the finest scale."""
+    made = bundle.plan.network
+    network = made.model_copy(update={"features": (4, *made.features[1:])})
+    labels = {f"organ {number}": number for number in range(1, num_labels + 1)}
+    values = {"labels": labels, "network": network, "classification": None, "left_right_pairs": ()}
+    plan = bundle.plan.model_copy(update=values)
+    manifest = bundle.manifest.model_copy(update={"labels": labels, "heads": {}})
+    write_bundle(folder, manifest, plan, weights=[build_network(plan).state_dict()], metrics="{}", card="")
+    return read_bundle(folder)
+
+
+def test_memory_does_not_follow_the_classes_where_features_are_blended(bundle, image, tmp_path):
+    said = {}
+    for count in (1, 8, 120):
+        model = _of_many_classes(bundle, tmp_path / str(count), count)
+        request = Request(model.folder, InferSettings(backend="torch"), volumes=[image])
+        words = dict(forecast_infer(request, out=tmp_path / "out").rows)["memory for the largest case"]
+        said[count] = int(words.split()[1].replace(",", ""))
+    assert said[8] == said[120] >= said[1]
 
 
 def test_a_case_that_cannot_be_read_is_a_row_and_not_the_end(bundle, image, tmp_path):

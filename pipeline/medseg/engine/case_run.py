@@ -20,14 +20,14 @@ from medseg.ops.blank import blank_values, is_blank
 from medseg.ops.sliding import WindowGrid, sliding_slabs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from medseg.core.answering import Combination
     from medseg.core.plan import Plan
     from medseg.engine.segment import Segment
 
 _CERTAIN = 10.0  # a logit
-_PIECE_BYTES = 8 * 2**20  # of logits that are read from features, all classes together
+_PIECE_BYTES = 32 * 2**20  # of logits that are read from features, all classes together
 _VOXELS_PER_CALL = {"cpu": 2 * 64**3, "cuda": 8 * 128**3, "mps": 128**3}
 
 
@@ -155,7 +155,8 @@ class CaseRun:
         Of a parted segment the features are blended, and the logits read from the blend.
         """
         certain = self._certain()
-        blend, num_channels, read = segment, self._plan.num_outputs, _as_it_is
+        blend, num_channels = segment, self._plan.num_outputs
+        read: Callable[[Tensor], Tensor] = _as_it_is
         if isinstance(segment, PartedSegment):
             halves = segment if self._air is None else segment.knowing(certain)
             blend, num_channels, read = halves.features, halves.num_features, halves.read

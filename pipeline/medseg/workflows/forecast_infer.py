@@ -12,8 +12,9 @@ import torch
 from medseg.core.errors import MedsegError
 from medseg.core.geometry import Geometry
 from medseg.core.progress import Progress, silent
-from medseg.engine.predict import Predictor
-from medseg.io.bundle import read_bundle
+from medseg.engine.predict import Predictor, leading
+from medseg.engine.segment import num_blended
+from medseg.io.bundle import networks_of, read_bundle
 from medseg.io.contained import contained
 from medseg.io.volumes import read_volumes
 from medseg.ops.blank import blank_windows
@@ -44,6 +45,7 @@ class _Work:
         blank: Of these, about how many hold nothing and need no network.
         coarse: Windows of the pass that finds the region of interest.
         network_voxels: On the network grid, of the largest case.
+        blended_voxels: Of these, that are blended at a time.
         source_voxels: Of the largest image.
     """
 
@@ -51,6 +53,7 @@ class _Work:
     blank: int = 0
     coarse: int = 0
     network_voxels: int = 0
+    blended_voxels: int = 0
     source_voxels: int = 0
 
     def __add__(self, other: _Work) -> _Work:
@@ -59,6 +62,7 @@ class _Work:
             self.blank + other.blank,
             self.coarse + other.coarse,
             max(self.network_voxels, other.network_voxels),
+            max(self.blended_voxels, other.blended_voxels),
             max(self.source_voxels, other.source_voxels),
         )
 
@@ -90,7 +94,8 @@ def forecast_infer(request: Request, *, out: Path, progress: Progress = silent) 
             total += _work(image, plan, settings)
     run = total.windows - total.blank
     mib = (
-        total.network_voxels * 4 * (len(plan.channels) + plan.num_outputs + 1)
+        total.network_voxels * 4 * (len(plan.channels) + 1)
+        + total.blended_voxels * 4 * sum(num_blended(network, plan.num_outputs) for network in networks_of(model))
         + total.source_voxels * (4 * len(plan.channels) * 3 + 2)
     ) / _MIB
     each_s = _window_s(predictor, plan, run)
@@ -122,13 +127,14 @@ def _work(volume: Volume, plan: Plan, settings: InferSettings) -> _Work:
     """Counted on the image as it is, without bringing it onto the network grid."""
     image, grid = _as_the_plan_turns_it(volume, plan)
     shape = network_shape(grid, plan.spacing_mm)
-    voxels = int(np.prod(shape)), int(np.prod(volume.geometry.shape))
+    network_voxels, source_voxels = int(np.prod(shape)), int(np.prod(volume.geometry.shape))
     if not plan.labels:
-        return _Work(1, 0, 0, *voxels)
+        return _Work(1, 0, 0, network_voxels, 0, source_voxels)
     full = WindowGrid.over(shape, plan.patch_size, settings.overlap)
     blank = blank_windows(image, full, plan.normalisation) if plan.skip_constant_windows else 0
     coarse = WindowGrid.over(shape, plan.patch_size, 0.0).count if settings.roi else 0
-    return _Work(full.count, blank, coarse if coarse < full.count else 0, *voxels)
+    blended = full.led_by(leading(shape, plan.patch_size)).blended_voxels
+    return _Work(full.count, blank, coarse if coarse < full.count else 0, network_voxels, blended, source_voxels)
 
 
 def _as_the_plan_turns_it(volume: Volume, plan: Plan) -> tuple[NDArray[np.generic], Geometry]:
