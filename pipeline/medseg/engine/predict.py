@@ -168,6 +168,8 @@ class Predictor:
         )
         flags = [*remarks(plan.clinical, attributes)]
         flags += [] if thrift is Thrift.NONE else [f"W-MEMORY: {THRIFT_WORDS[thrift]}"]
+        if self.settings.tta and not plan.mirror_axes:
+            flags.append("W-NO-MIRROR: this model was trained without mirroring, so --tta had nothing to average")
         if answer.region is not None and not answer.region.found:
             flags.append("W-NO-REGION: the coarse pass found nothing, so the whole image was looked at closely")
         return replace(answer, flags=tuple(flags))
