@@ -75,6 +75,7 @@ class Backends:
         self._auto = self._open = wanted == "auto"
         self._dtype = dtype
         self._key = key
+        self._torch_s: float | None = None
         self._segments: list[Segment] = []
         if wanted not in {"auto", "torch"}:
             _require(self.name, networks[0])
@@ -119,10 +120,11 @@ class Backends:
         if known in {"torch", *rivals}:
             self._open, self.name = False, known
             return
-        torch_s = _seconds(self._build("torch", example), example)
-        if torch_s * num_windows < _WORTH_TRYING_S:
+        if self._torch_s is None:  # once, not for each of many small cases
+            self._torch_s = _seconds(self._build("torch", example), example)
+        if self._torch_s * num_windows < _WORTH_TRYING_S:
             return
-        times: dict[Name, float] = {"torch": torch_s}
+        times: dict[Name, float] = {"torch": self._torch_s}
         for name in rivals:
             try:
                 times[name] = _seconds(self._build(name, example), example)
