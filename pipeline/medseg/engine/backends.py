@@ -65,6 +65,7 @@ class Backends:
         self._dtype = dtype
         # what was remembered of whole networks says nothing of their halves
         self._key = f"{key} parted" if any(parted(network) for network in networks) else key
+        self._torch_s: float | None = None
         self._segments: list[Segment] = []
         if wanted not in {"auto", "torch"}:
             _require(self.name, networks[0])
@@ -109,10 +110,11 @@ class Backends:
         if known in {"torch", *rivals}:
             self._open, self.name = False, known
             return
-        torch_s = _seconds(self._build("torch", example), example)
-        if torch_s * num_windows < _WORTH_TRYING_S:
+        if self._torch_s is None:  # once, not for each of many small cases
+            self._torch_s = _seconds(self._build("torch", example), example)
+        if self._torch_s * num_windows < _WORTH_TRYING_S:
             return
-        times: dict[Name, float] = {"torch": torch_s}
+        times: dict[Name, float] = {"torch": self._torch_s}
         for name in rivals:
             try:
                 times[name] = _seconds(self._build(name, example), example)
