@@ -232,7 +232,7 @@ def picture(result: dict) -> None:
             axes.set(ylim=(0, None), xlim=(0, None))
     panels[0, 0].set_ylabel("processor seconds")
     panels[1, 0].set_ylabel("MiB, the whole process")
-    panels[0, 0].legend(loc="upper left", frameon=False)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6, frameon=False)
     figure.savefig(PICTURE, dpi=100)
 
 

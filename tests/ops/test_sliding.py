@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import weakref
-from collections import deque
 from itertools import product
 
 import pytest
 import torch
 from monai.inferers import sliding_window_inference
 
-from medseg.ops import sliding
 from medseg.ops.sliding import WindowGrid, gaussian, sliding_slabs, sliding_window
 
 torch.manual_seed(0)
@@ -211,23 +209,3 @@ def test_a_grid_turned_holds_the_same_windows():
     assert turned.size == (7, 8, 6)
     assert turned.starts == (grid.starts[2], grid.starts[0], grid.starts[1])
     assert turned.box == ((5, 9, 2), (8, 12, 9))
-
-
-@pytest.mark.parametrize(("shape", "expected"), [((30, 10, 5), 9 * 10 * 8), ((4, 10, 8), 6 * 10 * 8)])
-def test_what_is_blended_at_a_time_is_counted_before(shape, expected):
-    grid = WindowGrid.over(shape, (6, 6, 8), 0.5)
-    held, alive = [], weakref.WeakSet()
-    empty = sliding._Part.empty
-
-    def watched(*values, **options):
-        part = empty(*values, **options)
-        alive.add(part.total.untyped_storage())
-        held.append(sum(storage.nbytes() for storage in alive))
-        return part
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sliding._Part, "empty", watched)
-        slabs = sliding_slabs(torch.zeros(1, *shape), lambda windows: windows, grid=grid, num_outputs=1)
-        deque(slabs, maxlen=0)  # a name would hold one while the next is made
-    assert grid.blended_voxels == expected
-    assert max(held) == 4 * expected

@@ -180,7 +180,7 @@ class Predictor:
         plan, answering, labels = self.bundle.plan, self.bundle.manifest.answering, None
         is_kept = sink is None and self.settings.save_probabilities and plan.num_outputs > 0
         kept = _InMemory(plan.num_outputs, prepared.source.shape) if is_kept else None
-        lead = leading(prepared.image.shape[1:], plan.patch_size)
+        lead = _leading(prepared.image.shape[1:], plan.patch_size)
         run, led, region = self._start(prepared, thrift, clinical=clinical)
         watch.lap("region" if self.settings.roi else "network")
         # the other backends have a memory of their own, and would only lie beside what is kept here
@@ -231,7 +231,7 @@ class Predictor:
         device = torch.device("cpu") if thrift is Thrift.CPU else self.device
         networks = [network.to(device) for network in self._networks]
         image, plan, settings = prepared.image.to(device), self.bundle.plan, self.settings
-        lead = leading(image.shape[1:], plan.patch_size)
+        lead = _leading(image.shape[1:], plan.patch_size)
         full = grid = WindowGrid.over(image.shape[1:], plan.patch_size, settings.overlap)
         segments: Sequence[Segment] = ()
         region = None
@@ -254,7 +254,7 @@ class Predictor:
         return run, prepared.cropped(grid.box).led_by(lead), region
 
 
-def leading(shape: Sequence[int], size: Shape) -> int:
+def _leading(shape: Sequence[int], size: Shape) -> int:
     """The axis along which most windows lie."""
     lengths = [length / side for length, side in zip(shape, size, strict=True)]
     return lengths.index(max(lengths))

@@ -69,14 +69,6 @@ class WindowGrid:
         i, j, k = (max(side - length, 0) // 2 for side, length in zip(self.size, self.shape, strict=True))
         return i, j, k
 
-    @property
-    def blended_voxels(self) -> int:
-        """Voxels that `sliding_slabs` holds at most: a window's rows, at the end those of the last two windows."""
-        _, *across = (line[-1] - line[0] + side for line, side in zip(self.starts, self.size, strict=True))
-        first, last = self.starts[0][-2:][0], self.starts[0][-1]
-        rows = self.size[0] + (last - first if last - first < self.size[0] else 0)
-        return rows * math.prod(across)
-
     def touching(self, box: Box) -> WindowGrid:
         """Of these windows those that overlap a box: inside it the answers are those of all windows."""
         i, j, k = (
