@@ -21,7 +21,7 @@ from medseg.core.settings import InferSettings
 from medseg.core.volume import LabelMap
 from medseg.data.crop import crop
 from medseg.data.patches import view_start
-from medseg.engine.backends import Backends, Segment
+from medseg.engine.backends import Backends
 from medseg.engine.case_run import CaseRun
 from medseg.engine.devices import amp_dtype, autocast, freed_memory_kept, pick_device, place
 from medseg.engine.members import mirrored
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from medseg.core.plan import NetworkPlan
     from medseg.core.prediction import Region
     from medseg.core.volume import Volume
+    from medseg.engine.segment import Segment
     from medseg.io.bundle import Bundle
     from medseg.nn.network import Network
     from medseg.ops.prepare import Prepared
