@@ -128,7 +128,14 @@ def test_a_number_is_taken_over_in_the_same_unit_and_scale_alone():
         assert layers["head.standardise.mean"].state == "loaded"
 
 
-@pytest.mark.parametrize("other", [{"pool_labels": ["organ"]}, {"pool_labels": ["lesion"], "directed": True}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"pool_labels": ["organ"]},
+        {"pool_labels": ["lesion"], "directed": True},
+        {"pool_labels": ["lesion"], "margin": True},
+    ],
+)
 def test_a_head_that_reads_otherwise_is_fresh(other):
     classification = {"heads": {"kind": ["a", "b", "c"]}, "view": "foreground", **other}
     *_, layers = _taken(_plan(classification=classification), _plan())

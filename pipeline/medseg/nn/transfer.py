@@ -91,13 +91,8 @@ def _head_pairs(name: str, plan: Plan, source_plan: Plan) -> tuple[int | None, l
     here, there = plan.classification, source_plan.classification
     if here is None or there is None or plan.channels != source_plan.channels:
         return None, []
-    reads_alike = (here.view, here.pool_labels, here.shape_channels, here.directed) == (
-        there.view,
-        there.pool_labels,
-        there.shape_channels,
-        there.directed,
-    )
-    if not reads_alike:
+    reads = ("view", "pool_labels", "shape_channels", "directed", "margin")
+    if any(getattr(here, what) != getattr(there, what) for what in reads):
         return None, []
     if not name.startswith(_HEADS):
         return None, [(0, 0)]
