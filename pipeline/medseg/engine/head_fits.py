@@ -139,7 +139,7 @@ def _losses_left_out(
         path = fit_path(learnt, like, _PENALTIES, mistaken=mistaken, stop_asked=stop_asked)
         rows = (_row_losses(layer, left_out, targets, mistaken).mean(1) for layer in path)
         losses.append([float((weights * row).sum()) for row in rows])
-    return np.mean(losses, axis=0)
+    return np.asarray(np.mean(losses, axis=0))
 
 
 def fit_path(
