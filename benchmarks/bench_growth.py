@@ -1,15 +1,17 @@
 """How the cost of `medseg infer` grows from file to file: with the slices of a CT, and with the classes of the model.
 
-256x256xN int16 voxels of 0.8 x 0.8 x 1.5 mm, a plain U-Net of 16 to 160 features at 3 mm in windows of 64^3, torch.
-Every run is a process of its own, from the image file to the mask file, without starting Python and loading the model;
-its peak memory is all that the process ever held. The weights are fresh and know no organs, so organs are laid over the
-network's answer, each in its own place, unsure at the edge, the more the smaller: one body divided more finely. That
-costs less than the last convolution. `network` is the network alone, `blending` what is done with its windows until
-they are one answer; stages are seconds of the processor. Writes benchmarks/results/growth.json and
-docs/pictures/growth.png.
+512x512xN int16 voxels of 0.8 x 0.8 x 1.5 mm, a plain U-Net of 16 to 160 features at 3 mm in windows of 64^3, torch;
+classes on 256x256x300, with that network and with one of the usual size, 32 to 320 features at 1.6 mm in windows of
+128^3. Every run is a process of its own, from the image file to the mask file, without starting Python and loading the
+model; its peak memory is all that the process ever held. The weights are fresh and know no organs, so organs are laid
+over the features that the last layer reads, each in its own place, unsure at the edge, the more the smaller: one body
+divided more finely. What that costs is taken off. `network` is the network up to its last layer, `blending` that layer
+and what is done with windows until they are one answer; stages are seconds of the processor. Writes
+benchmarks/results/growth.json and docs/pictures/growth.png.
 
-    python benchmarks/bench_growth.py [--rounds 1] [--slices 64 150 300 600 1200] [--classes 2 10 40 120]
-    python benchmarks/bench_growth.py --picture          # draws the results again
+    python benchmarks/bench_growth.py [--rounds 1] [--slices 64 150 300 600 1200] [--classes 2 10 40 120] [--plane 512]
+    python benchmarks/bench_growth.py --slices --kinds small --classes 2 120   # classes alone, with one network
+    python benchmarks/bench_growth.py --picture                                # draws the results again
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from unittest.mock import patch
@@ -38,75 +41,110 @@ from medseg.ops.prepare import network_shape
 from medseg.ops.sliding import WindowGrid
 
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "growth.png"
-PLANE, SPACING_MM, WINDOW, OVERLAP = (256, 256), 3.0, (64, 64, 64), 0.5
+CLASSES_SHAPE, OVERLAP = (256, 256, 300), 0.5
 STAGES = {
     "read": "#888888", "prepare": "#2a9d8f", "network": "#1f5fa8", "blending": "#8e5ea2", "export": "#b4491f",
     "write": "#e0a030",
 }  # fmt: skip
-SURE = 6.0
+UNLIKE = 0.6  # the cosine between the directions of two organs stays below
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A network, and how coarse it looks."""
+
+    features: tuple[int, ...]
+    window: tuple[int, int, int]
+    spacing_mm: float
+
+
+KINDS = {
+    "small": Kind((16, 32, 64, 128, 160), (64, 64, 64), 3.0),
+    "usual": Kind((32, 64, 128, 256, 320, 320), (128, 128, 128), 1.6),
+}
 
 
 class Organs:
-    """What a taught network would answer: balls at fixed places of the network grid, one for each class.
+    """What a taught network would find: balls at fixed places of the network grid, one for each class.
 
-    Windows come in the order of the grid, so that each is known by its number.
+    They are laid over the features that the last layer reads: every organ has a direction of its own in them, which the
+    last layer looks for. Windows come in the order of the grid, so that each is known by its number.
     """
 
-    def __init__(self, shape: Sequence[int], classes: int) -> None:
-        lead = int(np.argmax([length / side for length, side in zip(shape, WINDOW, strict=True)]))
-        order = [lead, *(axis for axis in range(3) if axis != lead)]
-        grid = WindowGrid.over(shape, WINDOW, OVERLAP).led_by(lead)
-        self.count, self.seconds = grid.count, 0.0
-        self._starts = self._in_turn(grid, order)
+    def __init__(self, shape: Sequence[int], classes: int, kind: Kind) -> None:
+        lead = int(np.argmax([length / side for length, side in zip(shape, kind.window, strict=True)]))
+        self._order = [lead, *(axis for axis in range(3) if axis != lead)]
+        grid = WindowGrid.over(shape, kind.window, OVERLAP).led_by(lead)
+        self.count, self.network_s, self.laying_s, self._began = grid.count, 0.0, 0.0, 0.0
+        self._starts, self._window = product(*grid.starts), grid.size
         random = np.random.default_rng(0)
-        self._radius = min(shape[:2]) * (classes - 1) ** (-1 / 3) / 3
-        self._centres = random.random((classes - 1, 3)) * shape
+        self._directions = self._apart(random, classes - 1, kind.features[0])
+        self._organ, self._strength = self._painted(random, shape, kind.window)
 
     @staticmethod
-    def _in_turn(grid: WindowGrid, order: Sequence[int]) -> Iterator[np.ndarray]:
-        for starts in product(*grid.starts):
-            yield (np.array(starts) - grid.padding)[np.argsort(order)]
+    def _apart(random: np.random.Generator, count: int, width: int) -> torch.Tensor:
+        """Unit vectors of which no two are alike, after a row of zeros: of nothing."""
+        found: list[np.ndarray] = []
+        while len(found) < count:
+            vector = random.normal(size=width)
+            vector /= np.linalg.norm(vector)
+            if all(vector @ other < UNLIKE for other in found):
+                found.append(vector)
+        return torch.from_numpy(np.array([np.zeros(width), *found])).float()
+
+    def _painted(
+        self, random: np.random.Generator, shape: Sequence[int], window: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which organ every voxel of the padded grid shows, and how surely in parts of 255, less at its edge."""
+        padding = [max(side - length, 0) // 2 for side, length in zip(window, shape, strict=True)]
+        padded = [max(side, length) for side, length in zip(window, shape, strict=True)]
+        organ, strength = np.zeros(padded, np.uint8), np.zeros(padded, np.uint8)
+        count = len(self._directions) - 1
+        radius = min(shape[:2]) * count ** (-1 / 3) / 3
+        for number, middle in enumerate(random.random((count, 3)) * shape + padding, start=1):
+            low = np.maximum(np.floor(middle - radius - 8), 0).astype(int)
+            high = np.minimum(np.ceil(middle + radius + 8), padded).astype(int)
+            place = tuple(slice(*ends) for ends in zip(low, high, strict=True))
+            lines = zip(np.ogrid[place], middle, strict=True)
+            distance = np.sqrt(sum((line - centre) ** 2 for line, centre in lines))
+            sure = (255 * np.clip(0.625 + 0.1 * (radius - distance), 0, 1)).astype(np.uint8)
+            mine = sure > strength[place]
+            organ[place][mine], strength[place][mine] = number, sure[mine]
+        led = [torch.from_numpy(array.transpose(self._order).copy()) for array in (organ, strength)]
+        return led[0], led[1]
 
     def over(self, unet) -> None:
-        """Let a network answer with them: its own fresh answer is shrunk to nearly nothing, and background."""
-        encode, decode, last = unet.encode, unet.decode, unet.to_logits[-1]
-        last.weight.data.mul_(0.01)
-        last.bias.data.fill_(-SURE)[0] = 0
-        began = 0.0
+        """Let a network find them, and time what it does until its last layer."""
+        last, encode = unet.to_logits[-1], unet.encode
+        last.weight.data[:] = 16 * self._directions[:, :, None, None, None]
+        last.bias.data.fill_(-10.0)[0] = 0
 
         def encoded(image: torch.Tensor) -> list[torch.Tensor]:
-            nonlocal began
-            began = time.process_time()
+            self._began = time.process_time()
             return encode(image)
 
-        def decoded(skips: list[torch.Tensor], *, all_scales: bool) -> list[torch.Tensor]:
-            answers = decode(skips, all_scales=all_scales)
-            for answer in answers[0]:
-                self._lay_over(answer, next(self._starts))
-            self.seconds += time.process_time() - began
-            return answers
+        def laid(_module, _inputs, features: torch.Tensor) -> torch.Tensor:
+            now = time.process_time()
+            self.network_s += now - self._began
+            found = torch.stack([self._shown(next(self._starts)) for _ in features]).to(features.dtype)
+            self.laying_s += time.process_time() - now
+            return found.movedim(-1, 1)
 
-        unet.encode, unet.decode = encoded, decoded
+        unet.encode = encoded
+        unet.decoder[-1].register_forward_hook(laid)
 
-    def _lay_over(self, answer: torch.Tensor, start: np.ndarray) -> None:
-        for channel, centre in zip(answer[1:], self._centres - start, strict=True):
-            low = np.maximum(np.floor(centre - self._radius - 4), 0).astype(int)
-            high = np.minimum(np.ceil(centre + self._radius + 4), WINDOW).astype(int)
-            if (low >= high).any():
-                continue
-            i, j, k = (
-                torch.arange(first, last, dtype=torch.float32).sub_(float(middle)).square_()
-                for first, last, middle in zip(low, high, centre, strict=True)
-            )
-            distance = (i[:, None, None] + j[:, None] + k).sqrt_()
-            place = tuple(slice(first, last) for first, last in zip(low, high, strict=True))
-            channel[place] = (1.5 * (self._radius - distance)).clamp_(-SURE, SURE)
+    def _shown(self, start: Sequence[int]) -> torch.Tensor:
+        """(*window, F) as the network sees the window."""
+        place = tuple(slice(first, first + side) for first, side in zip(start, self._window, strict=True))
+        back = [int(axis) for axis in np.argsort(self._order)]
+        organ, strength = (array[place].permute(back) for array in (self._organ, self._strength))
+        return self._directions[organ.int()].mul_((strength / 255)[..., None])
 
 
-def infer(bundle: Path, image: Path, classes: int, out: Path) -> dict:
+def infer(bundle: Path, image: Path, classes: int, kind: str, out: Path) -> dict:
     stored = nib.load(image)
     grid = Geometry(stored.shape, stored.affine).canonical()
-    organs = Organs(network_shape(grid, (SPACING_MM,) * 3), classes)
+    organs = Organs(network_shape(grid, (KINDS[kind].spacing_mm,) * 3), classes, KINDS[kind])
 
     def taught(model):
         networks = load_networks(model)
@@ -127,14 +165,16 @@ def infer(bundle: Path, image: Path, classes: int, out: Path) -> dict:
         start = time.process_time()
         write_labels(answer.labels, out)
         stages = {"read": read_s, **answer.seconds, "write": time.process_time() - start}
-        blending = {"network": organs.seconds, "blending": stages["network"] - organs.seconds}
+        rest_s = stages["network"] - organs.network_s - organs.laying_s
         return {
-            "stages_s": stages | blending,
+            "stages_s": stages | {"network": organs.network_s, "blending": rest_s},
             "windows": answer.windows,
             "labels": len(np.unique(answer.labels.array)),
         }
 
-    return measured(work) | {"sha256": sha256_of(out)}
+    found = measured(work)
+    found["cpu_seconds"] -= organs.laying_s
+    return found | {"sha256": sha256_of(out)}
 
 
 def row(runs: list[dict]) -> dict:
@@ -147,12 +187,12 @@ def row(runs: list[dict]) -> dict:
     }
 
 
-def straight(rows: dict[int, dict], key: str) -> dict:
+def straight(rows: dict[int, dict], key: str, plane: int) -> dict:
     """A straight line through what `key` says over the slices, and what a million voxels cost at both ends."""
     slices, values = np.array(list(rows)), np.array([found[key]["median"] for found in rows.values()])
     slope, fixed = np.polyfit(slices, values, 1)
     left = values - (slope * slices + fixed)
-    million = PLANE[0] * PLANE[1] / 1e6
+    million = plane**2 / 1e6
     return {
         "per_million_voxels": float(f"{slope / million:.3g}"),
         "fixed": float(f"{fixed:.3g}"),
@@ -168,9 +208,16 @@ def picture(result: dict) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(2, 2, figsize=(9, 5.4), layout="constrained", sharex="col")
-    columns = (("slices", "slices of 256 x 256, 3 classes"), ("classes", "classes, 256 x 256 x 300"))
-    for (upper, lower), (what, label) in zip(panels.T, columns, strict=True):
+    labels = {
+        "slices": f"slices of {result['plane']} x {result['plane']}, 3 classes",
+        "small": "classes, 16 to 160 features",
+        "usual": "classes, 32 to 320 features",
+    }
+    drawn = [what for what in labels if result.get(what)]
+    figure, panels = pyplot.subplots(
+        2, len(drawn), figsize=(4 * len(drawn), 5.4), layout="constrained", sharex="col", squeeze=False
+    )
+    for (upper, lower), what in zip(panels.T, drawn, strict=True):
         rows = {int(number): found for number, found in result[what].items()}
         tops = np.zeros(len(rows))
         for stage, colour in STAGES.items():
@@ -179,50 +226,63 @@ def picture(result: dict) -> None:
             tops = tops + seconds
         upper.plot(list(rows), tops, "o", color="black", ms=3)
         lower.plot(list(rows), [found["peak_mib"]["median"] for found in rows.values()], "o-", color="#333333")
-        lower.set_xlabel(label)
+        lower.set_xlabel(labels[what])
         for axes in (upper, lower):
             axes.grid(visible=True, alpha=0.25)
             axes.set(ylim=(0, None), xlim=(0, None))
     panels[0, 0].set_ylabel("processor seconds")
     panels[1, 0].set_ylabel("MiB, the whole process")
-    panels[0, 0].legend(loc="upper left", frameon=False)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6, frameon=False)
     figure.savefig(PICTURE, dpi=100)
 
 
-def main() -> None:
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--slices", type=int, nargs="+", default=[64, 150, 300, 600, 1200])
-    parser.add_argument("--classes", type=int, nargs="+", default=[2, 10, 40, 120])
+    parser.add_argument("--slices", type=int, nargs="*", default=[64, 150, 300, 600, 1200])
+    parser.add_argument("--plane", type=int, default=512, help="voxels along both sides of a slice")
+    parser.add_argument("--classes", type=int, nargs="*", default=[2, 10, 40, 120])
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="networks for --classes")
     parser.add_argument("--picture", action="store_true", help="only draw what was measured")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parsed()
     if options.picture:
         picture(json.loads((RESULTS / "growth.json").read_text(encoding="utf-8")))
         return
-    kinds = {**{("slices", n): (n, 3) for n in options.slices}, **{("classes", n): (300, n) for n in options.classes}}
-    runs: dict[tuple[str, int], list[dict]] = {kind: [] for kind in kinds}
+    cases = {("slices", n): ((options.plane, options.plane, n), 3, "small") for n in options.slices}
+    cases |= {(kind, n): (CLASSES_SHAPE, n, kind) for kind in options.kinds for n in options.classes}
+    runs: dict[tuple[str, int], list[dict]] = {case: [] for case in cases}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for num_slices in {slices for slices, _ in kinds.values()}:
-            make_case(folder / f"{num_slices}.nii.gz", (*PLANE, num_slices))
-        for classes in {classes for _, classes in kinds.values()}:
-            names = tuple(f"organ {number}" for number in range(1, classes))
-            make_bundle(folder / f"bundle{classes}", labels=names, spacing_mm=SPACING_MM)
+        for shape in {shape for shape, *_ in cases.values()}:
+            make_case(folder / f"{shape}.nii.gz", shape)
+        for classes, kind in {(classes, kind) for _, classes, kind in cases.values()}:
+            chosen, names = KINDS[kind], tuple(f"organ {number}" for number in range(1, classes))
+            made = {"spacing_mm": chosen.spacing_mm, "features": chosen.features, "window": chosen.window}
+            make_bundle(folder / f"{kind}{classes}", labels=names, **made)
         for _ in range(options.rounds):
-            for kind, (num_slices, classes) in kinds.items():
-                image, bundle = folder / f"{num_slices}.nii.gz", folder / f"bundle{classes}"
-                runs[kind].append(forked(infer, bundle, image, classes, folder / "mask.nii.gz"))
-    rows = {what: {n: row(runs[what, n]) for kind, n in kinds if kind == what} for what in ("slices", "classes")}
-    few, many = rows["classes"][options.classes[0]], rows["classes"][options.classes[-1]]
-    result = {
-        "what": "medseg infer from file to file, 256x256xN, plain U-Net of 16 to 160 features at 3 mm, windows of "
-        "64^3; stages in processor seconds",
+            for case, (shape, classes, kind) in cases.items():
+                arguments = folder / f"{kind}{classes}", folder / f"{shape}.nii.gz", classes, kind
+                runs[case].append(forked(infer, *arguments, folder / "mask.nii.gz"))
+    rows = {what: {n: row(runs[what, n]) for other, n in cases if other == what} for what, _ in cases}
+    result: dict = {
+        "what": "medseg infer from file to file: plain U-Net of 16 to 160 features at 3 mm in windows of 64^3, over "
+        "the slices and (small) the classes; of 32 to 320 at 1.6 mm in windows of 128^3 (usual); stages in processor "
+        "seconds",
+        "plane": options.plane,
         **{what: {str(number): found for number, found in found_by.items()} for what, found_by in rows.items()},
-        "line over slices": {key: straight(rows["slices"], key) for key in ("seconds", "cpu_seconds", "peak_mib")},
-        f"{options.classes[-1]} classes over {options.classes[0]}": {
-            key: round(many[key]["median"] / few[key]["median"], 2) for key in ("seconds", "cpu_seconds", "peak_mib")
-        },
     }
+    measures = ("seconds", "cpu_seconds", "peak_mib")
+    if len(options.slices) > 1:
+        result["line over slices"] = {key: straight(rows["slices"], key, options.plane) for key in measures}
+    for kind in options.kinds if options.classes else ():
+        few, many = rows[kind][options.classes[0]], rows[kind][options.classes[-1]]
+        result[f"{kind}: {options.classes[-1]} classes over {options.classes[0]}"] = {
+            key: round(many[key]["median"] / few[key]["median"], 2) for key in measures
+        }
     write_result("growth", result)
     picture(json.loads((RESULTS / "growth.json").read_text(encoding="utf-8")))
 

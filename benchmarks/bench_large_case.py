@@ -1,10 +1,11 @@
 """A large CT from file to file: nnU-Net's predictor and medseg with the same trained weights, in turn.
 
-Needs nnunetv2 beside medseg, and a model of `train_nnunet_ct.py`. Two cases: 512x512x300 cut finer from a 3 mm CT of
-DATA/totalsegmentator, and a 512x512xN scan with thick slices as it left the scanner (DATA/pyradiomics). Every run is a
-process of its own: its peak memory is all that the process ever held; its seconds run from the image file to the mask
-file, without starting Python and loading the model. nnU-Net computes in fp32, and its mask is what medseg's is compared
-with. --quick plans the same weights for 3 mm and windows of 64^3. Writes benchmarks/results/large_case.json.
+Needs nnunetv2 beside medseg, and a model of `train_nnunet_ct.py`. Three cases: 512x512x300 cut finer from the 3 mm CT
+that the model learnt from, and two scans of 512x512xN as they left the scanner, one that it learnt from
+(DATA/totalsegmentator) and one unlike both (DATA/pyradiomics). Every run is a process of its own: its peak memory is
+all that the process ever held; its seconds run from the image file to the mask file, without starting Python and
+loading the model. nnU-Net computes in fp32, and its mask is what medseg's is compared with. --quick plans the same
+weights for 3 mm and windows of 64^3. Writes benchmarks/results/large_case.json.
 
     python benchmarks/bench_large_case.py RESULTS_FOLDER DATA [--quick] [--fp32] [--rounds 1] [--cases ct lung]
 """
@@ -23,6 +24,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from large_case import (
+    abdomen_ct,
     both,
     coarser,
     in_child,
@@ -40,7 +42,7 @@ from medseg.engine.predict import Predictor
 from medseg.io.volumes import write_labels
 from medseg.workflows.import_nnunet import import_nnunet
 
-CASES = {"ct": resampled_ct, "lung": lung_ct}
+CASES = {"ct": resampled_ct, "abdomen": abdomen_ct, "lung": lung_ct}
 
 
 def theirs(results: Path, image: Path, out: Path) -> dict:

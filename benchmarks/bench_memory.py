@@ -42,11 +42,16 @@ def make_case(path: Path, shape: tuple[int, int, int] = SHAPE) -> None:
 
 
 def make_bundle(
-    folder: Path, *, labels: tuple[str, ...] = ("liver", "spleen", "kidney"), spacing_mm: float = 1.5
+    folder: Path,
+    *,
+    labels: tuple[str, ...] = ("liver", "spleen", "kidney"),
+    spacing_mm: float = 1.5,
+    features: tuple[int, ...] = (16, 32, 64, 128, 160),
+    window: tuple[int, int, int] = (64, 64, 64),
 ) -> None:
-    stages = 5
+    stages = len(features)
     network = NetworkPlan(
-        features=(16, 32, 64, 128, 160),
+        features=features,
         strides=((1, 1, 1), *((2, 2, 2),) * (stages - 1)),
         kernels=((3, 3, 3),) * stages,
         blocks=(2,) * stages,
@@ -59,7 +64,7 @@ def make_bundle(
         crop="none",
         normalisation=(Normalisation(scheme="fixed", lower=-100, upper=200, mean=50, std=50),),
         coarse_axis=None,
-        patch_size=(64, 64, 64),
+        patch_size=window,
         batch_size=2,
         mirror_axes=(),
         network=network,

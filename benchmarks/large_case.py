@@ -52,9 +52,18 @@ def resampled_labels(data: Path, path: Path, shape: tuple[int, int, int] = SHAPE
     nib.save(nib.Nifti1Image(labels, Geometry(organs.shape, image.affine).resized(shape).affine), path)
 
 
+def abdomen_ct(data: Path, path: Path) -> None:
+    """A slab of the abdomen as it left the scanner, 512x512x20 DICOM: the network has seen it."""
+    _as_nifti(data / "totalsegmentator" / "example_ct_dicom", path)
+
+
 def lung_ct(data: Path, path: Path) -> None:
-    """A scan as it left the scanner: 512x512xN, thick slices (`DATA/pyradiomics`)."""
-    volume = read_volume(data / "pyradiomics" / "lung1_image.nrrd")
+    """A chest as it left the scanner, 512x512x48, slices of 5 mm (`DATA/pyradiomics`): nothing like it was taught."""
+    _as_nifti(data / "pyradiomics" / "lung1_image.nrrd", path)
+
+
+def _as_nifti(source: Path, path: Path) -> None:
+    volume = read_volume(source)
     write_volume(Volume(volume.array, volume.geometry), path)
 
 

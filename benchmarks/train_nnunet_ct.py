@@ -1,4 +1,4 @@
-"""Trains a modest nnU-Net of the usual size on two CTs, for the benchmarks that need a trained network of nnU-Net's own.
+"""Trains an nnU-Net of the usual size on two CTs, for the benchmarks that need a trained network of nnU-Net's own.
 
 Needs nnunetv2. DATA holds the CTs of TotalSegmentator's tests, a torso of 3 mm (`example_ct.nii.gz`) and a slab of the
 abdomen as it left the scanner (`example_ct_dicom`), with the organs that TotalSegmentator found in them, of which bone,
@@ -107,7 +107,7 @@ def train(minutes: float) -> None:
             group["lr"] = 1e-3 * max(0.02, (1 - share) ** 0.9)
         loss = trainer.train_step(next(trainer.dataloader_train))["loss"]
         steps += 1
-        if steps % 10 == 0:
+        if steps % 50 == 0:
             print(f"step {steps}, {share:.0%}, loss {loss:.3f}", flush=True)
             trainer.save_checkpoint(str(Path(trainer.output_folder, "checkpoint_final.pth")))
     trainer.save_checkpoint(str(Path(trainer.output_folder, "checkpoint_final.pth")))

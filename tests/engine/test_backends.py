@@ -102,6 +102,25 @@ def test_the_fastest_is_chosen_and_remembered(network, window, monkeypatch, cach
     assert [path.suffix for path in cache.glob("backends/*")] == [".json"]
 
 
+def test_torch_is_measured_once_for_many_small_cases_and_the_others_at_the_first_large_one(
+    network, window, monkeypatch
+):
+    measured = []
+
+    def seconds(segments, _):
+        measured.append(segments[0])
+        return {"torch": 3.0, "openvino": 1.0, "onnx": 2.0}[segments[0]]
+
+    monkeypatch.setattr(Backends, "_build", lambda _self, name, _example: [name])
+    monkeypatch.setattr(backends, "_seconds", seconds)
+    monkeypatch.setattr(backends, "find_spec", lambda _: True)
+    several = Backends([network], "auto", dtype=None, key="k")
+    assert [several.segments(window, 2) for _ in range(3)] == [["torch"]] * 3
+    assert measured == ["torch"]
+    assert several.segments(window, NUM_WINDOWS) == ["openvino"]
+    assert measured == ["torch", "openvino", "onnx"]
+
+
 def test_a_runtime_that_fails_is_left_out(network, window, monkeypatch):
     build = Backends._build
 

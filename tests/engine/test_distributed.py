@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from safetensors.torch import load_file
 from medseg.core.errors import UsageError
 from medseg.core.settings import TrainSettings
 from medseg.data.batch import Batch
+from medseg.data.store import open_store
 from medseg.engine import evidence
 from medseg.engine.distributed import ALONE, Ranks, joined, require_alone
 from medseg.nn.ranks import average_gradients, everybodys, gathered, total
@@ -58,6 +61,17 @@ try:
 except MedsegError as error:
     print(error.code, error.case, flush=True)
     print("left", threads_of_the_group(), flush=True)
+"""
+
+
+TRAINED = """
+import sys
+from pathlib import Path
+from medseg.core.settings import TrainSettings
+from medseg.workflows.train import train
+from medseg.workflows.workspace import Workspace
+
+assert train(Workspace(Path(sys.argv[1])), TrainSettings.model_validate_json(sys.argv[2]), name="pair").finished
 """
 
 
@@ -172,6 +186,28 @@ def test_two_processes_train_the_network_that_one_trains_and_tell_their_end(work
         # A thread that is left aborts its process when it lets go of its last exchange while the interpreter ends.
         threads = [re.findall(r"(?m)^(threads|left) (\d+)$", out) for out, _ in told]
         assert all(int(before) and not int(after) for (_, before), (_, after) in threads), threads
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_gather_what_attention_reads_of_a_case_that_both_hold_a_patch_of(workspace: Workspace, tmp_path):
+    place = Workspace(tmp_path)
+    shutil.copytree(workspace.store, place.store)
+    path = place.store / "plan.json"
+    plan = json.loads(path.read_text())
+    plan["classification"]["pooling"] = "attention"
+    # of six patches in pairs the third and the fourth are of one case, and of two processes
+    path.write_text(json.dumps({**plan, "patch_size": [16, 16, 8], "batch_size": 6}))
+    assert open_store(place.store).plan.classification.gathers
+    settings = SETTINGS.model_copy(update={"recipe": "sgd"})  # which does not divide what rounding leaves of nothing
+    port = _free_port()
+    both = [_start(rank, port, "-c", TRAINED, str(place.folder), settings.to_json()) for rank in (0, 1)]
+    alone = train(place, settings, name="alone")
+    told = [process.communicate(timeout=100) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    one, two = _weights(place, "alone"), _weights(place, "pair")
+    assert any("attention" in name for name in one)
+    assert _distance(one, two) < 1e-6
+    assert train(place, settings, name="pair").validation == pytest.approx(alone.validation, abs=1e-3)
 
 
 def test_a_signal_on_the_way_out_does_not_cost_the_name_of_the_lost_process():

@@ -78,6 +78,15 @@ def test_mirrored_copies_change_little_and_need_no_pairs(bundle, volume):
     assert plain.labels is not None
     assert answer.labels is not None
     assert answer.labels.array.shape == plain.labels.array.shape
+    assert not [flag for flag in answer.flags if flag.startswith("W-NO-MIRROR")]
+
+
+def test_mirrored_copies_of_a_model_that_never_saw_any_are_told(bundle, volume):
+    plan = bundle.plan.model_copy(update={"mirror_axes": ()})
+    asked = Predictor(Bundle(bundle.folder, bundle.manifest, plan, bundle.weights), InferSettings(tta=True))
+    plain = Predictor(Bundle(bundle.folder, bundle.manifest, plan, bundle.weights), InferSettings())
+    assert [flag.split(":")[0] for flag in asked.predict(volume).flags] == ["W-NO-MIRROR"]
+    assert not plain.predict(volume).flags
 
 
 def test_the_diagnosis_hardly_depends_on_the_tiling(bundle, volume):

@@ -45,7 +45,7 @@ def test_one_that_ignores_its_alarm_is_given_up(hostile):
         keeper = hostile.number("keeper")
         assert hostile.refused("deaf").code == "E-TIMEOUT"
         assert not is_running(keeper)
-    assert time.perf_counter() - began < 10
+    assert time.perf_counter() - began < 30
 
 
 def test_one_that_cannot_be_started_says_so(hostile, monkeypatch):
@@ -82,7 +82,7 @@ def test_readings_end_when_who_asked_is_killed(hostile, tmp_path):
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     pid = int(done.stdout)
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while is_running(pid):
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -242,12 +242,12 @@ def test_bad_is_refused_with_its_code(slices, little_memory, row):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = make(slices)
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(InputError) as caught, little_memory():
         read_volume(path)
     assert caught.value.code == code
     assert caught.value.remedy
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize("row", ["D16", "D16b"])

@@ -175,13 +175,13 @@ REFUSED = {
 def test_bad_is_refused_with_its_code(recipes, little_memory, row):
     code, make = REFUSED[row]
     path = make(recipes)
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(InputError) as caught, little_memory():
         read_volume(path)
     assert caught.value.code == code
     assert caught.value.remedy
     assert row == "F39" or caught.value.file.stem == path.stem
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_truncation_says_how_much_is_missing(recipes):

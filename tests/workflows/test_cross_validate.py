@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medseg.core.crossvalidation import CrossValidation
-from medseg.core.errors import MedsegError
+from medseg.core.errors import MedsegError, UsageError
 from medseg.core.findings import CasePrediction, CohortReport
 from medseg.core.settings import EvaluateSettings, InferSettings, Settings, TrainSettings
 from medseg.data.manifest import read_manifest
@@ -78,6 +78,16 @@ def test_every_case_is_judged_once_by_the_fold_that_did_not_see_it(place, made):
     assert all(case.id in made.report.folds[case.fold].held_back for case in dataset.cases)
     stored = json.loads((place.store / "dataset.json").read_text())["cases"]
     assert not set(judged) & {case["id"] for case in stored if case["split"] == "test"}
+
+
+def test_the_name_of_one_training_is_refused_for_folds_whose_model_would_take_its_place(place):
+    checkpoint = place.runs / "single" / "checkpoint.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    with pytest.raises(UsageError, match="of one training") as caught:
+        cross_validate(place, _settings(), name="single", restart=True)
+    assert caught.value.code == "E-RUN-KIND"
+    assert list((place.runs / "single").iterdir()) == [checkpoint]
 
 
 def test_evaluate_gives_the_same_numbers(place, made, tmp_path):

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from medseg.core.errors import MedsegError
+from medseg.core.geometry import Geometry
 from medseg.core.settings import InferSettings
+from medseg.core.volume import Volume
 from medseg.engine.predict import Predictor
 from medseg.io.bundle import Bundle, read_bundle, write_bundle
 from medseg.io.volumes import read_volume
-from medseg.workflows.forecast_infer import forecast_infer
+from medseg.workflows.forecast_infer import _mib, _work, forecast_infer
 from medseg.workflows.infer import Request
 
 PATCH = (8, 8, 8)
@@ -84,3 +86,29 @@ def test_a_case_that_cannot_be_read_is_a_row_and_not_the_end(bundle, image, tmp_
     with pytest.raises(MedsegError) as caught:
         forecast_infer(Request(bundle.folder, settings, volumes=[broken]), out=out)
     assert caught.value.code == "E-GZ-TRUNC"
+
+
+# Slices of a 256x256xN image, classes, and the peak of the whole process in MiB (benchmarks/results/growth.json).
+MEASURED = [(64, 3, 734), (300, 3, 773), (1200, 3, 1104), (300, 2, 768), (300, 120, 907)]
+
+
+@pytest.mark.parametrize(("slices", "classes", "peak_mib"), MEASURED)
+def test_the_memory_is_near_what_was_measured_from_few_to_many_slices_and_classes(bundle, slices, classes, peak_mib):
+    network = bundle.plan.network.model_copy(update={"features": (16, 32, 64, 128, 160)})
+    values = {"labels": {f"organ {n}": n for n in range(1, classes)}, "patch_size": (64, 64, 64), "network": network}
+    plan = bundle.plan.model_copy(update={**values, "spacing_mm": (3.0, 3.0, 3.0), "skip_constant_windows": False})
+    grid = Geometry.from_parts((256, 256, slices), (0.8, 0.8, 1.5))
+    nothing = np.broadcast_to(np.int16(0), (1, *grid.shape))
+    forecast_mib = _mib(_work(Volume(nothing, grid), plan, InferSettings()), plan)
+    assert forecast_mib == pytest.approx(peak_mib, rel=0.1)
+
+
+@pytest.mark.parametrize(("classes", "peak_mib"), [(2, 2443), (10, 2490), (40, 2672), (120, 2840)])
+def test_so_it_is_of_a_network_of_the_usual_size(bundle, classes, peak_mib):
+    network = bundle.plan.network.model_copy(update={"features": (32, 64, 128, 256, 320, 320)})
+    values = {"labels": {f"organ {n}": n for n in range(1, classes)}, "patch_size": (128, 128, 128), "network": network}
+    plan = bundle.plan.model_copy(update={**values, "spacing_mm": (1.6, 1.6, 1.6), "skip_constant_windows": False})
+    grid = Geometry.from_parts((256, 256, 300), (0.8, 0.8, 1.5))
+    nothing = np.broadcast_to(np.int16(0), (1, *grid.shape))
+    forecast_mib = _mib(_work(Volume(nothing, grid), plan, InferSettings()), plan)
+    assert forecast_mib == pytest.approx(peak_mib, rel=0.2)

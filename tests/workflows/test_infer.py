@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg.apps import cli, show
+from medseg.apps import cli, show_infer
 from medseg.apps.terminal import TERMINAL
 from medseg.core.batch import BatchSummary
 from medseg.core.errors import BatchError, MedsegError, UsageError
@@ -165,7 +166,7 @@ def test_a_case_that_fails_now_leaves_no_earlier_mask(bundle, images, out, tmp_p
     shutil.copytree(images, tmp_path / "images")
     (tmp_path / "images" / "case2.nii.gz").write_bytes(b"no image")
     again = infer(bundle, out, InferSettings(), folder=tmp_path / "images")
-    assert [failure.case for failure in again.failures] == ["case2"]
+    assert [(failure.case, failure.file) for failure in again.failures] == [("case2", "case2.nii.gz")]
     assert not (out / "case2.nii.gz").exists()
     assert not (out / "case2.json").exists()
     (state,) = (state for state in summary(out).cases if state.state == "failed")
@@ -274,12 +275,16 @@ cli.main()
 """
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_ends_it_in_good_order_and_it_goes_on(bundle, images, calm, tmp_path, name, code):
+@pytest.mark.parametrize(
+    ("name", "code", "words_of_end"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "ended by SIGTERM")]
+)
+def test_a_signal_ends_it_in_good_order_and_it_goes_on(bundle, images, calm, tmp_path, name, code, words_of_end):
     words = ["infer", "--bundle", bundle, "--input", images, "--out", tmp_path / "out"]
     program = [sys.executable, "-c", INTERRUPTED.format(name=name), *map(str, words)]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
+    assert f"error {words_of_end}" in done.stderr
+    assert re.search(rf"predicting: [012] of {NUM_CASES} in", done.stderr)
     assert not summary(tmp_path / "out").finished
     assert masks(tmp_path / "out").items() <= masks(calm).items()
     assert [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")] == []
@@ -328,7 +333,7 @@ def test_what_the_command_says_of_a_restart(bundle, images, out, monkeypatch, ca
 def test_the_windows_that_hold_nothing_are_told(bundle, images, out, capsys):
     made = infer(bundle, out, InferSettings(), folder=images)
     blank = [case.model_copy(update={"windows": 4, "skipped_windows": 3}) for case in made.predictions[:2]]
-    show.inferred(TERMINAL, replace(made, predictions=tuple(blank)), as_json=False)
+    show_infer.inferred(TERMINAL, replace(made, predictions=tuple(blank)), as_json=False)
     assert "left out 6 of 8 windows" in capsys.readouterr().err
 
 

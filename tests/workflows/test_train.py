@@ -103,6 +103,18 @@ def test_a_restart_empties_the_folder_but_not_while_it_is_held(place):
     assert not (folder / ".lock").exists()
 
 
+@pytest.mark.parametrize("left", ["checkpoint.safetensors", "bundle/bundle.json", ".lock"])
+@pytest.mark.parametrize("restart", [True, False])
+def test_the_name_of_a_cross_validation_is_refused_for_one_training_which_would_take_its_folds(place, left, restart):
+    file = place.run("folds/fold1", None) / left
+    file.parent.mkdir(parents=True)
+    file.touch()
+    with pytest.raises(UsageError, match=r"not of one training but of several \(fold1\)") as caught:
+        train(place, SHORT, name="folds", restart=restart)
+    assert caught.value.code == "E-RUN-KIND"
+    assert file.exists()
+
+
 @pytest.mark.parametrize("name", ["..", "../store", "runs/../..", "/somewhere", "."])
 def test_a_name_that_leads_elsewhere_is_refused_before_a_restart_empties_it(place, name):
     before = sorted(place.folder.rglob("*"))
@@ -349,6 +361,15 @@ def test_a_dry_run_measures_steps_and_says_what_the_length_means(place, length, 
     assert re.search(told, rows["length"])
     assert "patches/s, measured here" in rows["time of a step"]
     assert "1 a step" in rows["patch"]
+    assert rows.get("warning", "").startswith("W-SHORT") is ("epochs" in length)
+    assert not place.runs.exists()
+
+
+@pytest.mark.parametrize("verb", [train, forecast_train])
+def test_a_budget_without_a_step_is_refused_before_anything_is_written(place, verb):
+    with pytest.raises(UsageError, match="a budget of 2s holds no step") as caught:
+        verb(place, TrainSettings(budget="2s"))
+    assert caught.value.code == "E-BUDGET"
     assert not place.runs.exists()
 
 

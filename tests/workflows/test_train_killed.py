@@ -95,7 +95,9 @@ def small(workspace: Workspace, folder: Path) -> Workspace:
 @pytest.fixture(scope="module")
 def uninterrupted(workspace, tmp_path_factory) -> dict[str, torch.Tensor]:
     place = small(workspace, tmp_path_factory.mktemp("whole") / "work")
-    return read_bundle(train(place, SETTINGS).bundle).weights[0]
+    whole = train(place, SETTINGS)
+    assert whole.finished
+    return read_bundle(whole.bundle).weights[0]
 
 
 def killed(place: Workspace, point: str) -> None:

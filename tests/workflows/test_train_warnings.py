@@ -16,7 +16,7 @@ from medseg.engine.validate import validate
 from medseg.io.bundle import read_bundle
 from medseg.nn.build import build_network
 from medseg.workflows.train import train
-from medseg.workflows.train_warnings import class_warnings, collapse_warnings, label_warnings
+from medseg.workflows.train_warnings import class_warnings, collapse_warnings, label_warnings, short_warnings
 from medseg.workflows.workspace import Workspace
 
 COLLAPSED = {"dice": 0.5, "grade/balanced_accuracy": 0.5, "grade/collapsed": 1.0, "side/accuracy": 0.9}
@@ -85,13 +85,38 @@ def test_the_warnings_of_a_training_reach_the_model_its_card_and_its_user(worksp
     path.write_text(path.read_text().replace('"malignant"\n', '"benign"\n').replace('"benign",', '"malignant",', 1))
     dataset = open_store(place.store).dataset
     assert {case.classes["lesion_type"] for case in dataset.cases} == {"benign"}
-    made = train(place, TrainSettings(epochs=1, warmup_steps=1))
-    assert [warning.split(":")[0] for warning in made.warnings[:2]] == ["W-CLASS-UNSEEN", "W-CLASS-ONE"]
-    again = train(place, TrainSettings(epochs=1, warmup_steps=1))
+    made = train(place, TrainSettings(epochs=1))
+    codes = [warning.split(":")[0] for warning in made.warnings]
+    assert (codes[:2], codes[-1]) == (["W-CLASS-UNSEEN", "W-CLASS-ONE"], "W-SHORT")
+    again = train(place, TrainSettings(epochs=1))
     assert again.was_done
     assert again.warnings == made.warnings == read_bundle(made.bundle).manifest.warnings
     card = (made.bundle / "README.md").read_text()
     assert all(f"**{warning}**" in card for warning in made.warnings)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "steps_per_epoch", "warmup_steps", "is_short"),
+    [(2, 10, 50, True), (99, 10, 50, True), (100, 10, 50, False), (100, 101, 50, True), (3, 3, 1, False)],
+)
+def test_a_training_that_hardly_began_is_told_with_the_length_that_would_do(
+    num_steps, steps_per_epoch, warmup_steps, is_short
+):
+    settings = TrainSettings(budget="3s", warmup_steps=warmup_steps)
+    counts = {"num_steps": num_steps, "steps_per_epoch": steps_per_epoch, "seconds_per_step": 1.21}
+    told = short_warnings(settings, **counts)
+    assert [words.split(":")[0] for words in told] == ["W-SHORT"] * is_short
+    if num_steps == 2:  # 1000 steps of 1.21 s are 20 min 10 s
+        assert "--budget 3s came to 2 steps" in told[0]
+        assert told[0].endswith("For 1,000 steps as they went here give --budget 21m or --epochs 100")
+
+
+@pytest.mark.parametrize(("seconds_per_step", "budget"), [(7.14, "119m"), (7.15, "2h"), (0.001, "1m")])
+def test_the_length_that_would_do_is_rounded_up(seconds_per_step, budget):
+    counts = {"num_steps": 2, "steps_per_epoch": 10, "seconds_per_step": seconds_per_step}
+    (told,) = short_warnings(TrainSettings(epochs=1), **counts)
+    assert f"--budget {budget} " in told
+    assert "--epochs 1 came" in told
 
 
 def test_a_label_that_no_training_case_shows_is_named(workspace):

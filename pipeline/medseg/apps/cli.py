@@ -111,10 +111,11 @@ def _run() -> int:
     except MedsegError as error:
         TERMINAL.error(told_at_length(error) if debug else str(error))
         code = error.exit_code
-    except _Ended:
-        TERMINAL.error("ended by SIGTERM")
-        code = 143
-    except (KeyboardInterrupt, typer.Abort):
+    except _Ended as ended:
+        number = ended.args[0]
+        TERMINAL.error("interrupted" if number == signal.SIGINT else "ended by SIGTERM")
+        code = 128 + number
+    except typer.Abort:
         TERMINAL.error("interrupted")
         code = 130
     except Exception as error:  # noqa: BLE001 - the last door: nothing behind it would name the cause
@@ -123,18 +124,20 @@ def _run() -> int:
 
 
 class _Ended(BaseException):
-    """SIGTERM: as Ctrl-C, what is open is closed on the way out."""
+    """By a signal, its number the argument: what is open is closed on the way out."""
 
 
 @contextmanager
 def _ended_in_good_order() -> Iterator[None]:
-    """A queue's or a container's SIGTERM ends a command as Ctrl-C does."""
+    """A queue's or a container's SIGTERM ends a command as Ctrl-C does, which Typer would end without a word."""
 
-    def end(_signal: int, _frame: FrameType | None) -> None:
-        raise _Ended
+    def end(number: int, _frame: FrameType | None) -> None:
+        raise _Ended(number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    heard = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from medseg.apps import options as o
-from medseg.apps import show
+from medseg.apps import show, show_infer
 from medseg.apps.terminal import TERMINAL, TrainingWatch
 from medseg.core.errors import MedsegError
 
@@ -248,7 +248,7 @@ def infer(
             from medseg.apps.batch import on_ray as runner
         request = Request(bundle or place.newest_bundle(), settings, **asked)
         inferred = infer_batch(request, claim, runner=runner, progress=TERMINAL.progress)
-    show.inferred(TERMINAL, inferred, as_json=json)
+    show_infer.inferred(TERMINAL, inferred, as_json=json)
     show.fail_for(TERMINAL, inferred.failures, len(inferred.predictions))
 
 
@@ -279,4 +279,6 @@ def demo(
         shown = run(Workspace(workspace), settings, budget=budget, progress=TERMINAL.progress, watch=watch)
     finally:
         watch.close()
+    for warning in shown.trained.warnings:
+        TERMINAL.warning(warning)
     show.evaluated(TERMINAL, shown.evaluated, as_json=json)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from medseg.apps.terminal import Terminal
     from medseg.core.case import Dataset
     from medseg.core.estimate import Estimate
-    from medseg.core.findings import CaseFailure, CasePrediction
+    from medseg.core.findings import CaseFailure
     from medseg.core.plan import Plan
     from medseg.core.reading import Reading
     from medseg.core.settings import Settings
@@ -24,10 +23,7 @@ if TYPE_CHECKING:
     from medseg.io.bundle import BundleManifest
     from medseg.workflows.evaluate import Evaluated
     from medseg.workflows.forecast import Forecast
-    from medseg.workflows.infer import Inferred
     from medseg.workflows.train import Trained
-
-_MOST_ROWS = 20
 
 
 def resolve(settings: Settings, section: str, **given: Any) -> Settings:
@@ -151,7 +147,7 @@ def trained(terminal: Terminal, made: Trained, *, as_json: bool) -> None:
     if made.transfer is not None:
         _transfer(terminal, made.transfer)
     for warning in made.warnings:
-        terminal.say(warning)
+        terminal.warning(warning)
     if not made.finished:
         terminal.result("stopped; the same command goes on from here")
         return
@@ -174,32 +170,6 @@ def _transfer(terminal: Terminal, made: Transfer) -> None:
         terminal.table(("layer", "", "why"), rows)
     for difference in made.differences:
         terminal.warning(f"the weights were trained otherwise: {difference}")
-
-
-def inferred(terminal: Terminal, made: Inferred, *, as_json: bool) -> None:
-    if as_json:
-        cases = [json.loads(prediction.model_dump_json()) for prediction in made.predictions]
-        failures = [failure.model_dump() for failure in made.failures]
-        kept = {"skipped": list(made.skipped), "redone": made.redone}
-        terminal.json(json.dumps({"out": str(made.out), "cases": cases, "failures": failures, **kept}, indent=2))
-        return
-    rows = [
-        (prediction.case, _volumes(prediction), _answers(prediction), "; ".join(prediction.flags))
-        for prediction in made.predictions[:_MOST_ROWS]
-    ]
-    terminal.table(("case", "found", "diagnosis", "flags"), rows)
-    if searched := [(case, case.region) for case in made.predictions if case.region]:
-        close, coarse = sum(case.windows for case, _ in searched), sum(region.coarse_windows for _, region in searched)
-        spared = sum(region.left_out_windows for _, region in searched)
-        terminal.say(f"region of interest: {close} of {close + spared} windows, after a first pass of {coarse}")
-    if blank := sum(case.skipped_windows for case in made.predictions):
-        terminal.say(f"left out {blank} of {sum(case.windows for case in made.predictions)} windows: they hold nothing")
-    if made.skipped:
-        terminal.say(f"skipped {len(made.skipped)}: done before and verified (--overwrite redoes them)")
-    for reason, count in Counter(made.redone.values()).items():
-        terminal.say(f"redone {count}: {reason}")
-    rest = len(made.predictions) - len(rows)
-    terminal.result(f"{f'... and {rest} more; ' if rest > 0 else ''}masks and findings in {made.out}")
 
 
 def evaluated(terminal: Terminal, made: Evaluated, *, as_json: bool) -> None:
@@ -240,7 +210,8 @@ def fail_for(terminal: Terminal, failures: Sequence[CaseFailure], num_done: int)
     if not failures:
         return
     for failure in failures:
-        terminal.warning(f"[{failure.code}] case {failure.case}: {failure.message}. {failure.remedy or ''}")
+        place = f"case {failure.case}{f', {failure.file}' if failure.file else ''}"
+        terminal.warning(f"[{failure.code}] {place}: {failure.message}. {failure.remedy or ''}")
     raise BatchError(f"{len(failures)} case(s) failed, {num_done} done", code="E-BATCH")
 
 
@@ -264,15 +235,6 @@ def facts(terminal: Terminal, rows: Any) -> None:
     width = max((len(what) for what, _ in rows), default=0)
     for what, value in rows:
         terminal.result(f"{what:<{width}}  {value}")
-
-
-def _volumes(prediction: CasePrediction) -> str:
-    return ", ".join(f"{name} {value:.1f} ml" for name, value in prediction.volumes_ml.items()) or "-"
-
-
-def _answers(prediction: CasePrediction) -> str:
-    classes = [f"{one.head}: {one.answer} ({one.probabilities[one.answer]:.0%})" for one in prediction.classes]
-    return "; ".join([*classes, *(f"{one.name}: {one.words}" for one in prediction.values)]) or "-"
 
 
 def _interval(value: Estimate) -> str:

@@ -71,11 +71,9 @@ class Terminal:
         self.out.print(table, soft_wrap=False)
 
     def progress(self, items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
-        """A bar on a terminal, a line at the end otherwise."""
-        start = time.monotonic()
+        """A bar on a terminal, a line at the end otherwise, also where it is interrupted."""
         if self.quiet or not self.err.is_terminal:
-            yield from items
-            self.say(f"{description}: {total} in {time.monotonic() - start:.1f} s")
+            yield from self._counted(items, description, total)
             return
         columns = (
             TextColumn("{task.description:<26}"),
@@ -89,6 +87,16 @@ class Terminal:
             for item in items:
                 yield item
                 bars.advance(task)
+
+    def _counted(self, items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
+        start, num_done = time.monotonic(), 0
+        try:
+            for item in items:
+                yield item
+                num_done += 1
+        finally:
+            done = total if num_done == total else f"{num_done} of {total}"
+            self.say(f"{description}: {done} in {time.monotonic() - start:.1f} s")
 
 
 TERMINAL = Terminal()

@@ -261,11 +261,13 @@ class CaseFailure(Document):
     code: str
     message: str
     remedy: str | None = None
+    file: str | None = Field(default=None, description="name of the file at fault, without its folder")
 
     @classmethod
     def of(cls, case: str, error: MedsegError) -> Self:
         """What failed a case, as its row of a report."""
-        return cls(case=case, code=error.code, message=error.message, remedy=error.remedy or None)
+        file = error.file.name if error.file else None
+        return cls(case=case, code=error.code, message=error.message, remedy=error.remedy or None, file=file)
 
 
 class CohortReport(Document):

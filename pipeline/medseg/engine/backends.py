@@ -13,7 +13,7 @@ import platform
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from medseg.core.errors import ModelError, UsageError
 from medseg.engine.devices import autocast
 from medseg.engine.openvino_core import openvino_core
+from medseg.engine.segment import Finest, PartedSegment, Segment, parted, reading
 from medseg.io.cache import cache_folder, recall, remember
 from medseg.io.files import atomic_path, sha256_of
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
     from medseg.nn.network import Network
 
-Segment = Callable[[Tensor], Tensor]
 Name = Literal["torch", "compiled", "openvino", "onnx"]
 
 _PACKAGES: dict[Name, str] = {"openvino": "openvino", "onnx": "onnxruntime"}
@@ -44,17 +44,6 @@ _WORTH_TRYING_S = 20.0
 _TOLERANCE = {torch.bfloat16: 0.05, None: 1e-3}
 
 logger = logging.getLogger(__name__)
-
-
-class Finest(nn.Module):
-    """The segmentation half of a network: windows to logits at the finest scale."""
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.unet = network.unet
-
-    def forward(self, windows: Tensor) -> Tensor:
-        return self.unet.decode(self.unet.encode(windows), all_scales=False)[0]
 
 
 class Backends:
@@ -74,7 +63,9 @@ class Backends:
         self.name: Name = "torch" if wanted == "auto" else wanted
         self._auto = self._open = wanted == "auto"
         self._dtype = dtype
-        self._key = key
+        # what was remembered of whole networks says nothing of their halves
+        self._key = f"{key} parted" if any(parted(network) for network in networks) else key
+        self._torch_s: float | None = None
         self._segments: list[Segment] = []
         if wanted not in {"auto", "torch"}:
             _require(self.name, networks[0])
@@ -119,10 +110,11 @@ class Backends:
         if known in {"torch", *rivals}:
             self._open, self.name = False, known
             return
-        torch_s = _seconds(self._build("torch", example), example)
-        if torch_s * num_windows < _WORTH_TRYING_S:
+        if self._torch_s is None:  # once, not for each of many small cases
+            self._torch_s = _seconds(self._build("torch", example), example)
+        if self._torch_s * num_windows < _WORTH_TRYING_S:
             return
-        times: dict[Name, float] = {"torch": torch_s}
+        times: dict[Name, float] = {"torch": self._torch_s}
         for name in rivals:
             try:
                 times[name] = _seconds(self._build(name, example), example)
@@ -132,24 +124,28 @@ class Backends:
         remember(folder, memory, {"fastest": self.name, "seconds_per_window": times})
 
     def _build(self, name: Name, example: Tensor) -> list[Segment]:
-        if name == "torch":
-            return [torch_segment(network, self._dtype) for network in self.networks]
         # the same weights in the same versions on the same machine need no second look, which takes more memory than
         # all the rest
         folder, memory = cache_folder("backends"), f"{_memory_key(self._key, self._dtype)}-{name}"
-        verified, segments = recall(folder, memory).get("answers_as_torch") is True, []
+        verified, segments = name == "torch" or recall(folder, memory).get("answers_as_torch") is True, []
         for number, network in enumerate(self.networks):
-            if name == "compiled":
-                segment = _compiled(network, example, self._dtype)
-            elif name == "openvino":
-                segment = _openvino(network, example, self._dtype, f"{self._key}-{number}")
-            else:
-                segment = _onnx(network, example, f"{self._key}-{number}")
+            halves = parted(network)
+            segment = self._run(name, halves[0] if halves else Finest(network), example, f"{self._key}-{number}")
+            if halves:
+                segment = PartedSegment(segment, halves[1].in_channels, reading(halves[1]))
             if not verified:
                 _compare(name, segment, network, example, self._dtype)
             segments.append(segment)
-        remember(folder, memory, {"answers_as_torch": True})
+        if not verified:
+            remember(folder, memory, {"answers_as_torch": True})
         return segments
+
+    def _run(self, name: Name, module: nn.Module, example: Tensor, key: str) -> Segment:
+        if name == "compiled":
+            return _compiled(module, example, self._dtype)
+        if name == "openvino":
+            return _openvino(module, example, self._dtype, key)
+        return _onnx(module, example, key) if name == "onnx" else _in_torch(module.eval(), self._dtype)
 
 
 def torch_segment(network: Network, dtype: torch.dtype | None) -> Segment:
@@ -157,13 +153,13 @@ def torch_segment(network: Network, dtype: torch.dtype | None) -> Segment:
     return _in_torch(Finest(network).eval(), dtype)
 
 
-def _compiled(network: Network, example: Tensor, dtype: torch.dtype | None) -> Segment:
+def _compiled(module: nn.Module, example: Tensor, dtype: torch.dtype | None) -> Segment:
     """The network through `torch.compile`, which fails at its first use if it fails.
 
     Raises:
         ModelError: `E-BACKEND`.
     """
-    segment = _in_torch(torch.compile(Finest(network).eval()), dtype)
+    segment = _in_torch(torch.compile(module.eval()), dtype)
     try:
         segment(example)
     except Exception as error:  # compilers fail in every way
@@ -173,7 +169,7 @@ def _compiled(network: Network, example: Tensor, dtype: torch.dtype | None) -> S
     return segment
 
 
-def _in_torch(finest: Callable[[Tensor], Tensor], dtype: torch.dtype | None) -> Segment:
+def _in_torch(finest: Segment, dtype: torch.dtype | None) -> Segment:
     def segment(windows: Tensor) -> Tensor:
         with torch.inference_mode(), autocast(windows.device, dtype):
             return finest(windows.contiguous(memory_format=torch.channels_last_3d))
@@ -181,8 +177,8 @@ def _in_torch(finest: Callable[[Tensor], Tensor], dtype: torch.dtype | None) -> 
     return segment
 
 
-def _openvino(network: Network, example: Tensor, dtype: torch.dtype | None, key: str) -> Segment:
-    with _graph(network, example, key) as path:
+def _openvino(module: nn.Module, example: Tensor, dtype: torch.dtype | None, key: str) -> Segment:
+    with _graph(module, example, key) as path:
         core = openvino_core()
         precision = "bf16" if dtype is torch.bfloat16 else "f32"
         options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
@@ -195,13 +191,13 @@ def _openvino(network: Network, example: Tensor, dtype: torch.dtype | None, key:
     return segment
 
 
-def _onnx(network: Network, example: Tensor, key: str) -> Segment:
+def _onnx(module: nn.Module, example: Tensor, key: str) -> Segment:
     """In fp32: ONNX Runtime has no reduced precision for these layers on a CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    with _graph(network, example, key) as path:
+    with _graph(module, example, key) as path:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
@@ -213,7 +209,7 @@ def _onnx(network: Network, example: Tensor, key: str) -> Segment:
 
 
 @contextmanager
-def _graph(network: Network, example: Tensor, key: str) -> Iterator[Path]:
+def _graph(module: nn.Module, example: Tensor, key: str) -> Iterator[Path]:
     """The network as an ONNX file: from the cache when it is there whole, else made, and kept if there is a place."""
     kept = cache_folder("networks")
     with tempfile.TemporaryDirectory() as passing:
@@ -221,7 +217,7 @@ def _graph(network: Network, example: Tensor, key: str) -> Iterator[Path]:
         path = folder / f"{_digest(key, torch.__version__, *example.shape)}.onnx"
         if not (path.is_file() and recall(folder, path.stem).get("sha256") == sha256_of(path)):
             with atomic_path(path) as temporary:
-                export_onnx(Finest(network), [example], temporary)
+                export_onnx(module, [example], temporary)
             remember(folder, path.stem, {"sha256": sha256_of(path)})
         yield path
 

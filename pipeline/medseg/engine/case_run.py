@@ -8,23 +8,26 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from medseg.core.errors import ModelError
 from medseg.data.crop import crop
 from medseg.data.patches import tile_starts, view_start, whole_view
 from medseg.engine.members import combined, mean_classes
+from medseg.engine.segment import PartedSegment
 from medseg.engine.thrift import Thrift
 from medseg.ops.blank import blank_values, is_blank
 from medseg.ops.sliding import WindowGrid, sliding_slabs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from medseg.core.answering import Combination
     from medseg.core.plan import Plan
-    from medseg.engine.backends import Segment
+    from medseg.engine.segment import Segment
 
 _CERTAIN = 10.0  # a logit
+_PIECE_BYTES = 32 * 2**20  # of logits that are read from features, all classes together
 _VOXELS_PER_CALL = {"cpu": 2 * 64**3, "cuda": 8 * 128**3, "mps": 128**3}
 
 
@@ -132,18 +135,8 @@ class CaseRun:
         """
         box = tuple(slice(*ends) for ends in zip(*self._grid.box, strict=True))
         regions = self._regions[(slice(None), *box)].movedim(lead + 1, 1) if self._pooled else None
-        stream, *others = (
-            sliding_slabs(
-                self._image.movedim(lead + 1, 1),
-                partial(_turned, partial(self._answer, segment), lead),
-                grid=self._grid.led_by(lead),
-                num_outputs=self._plan.num_outputs,
-                blending=self._plan.blending,
-                window_batch=self._window_batch,
-                stitch_on=self._stitch_on,
-            )
-            for segment in self._segments
-        )
+        in_pieces = any(isinstance(segment, PartedSegment) for segment in self._segments)
+        stream, *others = (self._logits(segment, lead, in_pieces=in_pieces) for segment in self._segments)
         row = 0
         for one in stream:
             parts = [one, *(next(other) for other in others)]
@@ -156,8 +149,43 @@ class CaseRun:
             yield logits
             del one, parts, logits  # else they would be held while the next are made
 
-    def _answer(self, segment: Segment, windows: Tensor) -> Tensor:
-        """Logits of windows; those that hold nothing are background for certain, without asking the network."""
+    def _logits(self, segment: Segment, lead: int, *, in_pieces: bool) -> Iterator[Tensor]:
+        """One member's, (K, rows, J, K) along the leading axis; in pieces of few rows, all classes of which are held.
+
+        Of a parted segment the features are blended, and the logits read from the blend.
+        """
+        certain = self._certain()
+        blend, num_channels = segment, self._plan.num_outputs
+        read: Callable[[Tensor], Tensor] = _as_it_is
+        if isinstance(segment, PartedSegment):
+            halves = segment if self._air is None else segment.knowing(certain)
+            blend, num_channels, read = halves.features, halves.num_features, halves.read
+            certain = functional.one_hot(torch.tensor(num_channels - 1), num_channels).float()
+        for blended in sliding_slabs(
+            self._image.movedim(lead + 1, 1),
+            partial(_turned, partial(self._answer, blend, certain.to(self._image.device)), lead),
+            grid=self._grid.led_by(lead),
+            num_outputs=num_channels,
+            blending=self._plan.blending,
+            window_batch=self._window_batch,
+            stitch_on=self._stitch_on,
+        ):
+            row_bytes = 4 * self._plan.num_outputs * blended[0, 0].numel()
+            rows = max(1, _PIECE_BYTES // row_bytes) if in_pieces else blended.shape[1]
+            pieces = list(torch.split(blended, rows, dim=1))
+            del blended
+            while pieces:
+                yield read(pieces.pop(0))
+
+    def _certain(self) -> Tensor:
+        """(K,) logits of background without doubt."""
+        certain = torch.full((self._plan.num_outputs,), -_CERTAIN)
+        if not self._plan.regions:
+            certain[0] = _CERTAIN
+        return certain
+
+    def _answer(self, segment: Segment, certain: Tensor, windows: Tensor) -> Tensor:
+        """Of windows; those that hold nothing get the certain answer, without asking the network."""
         if self._air is None:
             self.windows += len(windows)
             return segment(windows)
@@ -165,10 +193,7 @@ class CaseRun:
         self.windows, self.skipped = self.windows + len(windows), self.skipped + int(blank.sum())
         if not bool(blank.any()):
             return segment(windows)
-        certain = torch.full((self._plan.num_outputs, 1, 1, 1), -_CERTAIN, device=windows.device)
-        if not self._plan.regions:
-            certain[0] = _CERTAIN
-        answers = certain.expand(len(windows), self._plan.num_outputs, *windows.shape[2:])
+        answers = certain.reshape(-1, 1, 1, 1).expand(len(windows), -1, *windows.shape[2:])
         if not bool(blank.all()):
             answers = answers.clone()
             answers[~blank] = segment(windows[~blank]).to(answers)
@@ -235,6 +260,10 @@ class CaseRun:
         """What each member says of the case as a whole."""
         clinical = None if self._clinical is None else self._clinical[None].to(self._image.device)
         return [network.classify(*self.views(), clinical) for network in self._networks]
+
+
+def _as_it_is(blended: Tensor) -> Tensor:
+    return blended
 
 
 def _is_finite(logits: Tensor) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from medseg.core.errors import UsageError
 from medseg.engine.checkpoint import TrainingProgress
 
 if TYPE_CHECKING:
@@ -17,6 +18,20 @@ _CHECKPOINT_EVERY_S = 60.0
 _TELL_EVERY_S = 10.0
 _VALIDATIONS = 10
 _SAFETY_S = 2.0
+
+
+def require_time(settings: TrainSettings) -> None:
+    """Refuse a budget in which no step is made.
+
+    Raises:
+        UsageError: E-BUDGET.
+    """
+    if settings.budget_s is not None and settings.budget_s <= _SAFETY_S:
+        raise UsageError(
+            f"a budget of {settings.budget} holds no step: {_SAFETY_S:.0f} s of it are kept for the end",
+            code="E-BUDGET",
+            remedy="Give minutes or hours; `medseg train --dry-run` measures how many steps they hold.",
+        )
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from medseg.core.clinical import encoded_width
 from medseg.core.errors import ModelError
 from medseg.core.export import Check, Format, Part, Port
-from medseg.engine.backends import Finest, Segment, torch_segment
+from medseg.engine.backends import torch_segment
 from medseg.engine.case_run import CaseRun, Classifier
 from medseg.engine.export_formats import KINDS, Kind, Run
 from medseg.engine.members import combined
+from medseg.engine.segment import Finest, Segment
 from medseg.io.files import sha256_of
 from medseg.nn.build import region_groups
 from medseg.ops.sliding import WindowGrid

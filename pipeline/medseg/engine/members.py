@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
+from medseg.engine.segment import PartedSegment, pays
 from medseg.ops.augment import Augmentation, swap_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from torch import Tensor
-
     from medseg.core.answering import Combination
     from medseg.core.plan import Plan
-    from medseg.engine.backends import Segment
+    from medseg.engine.segment import Segment
 
 
 def mean_classes(answers: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
@@ -48,19 +49,50 @@ def combined(parts: Sequence[Tensor], *, how: Combination, regions: bool, dim: i
 
 
 def mirrored(segment: Segment, plan: Plan) -> Segment:
-    """The mean over every mirrored copy; a left-right flip exchanges the labels of each pair."""
-    table = swap_table(Augmentation.from_plan(plan).swaps)[: plan.num_outputs].long()
+    """The mean over every mirrored copy; a left-right flip exchanges the labels of each pair.
 
+    Of a parted segment the features are averaged; where there are pairs, those of the copies that were flipped left to
+    right beside the others, because the last layer's answers to them are exchanged.
+    """
+    table = swap_table(Augmentation.from_plan(plan).swaps)[: plan.num_outputs].long()
+    copies = list(_subsets(plan.mirror_axes))
+    turned = [axes for axes in copies if 0 in axes and bool((table != torch.arange(len(table))).any())]
+    straight = [axes for axes in copies if axes not in turned]
+    features = 2 * segment.num_features if turned and isinstance(segment, PartedSegment) else 0
+    if not isinstance(segment, PartedSegment) or not pays(features, plan.num_outputs):
+        return _exchanging(segment, straight, turned, table)
+    half, read = segment.num_features, segment.read
+    if not turned:
+        return PartedSegment(partial(_mean, segment.features, straight), half, read)
+
+    def both(windows: Tensor) -> Tensor:
+        return torch.cat([_mean(segment.features, axes, windows) for axes in (straight, turned)], dim=1)
+
+    def read_both(blended: Tensor) -> Tensor:
+        return (read(blended[:half]) + read(blended[half:])[table.to(blended.device)]) / 2
+
+    return PartedSegment(both, features, read_both)
+
+
+def _exchanging(
+    segment: Segment, straight: Sequence[tuple[int, ...]], turned: Sequence[tuple[int, ...]], table: Tensor
+) -> Segment:
     def predict(windows: Tensor) -> Tensor:
-        total, count = torch.zeros((), device=windows.device), 0
-        for axes in _subsets(plan.mirror_axes):
-            dims = [axis + 2 for axis in axes]
-            answer = segment(windows.flip(dims)).float().flip(dims)
-            total = total + (answer[:, table.to(answer.device)] if 0 in axes else answer)
-            count += 1
-        return total / count
+        answer = _mean(segment, straight, windows)
+        if not turned:
+            return answer
+        return (answer + _mean(segment, turned, windows)[:, table.to(answer.device)]) / 2
 
     return predict
+
+
+def _mean(segment: Segment, copies: Sequence[tuple[int, ...]], windows: Tensor) -> Tensor:
+    """Of the answers to copies mirrored along these axes, brought back."""
+    total = torch.zeros((), device=windows.device)
+    for axes in copies:
+        dims = [axis + 2 for axis in axes]
+        total = total + segment(windows.flip(dims)).float().flip(dims)
+    return total / len(copies)
 
 
 def _subsets(axes: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

@@ -21,7 +21,7 @@ from medseg.core.settings import InferSettings
 from medseg.core.volume import LabelMap
 from medseg.data.crop import crop
 from medseg.data.patches import view_start
-from medseg.engine.backends import Backends, Segment
+from medseg.engine.backends import Backends
 from medseg.engine.case_run import CaseRun
 from medseg.engine.devices import amp_dtype, autocast, freed_memory_kept, pick_device, place
 from medseg.engine.members import mirrored
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from medseg.core.plan import NetworkPlan
     from medseg.core.prediction import Region
     from medseg.core.volume import Volume
+    from medseg.engine.segment import Segment
     from medseg.io.bundle import Bundle
     from medseg.nn.network import Network
     from medseg.ops.prepare import Prepared
@@ -167,6 +168,8 @@ class Predictor:
         )
         flags = [*remarks(plan.clinical, attributes)]
         flags += [] if thrift is Thrift.NONE else [f"W-MEMORY: {THRIFT_WORDS[thrift]}"]
+        if self.settings.tta and not plan.mirror_axes:
+            flags.append("W-NO-MIRROR: this model was trained without mirroring, so --tta had nothing to average")
         if answer.region is not None and not answer.region.found:
             flags.append("W-NO-REGION: the coarse pass found nothing, so the whole image was looked at closely")
         return replace(answer, flags=tuple(flags))

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from medseg.core.plan import Plan
     from medseg.data.store import LoadedCase
-    from medseg.engine.backends import Segment
     from medseg.engine.case_run import CaseAnswer
+    from medseg.engine.segment import Segment
     from medseg.nn.network import Network
 
 

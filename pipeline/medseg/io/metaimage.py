@@ -12,6 +12,7 @@ from medseg.core.errors import GeometryError, InputError
 from medseg.core.geometry import Affine, lps_to_ras
 from medseg.io.decoded import ASSUME, Decoded, ReadOptions, require_dims
 from medseg.io.detached import data_file
+from medseg.io.header_fields import damaged, numbers_in, text_of, wholes_in
 from medseg.io.streams import open_stream
 
 _HEADER_LIMIT = 1 << 16
@@ -30,7 +31,6 @@ _TYPES = {
     "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
 }
-_RECOPY = "The header is damaged: copy or convert the file again."
 
 
 def is_metaimage(head: bytes) -> bool:
@@ -47,7 +47,7 @@ def read_metaimage(path: Path, options: ReadOptions) -> Decoded:
         GeometryError: `E-NO-ORIENTATION`, `E-GEOM-NONFINITE`.
     """
     fields, data_name, data_start = _header(path)
-    shape = require_dims(_wholes(fields, "dimsize", path), path)
+    shape = require_dims(wholes_in(text_of(fields, "dimsize", path), "dimsize", path), path)
     channels = _channels(fields, path, options)
     dtype = _dtype(fields, path)
     is_attached = data_name.upper() == "LOCAL"
@@ -59,10 +59,10 @@ def read_metaimage(path: Path, options: ReadOptions) -> Decoded:
         open_stream(data_path, codec="zlib" if is_packed else "raw", offset=offset) as data,
     ):
         data.refuse_claim(count * dtype.itemsize)
-        skipped = _wholes(fields, "headersize", path, "0")[0]
+        skipped = wholes_in(fields.get("headersize", "0"), "headersize", path)[0]
         if skipped < -1:
             message = f"HeaderSize must be -1 or more, found {skipped}"
-            raise InputError(message, code="E-HEADER", file=path, remedy=_RECOPY)
+            raise damaged(message, path)
         # -1: the data are the file's last bytes
         data.skip(max(0, data.size - count * dtype.itemsize) if skipped == -1 else skipped)
         values = data.array(dtype, count)
@@ -81,34 +81,15 @@ def _header(path: Path) -> tuple[dict[str, str], str, int]:
     end = _DATA_KEY.search(head)
     if end is None:
         message = "its header lacks ElementDataFile"
-        raise InputError(message, code="E-HEADER", file=path, remedy=_RECOPY)
+        raise damaged(message, path)
     lines = head[: end.start()].decode("utf-8", "replace").splitlines()
     pairs = (line.split("=", 1) for line in lines if "=" in line)
     fields = {name.strip().lower(): value.strip() for name, value in pairs}
     return fields, end.group(1).decode("utf-8", "replace").strip(), end.end()
 
 
-def _numbers(fields: dict[str, str], name: str, path: Path, default: str | None = None) -> list[float]:
-    text = fields.get(name, default)
-    if text is None:
-        raise InputError(f"its header lacks {name}", code="E-HEADER", file=path, remedy=_RECOPY)
-    try:
-        return [float(word) for word in text.split()]
-    except ValueError:
-        message = f"{name} must be numbers"
-        raise InputError(message, code="E-HEADER", file=path, remedy=_RECOPY) from None
-
-
-def _wholes(fields: dict[str, str], name: str, path: Path, default: str | None = None) -> list[int]:
-    numbers = _numbers(fields, name, path, default)
-    if not numbers or not np.isfinite(numbers).all():
-        message = f"{name} must be whole numbers"
-        raise InputError(message, code="E-HEADER", file=path, remedy=_RECOPY)
-    return [int(number) for number in numbers]
-
-
 def _channels(fields: dict[str, str], path: Path, options: ReadOptions) -> int:
-    channels = _wholes(fields, "elementnumberofchannels", path, "1")[0]
+    channels = wholes_in(fields.get("elementnumberofchannels", "1"), "elementnumberofchannels", path)[0]
     if channels not in {1, options.channels}:
         raise InputError(
             f"expected one number per voxel, found {channels}",
@@ -134,7 +115,9 @@ def _dtype(fields: dict[str, str], path: Path) -> np.dtype[Any]:
 
 def _affine(fields: dict[str, str], path: Path, options: ReadOptions) -> tuple[Affine, tuple[str, ...]]:
     """TransformMatrix holds the direction of the first axis, then the second, then the third, in LPS."""
-    spacing = np.array(_numbers(fields, "elementspacing", path, fields.get("elementsize", "1 1 1")))
+    spacing = np.array(
+        numbers_in(fields.get("elementspacing", fields.get("elementsize", "1 1 1")), "elementspacing", path)
+    )
     matrix = next((fields[name] for name in ("transformmatrix", "rotation", "orientation") if name in fields), None)
     if matrix is None:
         if not options.reading.assume_orientation:
@@ -148,9 +131,9 @@ def _affine(fields: dict[str, str], path: Path, options: ReadOptions) -> tuple[A
             message = f"ElementSpacing needs 3 numbers, found {spacing.size}"
             raise InputError(message, code="E-HEADER", file=path, remedy="Convert it again.")
         return np.diag([*spacing, 1.0]), ("W-ORIENTATION-ASSUMED",)
-    directions = np.array(_numbers({"transformmatrix": matrix}, "transformmatrix", path))
+    directions = np.array(numbers_in(matrix, "transformmatrix", path))
     name = next((key for key in ("offset", "position", "origin") if key in fields), "offset")
-    offset = np.array(_numbers(fields, name, path))
+    offset = np.array(numbers_in(text_of(fields, name, path), name, path))
     if directions.size != 9 or offset.size != 3 or spacing.size != 3:
         message = f"TransformMatrix, Offset and ElementSpacing need 9, 3 and 3 numbers, found {directions.size}, "
         raise InputError(

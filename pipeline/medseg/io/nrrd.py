@@ -13,6 +13,7 @@ from medseg.core.errors import GeometryError, InputError
 from medseg.core.geometry import Affine, Shape, lps_to_ras
 from medseg.io.decoded import ASSUME, Decoded, ReadOptions, require_dims
 from medseg.io.detached import data_file
+from medseg.io.header_fields import damaged, numbers_in, text_of, wholes_in
 from medseg.io.streams import ByteStream, Codec, open_stream
 
 MAGIC = b"NRRD000"
@@ -38,7 +39,6 @@ _SPACES = {
 }
 _MILLIMETRES_PER_UNIT = {"mm": 1.0, "": 1.0, "m": 1000.0, "cm": 10.0, "um": 0.001, "µm": 0.001, "micron": 0.001}
 _COLOUR_KINDS = {"rgb-color", "rgba-color", "3-color", "4-color", "hsv-color", "xyz-color"}
-_RECOPY = "The header is damaged: copy or convert the file again."
 
 
 def read_nrrd(path: Path, options: ReadOptions) -> Decoded:
@@ -79,34 +79,13 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
         del fields["data file"]
         if end is None:
             message = "its header does not end (no empty line)"
-            raise InputError(message, code="E-HEADER", file=path, remedy=_RECOPY)
+            raise damaged(message, path)
     return fields, end.end() if end else len(head)
-
-
-def _require(fields: dict[str, str], name: str, path: Path) -> str:
-    if name not in fields:
-        raise InputError(f"its header lacks the field {name!r}", code="E-HEADER", file=path, remedy=_RECOPY)
-    return fields[name]
-
-
-def _numbers(text: str, name: str, path: Path) -> list[float]:
-    try:
-        return [float(word) for word in text.split()]
-    except ValueError:
-        raise InputError(f"{name} must be numbers", code="E-HEADER", file=path, remedy=_RECOPY) from None
-
-
-def _wholes(text: str, name: str, path: Path) -> list[int]:
-    numbers = _numbers(text, name, path)
-    if not numbers or not np.isfinite(numbers).all():
-        message = f"{name} must be whole numbers"
-        raise InputError(message, code="E-HEADER", file=path, remedy=_RECOPY)
-    return [int(number) for number in numbers]
 
 
 def _sizes(fields: dict[str, str], path: Path, options: ReadOptions) -> tuple[list[int], int | None]:
     """Sizes in file order, and which axis holds channels when that was asked for."""
-    sizes = _wholes(_require(fields, "sizes", path), "sizes", path)
+    sizes = wholes_in(text_of(fields, "sizes", path), "sizes", path)
     kinds = fields.get("kinds", "").lower().split()
     if _COLOUR_KINDS & set(kinds):
         raise InputError(
@@ -125,7 +104,7 @@ def _sizes(fields: dict[str, str], path: Path, options: ReadOptions) -> tuple[li
 
 
 def _dtype(fields: dict[str, str], path: Path) -> np.dtype[Any]:
-    name = _require(fields, "type", path).lower()
+    name = text_of(fields, "type", path).lower()
     if name not in _TYPES:
         raise InputError(
             "its number type (the field type) cannot be read",
@@ -152,8 +131,8 @@ def _affine(fields: dict[str, str], path: Path, options: ReadOptions) -> tuple[A
             file=path,
             remedy="Save it with a space of left-posterior-superior or right-anterior-superior.",
         )
-    rows = [_numbers(re.sub(r"[(),]", " ", vector), "space directions", path) for vector in vectors]
-    origin = _numbers(re.sub(r"[(),]", " ", fields.get("space origin", "")), "space origin", path)
+    rows = [numbers_in(re.sub(r"[(),]", " ", vector), "space directions", path) for vector in vectors]
+    origin = numbers_in(re.sub(r"[(),]", " ", fields.get("space origin", "")), "space origin", path)
     if [len(row) for row in rows] != [3, 3, 3] or len(origin) != 3:
         message = f"three space directions and a space origin are needed, found {len(rows)} and {len(origin)} numbers"
         raise GeometryError(message, code="E-NO-ORIENTATION", file=path, remedy=ASSUME)
@@ -176,7 +155,7 @@ def _assumed(fields: dict[str, str], path: Path, options: ReadOptions) -> tuple[
             file=path,
             remedy=ASSUME,
         )
-    edges = _numbers(fields.get("spacings", "1 1 1"), "spacings", path)[-3:]
+    edges = numbers_in(fields.get("spacings", "1 1 1"), "spacings", path)[-3:]
     return np.diag([*edges, 1.0]), ("W-ORIENTATION-ASSUMED",)
 
 
@@ -200,7 +179,7 @@ def _voxels(
 
 
 def _skip(fields: dict[str, str], stream: ByteStream, path: Path) -> None:
-    lines, size = (_wholes(fields.get(name, "0"), name, path)[0] for name in ("line skip", "byte skip"))
+    lines, size = (wholes_in(fields.get(name, "0"), name, path)[0] for name in ("line skip", "byte skip"))
     if lines or size < 0:
         message = "line skip and negative byte skip are not supported"
         raise InputError(message, code="E-ENCODING", file=path, remedy="Save it again with attached data.")

@@ -123,13 +123,24 @@ class UNet(Segmenter):
 
     def decode(self, skips: Sequence[Tensor], *, all_scales: bool) -> list[Tensor]:
         x, logits = skips[-1], []
-        for index, (upsample, block, head) in enumerate(zip(self.upsample, self.decoder, self.to_logits, strict=True)):
-            skip = skips[-2 - index]
-            x = upsample(x)[..., : skip.shape[2], : skip.shape[3], : skip.shape[4]]
-            x = block(torch.cat([x, skip], dim=1))
+        for index, head in enumerate(self.to_logits):
+            x = self._up(x, skips, index)
             if index == len(self.decoder) - 1 or (all_scales and self.deep_supervision):
                 logits.append(head(x))
         return logits[::-1]
+
+    def finest(self, skips: Sequence[Tensor]) -> Tensor:
+        """(B, F, I, J, K) what the last of `to_logits`, a 1x1x1 convolution, reads."""
+        x = skips[-1]
+        for index in range(len(self.decoder)):
+            x = self._up(x, skips, index)
+        return x
+
+    def _up(self, x: Tensor, skips: Sequence[Tensor], index: int) -> Tensor:
+        """One stage of the decoder, counted from the coarsest."""
+        skip = skips[-2 - index]
+        x = self.upsample[index](x)[..., : skip.shape[2], : skip.shape[3], : skip.shape[4]]
+        return self.decoder[index](torch.cat([x, skip], dim=1))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _SLAB_BYTES = 64 * 2**20
 # Of the logits that one slab needs, all classes together.
-_LOGIT_BYTES = 64 * 2**20
+_LOGIT_BYTES = 32 * 2**20
 
 
 class ProbabilitySink(Protocol):

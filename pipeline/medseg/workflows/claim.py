@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg.core.batch import SUMMARY
+from medseg.core.errors import UsageError
 from medseg.io.files import require_writable
 from medseg.io.lock import locked, require_unlocked
 
@@ -56,15 +57,59 @@ def claimed_run(folder: Path, *, emptied: bool) -> Iterator[None]:
     Raises:
         BatchError: `E-LOCKED`.
         InputError: As `require_writable`.
+        UsageError: `E-RUN-KIND`, before anything is thrown away.
     """
     require_writable(folder)
     with locked(folder / _LOCK):
+        _require_no_run_inside(folder)
         for item in [path for path in folder.iterdir() if emptied and path.name != _LOCK]:
             if item.is_dir():
                 shutil.rmtree(item)
             else:
                 item.unlink()
         yield
+
+
+def _require_no_run_inside(folder: Path) -> None:
+    """Refuse a folder of several trainings: one of its own would take its model away, and a restart all of them.
+
+    Raises:
+        UsageError: `E-RUN-KIND`.
+    """
+    inside = sorted(path.name for path in folder.iterdir() if path.is_dir() and _is_run(path))
+    if inside:
+        raise UsageError(
+            f"this name is not of one training but of several ({', '.join(inside)})",
+            code="E-RUN-KIND",
+            file=folder,
+            remedy="Add --folds to go on with a cross-validation or to restart it, or choose another --name.",
+        )
+
+
+def require_no_single_run(folder: Path, record: str) -> None:
+    """Refuse the folder of one training for a cross-validation, whose model would take the place of its own.
+
+    Args:
+        folder: Of the cross-validation, if it is one.
+        record: File that a finished cross-validation has.
+
+    Raises:
+        UsageError: `E-RUN-KIND`.
+    """
+    if _is_run(folder) and not (folder / record).is_file():
+        raise UsageError(
+            "this name is of one training, which is not part of a cross-validation",
+            code="E-RUN-KIND",
+            file=folder,
+            remedy="Choose another --name for the folds.",
+        )
+
+
+def _is_run(folder: Path) -> bool:
+    from medseg.engine.train import CHECKPOINT  # here: torch takes seconds, and a folder in use is refused without it
+    from medseg.io.bundle import MANIFEST
+
+    return any((folder / name).exists() for name in (_LOCK, CHECKPOINT, f"bundle/{MANIFEST}"))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from medseg.engine.stop import Stopped, stop_file_heard
 from medseg.io.bundle import MANIFEST, BundleManifest
 from medseg.io.documents import read_document
 from medseg.io.files import write_text
-from medseg.workflows.claim import claimed
+from medseg.workflows.claim import claimed, require_no_single_run
 from medseg.workflows.ensemble import ensemble
 from medseg.workflows.evaluate import evaluate
 from medseg.workflows.fold_table import fold_table
@@ -84,7 +84,7 @@ def cross_validate(
     Raises:
         ModelError: E-NO-STORE without preprocessed data.
         UsageError: E-RANKS under torchrun; E-SPLIT, before anything is trained; E-RESUME when a finished fold has
-            other cases.
+            other cases; E-RUN-KIND when the name is of one training.
     """
     require_alone(
         "cross-validation",
@@ -103,6 +103,7 @@ def _cross_validate(
 ) -> CrossValidated:
     store, chosen = open_store(workspace.store), settings.train
     folder = workspace.runs / name
+    require_no_single_run(folder, RECORD)
     folds = _folds(store, chosen)
     remarks = remarks_on_folds(store.dataset, folds)
     for remark in remarks:
@@ -120,6 +121,8 @@ def _cross_validate(
         )
         if not trained.finished:
             return CrossValidated(folder, None)
+        for warning in trained.warnings:
+            watchers.say(warning)
         _require_split(trained.bundle, split)
         _write_held_back(store.dataset, {fold: split}, folder / f"fold{fold}" / HELD_BACK)
         if split.val:

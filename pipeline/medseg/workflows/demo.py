@@ -12,7 +12,7 @@ from medseg.workflows.check import check
 from medseg.workflows.evaluate import Evaluated, evaluate
 from medseg.workflows.infer import infer
 from medseg.workflows.preprocess import preprocess
-from medseg.workflows.train import train
+from medseg.workflows.train import Trained, train
 
 if TYPE_CHECKING:
     from medseg.core.doctor import CheckReport
@@ -24,9 +24,10 @@ TEST_SPLIT = "test"
 
 @dataclass(frozen=True)
 class Demonstrated:
-    """The check of the cohort and the evaluation on its test cases."""
+    """The check of the cohort, the training, and the evaluation on its test cases."""
 
     checked: CheckReport
+    trained: Trained
     evaluated: Evaluated
 
 
@@ -64,4 +65,4 @@ def demo(
         manifest=manifest,
         progress=progress,
     )
-    return Demonstrated(checked, evaluated)
+    return Demonstrated(checked, trained, evaluated)

@@ -10,11 +10,13 @@ from medseg.core.document import Document
 from medseg.core.progress import Progress, silent
 from medseg.data.splits import remarks_on_folds, split_cases, split_folds
 from medseg.data.store import open_store
+from medseg.engine.clock import require_time
 from medseg.nn.build import build_network
 from medseg.planning.memory import step_bytes
 from medseg.workflows.evaluate_inputs import open_inputs
 from medseg.workflows.preprocess import plan_dataset
 from medseg.workflows.residency import residency_of
+from medseg.workflows.train_warnings import short_warnings
 from medseg.workflows.workspace import FOLDS
 
 if TYPE_CHECKING:
@@ -92,6 +94,7 @@ def forecast_train(workspace: Workspace, settings: TrainSettings) -> Forecast:
     at_once = -(-plan.batch_size // settings.accumulate)
     memory = step_bytes(plan.network, plan.patch_size, at_once, **outputs)
     steps_per_epoch = -(-len(split.train) // plan.batch_size)
+    require_time(settings)
     step_s = seconds_per_step(plan, settings)
     if settings.budget_s:
         num_steps = settings.budget_s / step_s
@@ -99,6 +102,7 @@ def forecast_train(workspace: Workspace, settings: TrainSettings) -> Forecast:
     else:
         num_steps = (settings.epochs or 0) * steps_per_epoch
         length = f"{settings.epochs} epochs = {num_steps} steps, about {num_steps * step_s / 60:,.1f} min + validations"
+    short = short_warnings(settings, num_steps=int(num_steps), steps_per_epoch=steps_per_epoch, seconds_per_step=step_s)
     return Forecast(
         rows=(
             ("training cases", str(len(split.train))),
@@ -109,6 +113,7 @@ def forecast_train(workspace: Workspace, settings: TrainSettings) -> Forecast:
             ("data", residency_of(store, (*split.train, *split.val), plan, settings).words),
             ("time of a step", f"{step_s:.2f} s, {plan.batch_size / step_s:.1f} patches/s, measured here"),
             ("length", length),
+            *(("warning", warning) for warning in short),
             ("bundle", str(workspace.runs)),
         )
     )

@@ -13,6 +13,7 @@ from medseg.core.errors import MedsegError
 from medseg.core.geometry import Geometry
 from medseg.core.progress import Progress, silent
 from medseg.engine.predict import Predictor
+from medseg.engine.segment import num_blended
 from medseg.io.bundle import read_bundle
 from medseg.io.contained import contained
 from medseg.io.volumes import read_volumes
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from medseg.workflows.infer import Request
 
 _MIB = 2**20
+_LOADED_MIB = 650  # Python, libraries and model
+_LAYERS_AT_ONCE = 5  # at the finest scale, as measured: a convolution's output, its input of two, and what it needs
+_BYTES_OF_MASK = 3  # and of what is made of it while it is written
 
 
 @dataclass(frozen=True)
@@ -44,14 +48,16 @@ class _Work:
         blank: Of these, about how many hold nothing and need no network.
         coarse: Windows of the pass that finds the region of interest.
         network_voxels: On the network grid, of the largest case.
-        source_voxels: Of the largest image.
+        blended_voxels: Of these, how many are held while windows are blended.
+        source_bytes: Of the largest image with its mask.
     """
 
     windows: int = 0
     blank: int = 0
     coarse: int = 0
     network_voxels: int = 0
-    source_voxels: int = 0
+    blended_voxels: int = 0
+    source_bytes: int = 0
 
     def __add__(self, other: _Work) -> _Work:
         return _Work(
@@ -59,7 +65,8 @@ class _Work:
             self.blank + other.blank,
             self.coarse + other.coarse,
             max(self.network_voxels, other.network_voxels),
-            max(self.source_voxels, other.source_voxels),
+            max(self.blended_voxels, other.blended_voxels),
+            max(self.source_bytes, other.source_bytes),
         )
 
 
@@ -89,10 +96,6 @@ def forecast_infer(request: Request, *, out: Path, progress: Progress = silent) 
                 continue
             total += _work(image, plan, settings)
     run = total.windows - total.blank
-    mib = (
-        total.network_voxels * 4 * (len(plan.channels) + plan.num_outputs + 1)
-        + total.source_voxels * (4 * len(plan.channels) * 3 + 2)
-    ) / _MIB
     each_s = _window_s(predictor, plan, run)
     size = "x".join(map(str, plan.patch_size))
     rows = [
@@ -112,7 +115,7 @@ def forecast_infer(request: Request, *, out: Path, progress: Progress = silent) 
         time_s = f"about {run * each_s:,.0f} s"
     rows += [
         ("time in the network", time_s),
-        ("memory for the largest case", f"about {mib + 700:,.0f} MiB"),
+        ("memory for the largest case", f"about {_mib(total, plan):,.0f} MiB"),
         ("out", str(out)),
     ]
     return Forecast(rows=tuple(rows))
@@ -122,13 +125,27 @@ def _work(volume: Volume, plan: Plan, settings: InferSettings) -> _Work:
     """Counted on the image as it is, without bringing it onto the network grid."""
     image, grid = _as_the_plan_turns_it(volume, plan)
     shape = network_shape(grid, plan.spacing_mm)
-    voxels = int(np.prod(shape)), int(np.prod(volume.geometry.shape))
+    size, patch = np.array(shape), np.array(plan.patch_size)
+    lead = int((size / patch).argmax())
+    blended = size.prod() // size[lead] * min(size[lead], 2 * patch[lead])
+    room = int(size.prod()), int(blended), volume.array.nbytes + _BYTES_OF_MASK * int(np.prod(volume.geometry.shape))
     if not plan.labels:
-        return _Work(1, 0, 0, *voxels)
+        return _Work(1, 0, 0, *room)
     full = WindowGrid.over(shape, plan.patch_size, settings.overlap)
     blank = blank_windows(image, full, plan.normalisation) if plan.skip_constant_windows else 0
     coarse = WindowGrid.over(shape, plan.patch_size, 0.0).count if settings.roi else 0
-    return _Work(full.count, blank, coarse if coarse < full.count else 0, *voxels)
+    return _Work(full.count, blank, coarse if coarse < full.count else 0, *room)
+
+
+def _mib(work: _Work, plan: Plan) -> float:
+    """Of the whole process: what is always there, one window in the network, the blended rows, image and mask."""
+    window = int(np.prod(plan.patch_size))
+    values = (
+        _LAYERS_AT_ONCE * plan.network.features[0] * window
+        + num_blended(plan.network, plan.num_outputs) * (work.blended_voxels + window)
+        + len(plan.channels) * work.network_voxels
+    )
+    return _LOADED_MIB + (4 * values + work.source_bytes) / _MIB
 
 
 def _as_the_plan_turns_it(volume: Volume, plan: Plan) -> tuple[NDArray[np.generic], Geometry]:

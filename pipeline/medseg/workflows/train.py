@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,12 +16,12 @@ from medseg.core.progress import Progress, silent
 from medseg.data.patches import require_foreground
 from medseg.data.splits import Split, split_cases
 from medseg.data.store import LoadedCase, Store, open_store
-from medseg.engine.clock import Status
+from medseg.engine.clock import Status, require_time
 from medseg.engine.devices import pick_device
 from medseg.engine.distributed import Ranks, joined
 from medseg.engine.journal import LOG, read_log
 from medseg.engine.stop import Stopped, stop_requests
-from medseg.engine.train import CHECKPOINT, Run, fit, has_ended
+from medseg.engine.train import CHECKPOINT, Fitted, Run, fit, has_ended
 from medseg.io.bundle import MANIFEST, BundleManifest, write_bundle
 from medseg.io.documents import read_document
 from medseg.io.files import write_text
@@ -30,7 +31,7 @@ from medseg.workflows.model_card import model_card
 from medseg.workflows.provenance import make_provenance
 from medseg.workflows.residency import residency_of
 from medseg.workflows.sameness import training_identity
-from medseg.workflows.train_warnings import class_warnings, collapse_warnings, label_warnings
+from medseg.workflows.train_warnings import class_warnings, collapse_warnings, label_warnings, short_warnings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,10 +93,11 @@ def train(
 
     Raises:
         ModelError: E-NO-STORE without preprocessed data.
-        UsageError: E-SPLIT, E-RESUME, E-DEVICE, E-RANKS, E-RANKS-DIFFER.
+        UsageError: E-BUDGET, E-SPLIT, E-RESUME, E-RUN-KIND, E-DEVICE, E-RANKS, E-RANKS-DIFFER.
         BatchError: E-LOCKED while another training runs in the folder.
         ResourceError: E-RANK-LOST.
     """
+    require_time(settings)
     with joined(settings.device, timeout_s=settings.rank_timeout_s) as ranks:
         store = open_store(workspace.store)
         split = usable_split(store, settings)
@@ -168,10 +170,19 @@ def _train(
     early = writer.early if finished is None and ranks.is_writer else _nobody
     run = Run(folder, identity, watch, early, ranks, start, residency)
     fitted = fit(plan, cases, held_back, settings=here, run=run)
+    warnings = (*unseen, *_found_at_the_end(fitted, settings, steps_per_epoch=math.ceil(len(cases) / plan.batch_size)))
     if fitted.finished and ranks.is_writer:
-        writer.write(fitted.weights, fitted.validation, num_steps=fitted.progress.step)
-    warnings = (*unseen, *collapse_warnings(fitted.validation))
+        writer.write(fitted.weights, fitted.validation, warnings, num_steps=fitted.progress.step)
     return Trained(folder / "bundle", fitted.validation, fitted.finished, transfer=transfer, warnings=warnings)
+
+
+def _found_at_the_end(fitted: Fitted, settings: TrainSettings, *, steps_per_epoch: int) -> tuple[str, ...]:
+    collapsed, made = collapse_warnings(fitted.validation), fitted.progress
+    if not fitted.finished:
+        return collapsed
+    step_s = made.elapsed_s / max(made.step, 1)
+    short = short_warnings(settings, num_steps=made.step, steps_per_epoch=steps_per_epoch, seconds_per_step=step_s)
+    return (*collapsed, *short)
 
 
 def _load(
@@ -235,9 +246,17 @@ class _BundleWriter:
         return tuple(channel for channel in every if any(channel in case.missing for case in cases))
 
     def early(self, weights: dict[str, Tensor], validation: dict[str, float]) -> None:
-        self.write(weights, validation, num_steps=None)
+        warnings = (*self.unseen, *collapse_warnings(validation))
+        self.write(weights, validation, warnings, num_steps=None)
 
-    def write(self, weights: dict[str, Tensor], validation: dict[str, float], *, num_steps: int | None) -> None:
+    def write(
+        self,
+        weights: dict[str, Tensor],
+        validation: dict[str, float],
+        warnings: tuple[str, ...],
+        *,
+        num_steps: int | None,
+    ) -> None:
         """Args: num_steps: of the whole training; None while it runs."""
         plan, dataset = self.store.plan, self.store.dataset
         manifest = BundleManifest(
@@ -252,7 +271,7 @@ class _BundleWriter:
             num_validation_cases=len(self.split.val),
             training_cases=self.split.train,
             validation=validation,
-            warnings=(*self.unseen, *collapse_warnings(validation)),
+            warnings=warnings,
             finished=num_steps is not None,
             num_steps=num_steps or 0,
             sha256={},

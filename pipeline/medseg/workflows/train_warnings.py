@@ -1,7 +1,8 @@
-"""What a user must know of a model: labels and classes it never saw, answers that are all the same."""
+"""What a user must know of a model: labels and classes it never saw, answers all the same, too few steps."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -9,10 +10,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from medseg.core.case import Dataset
     from medseg.core.plan import Plan
+    from medseg.core.settings import TrainSettings
     from medseg.data.splits import Split
     from medseg.data.store import LoadedCase
 
 COLLAPSED = "collapsed"
+_USEFUL_STEPS = 1000
 
 
 def label_warnings(cases: Sequence[LoadedCase], plan: Plan) -> tuple[str, ...]:
@@ -71,3 +74,32 @@ def collapse_warnings(validation: Mapping[str, float]) -> tuple[str, ...]:
         for head, _, score in (name.rpartition("/") for name, value in validation.items() if value)
         if score == COLLAPSED
     )
+
+
+def short_warnings(
+    settings: TrainSettings, *, num_steps: int, steps_per_epoch: int, seconds_per_step: float
+) -> tuple[str, ...]:
+    """`W-SHORT` for a training that ends before it saw every case, or while its learning rate has hardly risen.
+
+    Args:
+        settings: Its length and warm-up.
+        num_steps: That it makes, or made.
+        steps_per_epoch: That show every training case once.
+        seconds_per_step: With everything in between.
+    """
+    if num_steps >= max(steps_per_epoch, 2 * settings.warmup_steps):
+        return ()
+    length = f"--budget {settings.budget}" if settings.budget else f"--epochs {settings.epochs}"
+    wanted = max(_USEFUL_STEPS, 2 * steps_per_epoch)
+    budget, epochs = _duration(wanted * seconds_per_step), math.ceil(wanted / steps_per_epoch)
+    return (
+        f"W-SHORT: {length} came to {num_steps} steps: the model has hardly begun to learn. "
+        f"Every training case is seen once in {steps_per_epoch} steps, and the learning rate rises over the first "
+        f"{settings.warmup_steps}. For {wanted:,} steps as they went here give --budget {budget} or --epochs {epochs}",
+    )
+
+
+def _duration(seconds: float) -> str:
+    """As a budget is written, rounded up to whole minutes, from two hours on to whole hours."""
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes}m" if minutes < 120 else f"{math.ceil(minutes / 60)}h"

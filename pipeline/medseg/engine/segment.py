@@ -1,0 +1,112 @@
+"""The segmentation half of a network, and where it may be parted: before its last layer.
+
+That layer is linear in every voxel, and so is the weighted mean of windows. So what the layer reads can be blended in
+the place of what it answers, and the layer applied once, to the blend: the same logits but for rounding. With more
+classes than features this is less to blend and to hold, and the cost of a case hardly follows the classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medseg.nn.network import UNet
+
+if TYPE_CHECKING:
+    from medseg.core.plan import NetworkPlan
+    from medseg.nn.network import Network
+
+Segment = Callable[[Tensor], Tensor]
+
+
+class Finest(nn.Module):
+    """Windows to logits at the finest scale."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.unet = network.unet
+
+    def forward(self, windows: Tensor) -> Tensor:
+        return self.unet.decode(self.unet.encode(windows), all_scales=False)[0]
+
+
+class FinestFeatures(nn.Module):
+    """Windows to what the last layer reads."""
+
+    def __init__(self, unet: UNet) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, windows: Tensor) -> Tensor:
+        return self.unet.finest(self.unet.encode(windows))
+
+
+@dataclass(frozen=True, eq=False)
+class PartedSegment:
+    """A segment that is also known in two halves.
+
+    Attributes:
+        features: (B, C, *patch) to (B, F, *patch).
+        num_features: F.
+        read: (F, ...) features, blended or not, to (K, ...) float32 logits; linear but for a constant.
+    """
+
+    features: Segment
+    num_features: int
+    read: Callable[[Tensor], Tensor]
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        return self.read(self.features(windows).movedim(1, 0)).movedim(0, 1)
+
+    def knowing(self, known: Tensor) -> PartedSegment:
+        """With one more feature: the share of the windows over a voxel that answer with `known` (K,) logits.
+
+        It is zero where the network answers; a window that is all known has ones in it, and no other features.
+        """
+
+        def features(windows: Tensor) -> Tensor:
+            return functional.pad(self.features(windows), (0, 0, 0, 0, 0, 0, 0, 1))
+
+        def read(blended: Tensor) -> Tensor:
+            logits = self.read(blended[:-1])
+            constant = self.read(torch.zeros_like(blended[:-1, :1, :1, :1]))
+            return logits.addcmul_(known.reshape(-1, 1, 1, 1).to(constant) - constant, blended[-1])
+
+        return PartedSegment(features, self.num_features + 1, read)
+
+
+def pays(num_features: int, num_outputs: int) -> bool:
+    """Whether features are blended in the place of outputs."""
+    return num_features < num_outputs
+
+
+def parted(network: Network) -> tuple[FinestFeatures, nn.Conv3d] | None:
+    """A network up to its last layer, and that layer, where it pays; None too of those without such a layer."""
+    unet = network.unet
+    layer = unet.to_logits[-1] if isinstance(unet, UNet) and unet.decodes else None
+    if not isinstance(unet, UNet) or not isinstance(layer, nn.Conv3d):
+        return None
+    return (FinestFeatures(unet), layer) if pays(layer.in_channels, layer.out_channels) else None
+
+
+def num_blended(network: NetworkPlan, num_outputs: int) -> int:
+    """Channels that are blended of a network that is not built yet; without mirroring."""
+    is_ours, width = network.kind in {"plain", "residual"}, network.features[0]
+    return width if is_ours and pays(width, num_outputs) else num_outputs
+
+
+def reading(layer: nn.Conv3d) -> Callable[[Tensor], Tensor]:
+    """A 1x1x1 convolution of (F, ...), on their device and in fp32, whatever precision the network has."""
+
+    def read(features: Tensor) -> Tensor:
+        with torch.inference_mode(), torch.autocast(features.device.type, enabled=False):
+            weight = layer.weight.flatten(1).to(features.device)
+            bias = None if layer.bias is None else layer.bias.to(features.device)
+            return functional.linear(features.float().movedim(0, -1), weight, bias).movedim(-1, 0)
+
+    return read
