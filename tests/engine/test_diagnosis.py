@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ from torch import nn
 from medseg.core.plan import MISSING_CLASS, Plan
 from medseg.core.values import Target
 from medseg.data.store import LoadedCase, Store, StoredCase, open_store
-from medseg.engine import case_run
+from medseg.engine import case_run, head_fits
 from medseg.engine.backends import torch_segment
 from medseg.engine.case_run import CaseRun, infer_case
 from medseg.engine.diagnosis import _Look, refit_heads
-from medseg.engine.head_fits import _PENALTIES, Task, _folds, fit_layer, fit_number, fit_path
+from medseg.engine.head_fits import _MISTAKEN, _PENALTIES, Task, _folds, _row_losses, fit_layer, fit_number, fit_path
 from medseg.engine.stop import Stopped
 from medseg.nn.build import build_network
 from medseg.nn.diagnosis import OrdinalLayer
@@ -48,6 +49,46 @@ def test_a_layer_equals_the_logistic_regression_of_another_library():
     peer.fit(standard, task.targets.numpy())
     ours = layer(task.features[:, 0]).softmax(1)[:, 1].detach().numpy()
     assert ours == pytest.approx(peer.predict_proba(standard)[:, 1], abs=1e-4)
+
+
+@pytest.mark.parametrize(("num_classes", "mistaken"), [(2, 0.1), (3, 0.3), (3, 0.0)])
+def test_how_likely_a_given_class_is_when_some_are_mistaken(num_classes, mistaken):
+    """By the rule of total probability over the true class."""
+    random = np.random.default_rng(5)
+    layer = nn.Linear(4, num_classes).double()
+    features, targets = torch.from_numpy(random.normal(size=(6, 2, 4))), torch.arange(6) % num_classes
+    true = layer(features).softmax(2).detach().numpy()
+    turned = np.full((num_classes, num_classes), mistaken / (num_classes - 1))
+    np.fill_diagonal(turned, 1 - mistaken)
+    given = np.take_along_axis(true @ turned, targets.numpy()[:, None, None], axis=2)[..., 0]
+    assert _row_losses(layer, features, targets, mistaken).detach().numpy() == pytest.approx(-np.log(given))
+
+
+def _contrast(num_cases: int, seed: int) -> Task:
+    """The class shows in the difference of two features that vary together."""
+    random, targets = np.random.default_rng(seed), np.arange(num_cases) % 2
+    features = np.repeat(random.normal(size=(num_cases, 1)), 2, axis=1) + 0.15 * random.normal(size=(num_cases, 2))
+    features[:, 0] += targets
+    patients = np.array([f"p{number}" for number in range(num_cases)])
+    return Task(torch.from_numpy(features[:, None]), torch.from_numpy(targets), patients, (2,))
+
+
+def test_mistaken_classes_spoil_a_fit_less_when_it_allows_for_them_and_right_ones_are_believed(monkeypatch):
+    """Of one case in ten the class given is the other; what is answered is how likely the true one is."""
+    is_wrong = torch.isin(torch.arange(60), torch.tensor([3, 14, 25, 36, 47, 58]))
+    errors = np.zeros((4, 2, 2))
+    for seed, (number, shares) in product(range(4), enumerate([(0.0, 0.1), (0.0,)])):
+        monkeypatch.setattr(head_fits, "_MISTAKEN", shares)
+        right, new = _contrast(60, seed), _contrast(400, 100 + seed)
+        wrong = replace(right, targets=torch.where(is_wrong, 1 - right.targets, right.targets))
+        for row, task in enumerate((right, wrong)):
+            fitted = fit_layer(task, nn.Linear(2, 2), seed=seed)
+            assert fitted is not None
+            answer = fitted(new.features[:, 0]).softmax(1)[:, 1]
+            errors[seed, row, number] = float((answer - new.targets).abs().mean())
+    (right_allowed, right_believed), (allowed, believed) = errors.mean(0)
+    assert right_allowed == pytest.approx(right_believed, abs=0.02)
+    assert allowed < 0.75 * believed
 
 
 def test_a_wide_group_of_features_does_not_drown_a_narrow_one():
@@ -134,8 +175,8 @@ def test_nothing_but_the_heads_is_refitted_and_alike_each_time(cases):
     assert all(torch.equal(value, states[0][name]) for name, value in states[1].items())
 
 
-_FITS = len(_PENALTIES)
-_ROUNDS = {  # after the cases; of a class each penalty in five folds and on all cases, of a number once in each
+_FITS = len(_PENALTIES) * len(_MISTAKEN)
+_ROUNDS = {  # after the cases; of a class each choice in five folds and on all cases, of a number once in each
     "before the first fold": 0,
     "in a fold": 2 * _FITS + 3,
     "in the fits to all cases": 5 * _FITS + 1,

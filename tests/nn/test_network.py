@@ -7,6 +7,7 @@ import torch
 
 from medseg.core.plan import ClassificationPlan, NetworkPlan
 from medseg.nn.diagnosis import ClassificationHead
+from medseg.nn.margin import measure_margin
 from medseg.nn.network import Convolution, Network, ResidualBlock, UNet
 from medseg.nn.shape import measure_shape
 
@@ -75,6 +76,15 @@ def test_the_diagnosis_does_not_teach_the_segmentation():
     assert network.unet.encoder[0][0].convolution.weight.grad.any()
 
 
+def test_the_encoder_hears_of_the_classes_only_where_the_plan_says_so():
+    network = _network()
+    network.head_teaches = False
+    output = network(torch.randn(2, 2, 8, 8, 4), views=torch.arange(2))
+    sum(part.square().sum() for part in output.classes.values()).backward()
+    assert all(value.grad is None for value in network.unet.parameters())
+    assert network.head.heads["grade"].weight.grad.any()
+
+
 def test_classify_is_the_forward_pass_with_known_probabilities():
     network = _network().eval()
     image = torch.randn(2, 2, 12, 10, 6)
@@ -125,6 +135,17 @@ def test_regions_are_measured_by_direction_where_the_plan_says_so():
     probabilities = torch.rand(1, 3, 8, 8, 4)
     described = network.describe([torch.randn(1, 2, 8, 8, 4)], probabilities)
     torch.testing.assert_close(described[:, -40:], measure_shape(probabilities[:, 1:], directed=True))
+
+
+def test_margins_and_shapes_are_those_of_the_mask_where_the_plan_says_so():
+    head = ClassificationHead((2, 6, 8), 2, HEADS.model_copy(update={"margin": True}))
+    assert head.blocks == (8, 24, 32, 32, 14)
+    network = Network(UNet(2, 3, _plan()), head, head_scales=(1, 2), region_groups=((1,), (2,))).eval()
+    image, probabilities = torch.randn(1, 2, 8, 8, 4), torch.rand(1, 3, 8, 8, 4)
+    described = network.describe([image], probabilities)
+    mask = (probabilities[:, 1:] > 0.5).float()
+    torch.testing.assert_close(described[:, 64:96], measure_margin(image, mask))
+    torch.testing.assert_close(described[:, 96:], measure_shape(mask))
 
 
 def test_without_a_head_there_are_no_classes():

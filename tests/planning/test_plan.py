@@ -164,6 +164,16 @@ def test_a_shape_of_two_values_keeps_both_and_a_whole_case_is_not_cropped():
     assert (how.intensity, how.scaling) == (False, (0.95, 1.05))
 
 
+@pytest.mark.parametrize("pooling", [None, "foreground", "global", "attention"])
+@pytest.mark.parametrize("labels", [("liver",), ()])
+def test_under_a_mask_the_margin_is_measured_and_the_encoder_does_not_hear_of_the_classes(labels, pooling):
+    plan = make_plan(_dataset(labels, heads=HEADS), _fingerprint(), Wishes(pooling=pooling))
+    is_outlined = bool(labels) and pooling in {None, "foreground"}
+    assert plan.classification is not None
+    assert (plan.classification.margin, plan.classification.teaches_encoder) == (is_outlined, not is_outlined)
+    assert ("encoder" in {one.what for one in plan.decisions}) == is_outlined
+
+
 @pytest.mark.parametrize("directed", [None, False, True])
 @pytest.mark.parametrize(("labels", "is_shape"), [((), True), ((), False), (("liver",), True)])
 def test_only_shapes_without_labels_are_measured_by_direction_unless_the_user_says_so(labels, is_shape, directed):

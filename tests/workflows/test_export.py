@@ -74,6 +74,7 @@ def test_a_diagnosis_by_direction_and_thickness_is_exported(form, bundle, case, 
     pytest.importorskip(GRAPHS[form])
     model = read_bundle(bundle)
     assert model.plan.classification is not None
+    assert model.plan.classification.margin
     measured = model.plan.classification.model_copy(update={"directed": True, "thickness": True})
     plan = model.plan.model_copy(update={"classification": measured})
     weights = build_network(plan, seed=1).state_dict()

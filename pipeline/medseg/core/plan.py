@@ -176,6 +176,12 @@ class ClassificationPlan(Document):
         default=False,
         description="regions and outlines are measured too by what is left of them when they are worn away",
     )
+    margin: bool = Field(
+        default=False, description="regions are measured above one half, and how the image changes across their edge"
+    )
+    teaches_encoder: bool = Field(
+        default=True, description="the encoder learns from the classes too; else from the segmentation alone"
+    )
     dropout: float = Field(default=0.4, ge=0, lt=1)
     clinical: tuple[ClinicalColumn, ...] = Field(
         default=(), description="columns of the manifest's attributes that the heads read beside the image"

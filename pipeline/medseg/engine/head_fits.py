@@ -31,6 +31,7 @@ _NUM_FOLDS = 5
 _FEWEST_PER_CLASS = 5
 _FEWEST_VALUES = 10
 _PENALTIES = tuple(10.0**exponent for exponent in np.arange(0.5, -4.1, -0.5))
+_MISTAKEN = (0.0, 0.1)
 _LEAST_DEVIATION = 0.05
 
 
@@ -87,26 +88,33 @@ def fit_number(task: Task, like: Layer, *, seed: int, stop_asked: Callable[[], b
 
 
 def fit_layer(task: Task, like: Layer, *, seed: int, stop_asked: Callable[[], bool] = lambda: False) -> Layer | None:
-    """A layer like the given one, with the penalty that foretells patients left out best.
+    """A layer like the given one, with the penalty and share of mistaken classes that foretell patients left out best.
 
     Raises:
         Stopped: When `stop_asked`, which is asked before every fit, says so.
 
     Returns:
-        None with too few cases, or when no penalty does better than answering with the classes' shares.
+        None with too few cases, or when nothing does better than answering with the classes' shares.
     """
     counts = torch.bincount(task.targets)
     occurring = counts[counts > 0]
     if len(occurring) < 2 or int(occurring.min()) < _FEWEST_PER_CLASS:
         return None
     folds = _folds(task, seed=seed)
-    losses = np.mean([_losses_left_out(task, like, inside, stop_asked) for inside in folds], axis=0)
-    # Every penalty is tried on all cases too, whichever is best, which hangs on rounding: several processes must ask
+    losses = np.array(
+        [_losses_left_out(task, like, folds, mistaken=share, stop_asked=stop_asked) for share in _MISTAKEN]
+    )
+    # Everything is tried on all cases too, whatever is best, which hangs on rounding: several processes must ask
     # equally often whether to stop.
-    layers = fit_path(task, like, _PENALTIES, stop_asked=stop_asked)
-    best, constant = int(losses.argmin()), math.log(len(occurring))
-    logger.info("loss of patients left out %.3f, of a constant %.3f", losses[best], constant)
-    return layers[best] if losses[best] < constant else None
+    layers = [fit_path(task, like, _PENALTIES, mistaken=share, stop_asked=stop_asked) for share in _MISTAKEN]
+    (share, penalty), constant = np.unravel_index(losses.argmin(), losses.shape), math.log(len(occurring))
+    logger.info(
+        "loss of patients left out %.3f, of a constant %.3f, as if %g of the classes were mistaken",
+        losses.min(),
+        constant,
+        _MISTAKEN[share],
+    )
+    return layers[share][penalty] if losses.min() < constant else None
 
 
 def _folds(task: Task, *, seed: int) -> list[Tensor]:
@@ -119,24 +127,42 @@ def _folds(task: Task, *, seed: int) -> list[Tensor]:
     return [fold != number for number in range(_NUM_FOLDS) if bool((fold == number).any())]
 
 
-def _losses_left_out(task: Task, like: Layer, inside: Tensor, stop_asked: Callable[[], bool]) -> list[float]:
-    """Mean loss of the cases left out, each class counting alike, by penalty."""
-    learnt = Task(task.features[inside], task.targets[inside], task.patients[inside.numpy()], task.blocks)
-    left_out, targets = task.features[~inside], task.targets[~inside]
-    weights = _balance(targets)
-    return [
-        float((weights * _row_losses(layer, left_out, targets).mean(1)).sum())
-        for layer in fit_path(learnt, like, _PENALTIES, stop_asked=stop_asked)
-    ]
+def _losses_left_out(
+    task: Task, like: Layer, folds: Sequence[Tensor], *, mistaken: float, stop_asked: Callable[[], bool]
+) -> NDArray[np.float64]:
+    """(penalties,) mean loss of the cases left out, each class counting alike, over the folds."""
+    losses = []
+    for inside in folds:
+        learnt = Task(task.features[inside], task.targets[inside], task.patients[inside.numpy()], task.blocks)
+        left_out, targets = task.features[~inside], task.targets[~inside]
+        weights = _balance(targets)
+        path = fit_path(learnt, like, _PENALTIES, mistaken=mistaken, stop_asked=stop_asked)
+        rows = (_row_losses(layer, left_out, targets, mistaken).mean(1) for layer in path)
+        losses.append([float((weights * row).sum()) for row in rows])
+    return np.asarray(np.mean(losses, axis=0))
 
 
 def fit_path(
-    task: Task, like: Layer, penalties: Sequence[float], *, stop_asked: Callable[[], bool] = lambda: False
+    task: Task,
+    like: Layer,
+    penalties: Sequence[float],
+    *,
+    mistaken: float = 0.0,
+    stop_asked: Callable[[], bool] = lambda: False,
 ) -> list[Layer]:
     """One layer for each penalty, strictest first, each starting where the last one ended.
 
+    Args:
+        task: What to fit to.
+        like: Gives the kind of layer and its size.
+        penalties: Of squared weights, falling.
+        mistaken: Share of the given classes that are taken to be wrong, each other class as likely to be the true one:
+            the layer answers with the true class, and a case that contradicts all others says little (Bootkrajang and
+            Kaban, ECML PKDD 2012).
+        stop_asked: Asked before each fit.
+
     Raises:
-        Stopped: When `stop_asked`, which is asked before each, says so.
+        Stopped: When `stop_asked` says so.
     """
     flat = task.features.flatten(0, 1)
     shift, scale = flat.mean(0), flat.std(0).clamp(min=_LEAST_DEVIATION)
@@ -151,7 +177,7 @@ def fit_path(
 
     def loss(penalty: float) -> Tensor:
         layer.zero_grad()
-        data = (weights * _row_losses(layer, features, task.targets).mean(1)).sum()
+        data = (weights * _row_losses(layer, features, task.targets, mistaken).mean(1)).sum()
         total = data + penalty * (task.trust * layer.weight.square()).sum()
         total.backward()  # type: ignore[no-untyped-call]
         return total
@@ -167,11 +193,15 @@ def fit_path(
     return layers
 
 
-def _row_losses(layer: Layer, features: Tensor, targets: Tensor) -> Tensor:
-    """(cases, views)."""
+def _row_losses(layer: Layer, features: Tensor, targets: Tensor, mistaken: float) -> Tensor:
+    """(cases, views): minus the logarithm of how likely the given class is."""
     logits = layer(features)
     repeated = targets[:, None].expand(logits.shape[:2])
-    return functional.cross_entropy(logits.flatten(0, 1), repeated.flatten(), reduction="none").view_as(repeated)
+    surprise = functional.cross_entropy(logits.flatten(0, 1), repeated.flatten(), reduction="none").view_as(repeated)
+    if not mistaken:
+        return surprise
+    true = torch.exp(-surprise)
+    return -torch.log((1 - mistaken) * true + mistaken * (1 - true) / (logits.shape[-1] - 1))
 
 
 def _balance(targets: Tensor) -> Tensor:

@@ -39,7 +39,14 @@ def build_network(plan: Plan, *, seed: int | None = None) -> Network:
             plan.classification,
             num_outlines=len(shapes),
         )
-        return Network(unet, head, head_scales=scales, region_groups=groups, shape_channels=shapes)
+        return Network(
+            unet,
+            head,
+            head_scales=scales,
+            region_groups=groups,
+            shape_channels=shapes,
+            head_teaches=plan.classification.teaches_encoder,
+        )
 
 
 def build_segmenter(network: NetworkPlan, num_channels: int, num_outputs: int) -> Segmenter:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.core.clinical import encoded_width
+from medseg.nn.margin import NUM_MEASURES, measure_margin
 from medseg.nn.shape import measure_shape, num_measures
 
 if TYPE_CHECKING:
@@ -103,9 +104,9 @@ class ClassificationHead(nn.Module):
     """Encoder features pooled under regions, to class logits of each head and one number of each target.
 
     Mean and maximum of each scale under each region's probability (dilated by one voxel of that scale, so that the rim
-    of a lesion counts), the shape of each region and outline, then one linear layer per head: a plain one is what a few
-    dozen cases can teach. Without regions the whole view is pooled, or where attention looks: in it, or in all views
-    that are gathered of a case.
+    of a lesion counts), the image across its edge where the plan says so, the shape of each region and outline, then
+    one linear layer per head: a plain one is what a few dozen cases can teach. Without regions the whole view is
+    pooled, or where attention looks: in it, or in all views that are gathered of a case.
 
     Args:
         features: Of each pooled scale, the image first.
@@ -120,8 +121,10 @@ class ClassificationHead(nn.Module):
         super().__init__()
         per_region = num_measures(directed=plan.directed, thickness=plan.thickness)
         measures = per_region * (num_regions + num_outlines)
-        blocks = (*(2 * number * max(num_regions, 1) for number in features), measures)
+        margins = NUM_MEASURES * num_regions * features[0] if plan.margin else 0
+        blocks = (*(2 * number * max(num_regions, 1) for number in features), margins, measures)
         self.measure = partial(measure_shape, directed=plan.directed, thickness=plan.thickness)
+        self.margin = plan.margin
         self.features = tuple(features)
         self.gathers = plan.gathers
         self.num_clinical = encoded_width(plan.clinical)
@@ -168,9 +171,14 @@ class ClassificationHead(nn.Module):
             attended = [attend(scale) for attend, scale in zip(self.attention, scales, strict=True)]
             pooled = [_pool(image, None), *(told for told, _ in attended)]
             masses += [mass for _, mass in attended]
+        margins = []
+        if self.margin and regions is not None:
+            # An unsure edge adds to a rim more than a spicule does.
+            regions = (regions > 0.5).float()
+            margins = [measure_margin(image, regions)]
         measured = [part.float() for part in (regions, outlines) if part is not None]
         shapes = [self.measure(part) for part in measured]
-        return torch.cat([*pooled, *shapes], dim=1), torch.cat(masses, dim=1)
+        return torch.cat([*pooled, *margins, *shapes], dim=1), torch.cat(masses, dim=1)
 
     def gather(self, pooled: Tensor, masses: Tensor, together: Tensor) -> Tensor:
         """What views of a case say together: as if attention had weighed the places of all of them at once.

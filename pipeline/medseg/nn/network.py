@@ -167,6 +167,7 @@ class Network(nn.Module):
         head_scales: Encoder stages that the head reads.
         region_groups: For each pooled region the network indices whose probabilities are added up.
         shape_channels: Input channels of two values, measured as outlines.
+        head_teaches: Whether the head's gradient flows into the encoder.
     """
 
     def __init__(
@@ -177,6 +178,7 @@ class Network(nn.Module):
         head_scales: Sequence[int] = (),
         region_groups: Sequence[Sequence[int]] = (),
         shape_channels: Sequence[int] = (),
+        head_teaches: bool = True,
     ) -> None:
         super().__init__()
         self.unet = unet
@@ -184,6 +186,7 @@ class Network(nn.Module):
         self.head_scales = tuple(head_scales)
         self.region_groups = tuple(tuple(group) for group in region_groups)
         self.shape_channels = tuple(shape_channels)
+        self.head_teaches = head_teaches
 
     def forward(
         self,
@@ -275,8 +278,9 @@ class Network(nn.Module):
             regions = torch.stack([probabilities[:, list(group)].sum(1) for group in self.region_groups], dim=1)
         if self.shape_channels:
             outlines = ((image[:, list(self.shape_channels)] + 1) / 2).clamp(0, 1)
+        scales = [skips[scale] if self.head_teaches else skips[scale].detach() for scale in self.head_scales]
         # Instance norm hides how bright and how large things are: the image itself is pooled beside its features.
-        return self.head.pool([image, *(skips[scale] for scale in self.head_scales)], regions, outlines)
+        return self.head.pool([image, *scales], regions, outlines)
 
 
 def _convolve(convolution: nn.Conv3d, x: Tensor) -> Tensor:

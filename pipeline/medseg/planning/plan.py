@@ -247,6 +247,10 @@ def _classification(
         "attention": "by attention over the whole case, tile by tile",
     }
     notes.add("diagnosis", f"features pooled {where[pooling or 'foreground']}", reason)
+    is_outlined = (pooling or "foreground") == "foreground"
+    if is_outlined:
+        reason = "features that were taught the classes know those of the training cases by heart, mistaken ones too"
+        notes.add("encoder", "learns from the segmentation alone", reason)
     return ClassificationPlan(
         heads=dataset.heads,
         ordered=dataset.ordered,
@@ -255,6 +259,8 @@ def _classification(
         pooling=pooling or "foreground",
         pool_labels=pooled,
         directed=_directed(wishes, notes, shapes=False),
+        margin=is_outlined,
+        teaches_encoder=not is_outlined,
     )
 
 
