@@ -112,17 +112,17 @@ def test_only_the_views_are_classified_and_under_the_reference_where_it_is_shown
         torch.testing.assert_close(value[1:], own[head])
 
 
-@pytest.mark.parametrize(("directed", "num"), [(False, 7), (True, 20)])
-def test_a_channel_of_two_values_is_measured_as_an_outline(directed, num):
+@pytest.mark.parametrize(("directed", "thickness", "num"), [(False, False, 7), (True, False, 20), (True, True, 24)])
+def test_a_channel_of_two_values_is_measured_as_an_outline(directed, thickness, num):
     torch.manual_seed(0)
     unet = UNet(2, 0, _plan())
-    plan = HEADS.model_copy(update={"directed": directed})
+    plan = HEADS.model_copy(update={"directed": directed, "thickness": thickness})
     head = ClassificationHead((2, 6, 8), 0, plan, num_outlines=1)
     network = Network(unet, head, head_scales=(1, 2), shape_channels=(1,)).eval()
     image = torch.full((1, 2, 9, 9, 9), -1.0)
     image[:, 1, 2:7, 2:7, 2:7] = 1
     described = network.describe([image], None)
-    measured = measure_shape((image[:, 1:] > 0).float(), directed=directed)
+    measured = measure_shape((image[:, 1:] > 0).float(), directed=directed, thickness=thickness)
     assert described.shape == (1, sum(head.blocks)) == (1, 2 * (2 + 6 + 8) + num)
     torch.testing.assert_close(described[:, -num:], measured)
     torch.testing.assert_close(network(image, views=torch.arange(1)).described, described)

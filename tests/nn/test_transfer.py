@@ -133,6 +133,7 @@ def test_a_number_is_taken_over_in_the_same_unit_and_scale_alone():
     [
         {"pool_labels": ["organ"]},
         {"pool_labels": ["lesion"], "directed": True},
+        {"pool_labels": ["lesion"], "thickness": True},
         {"pool_labels": ["lesion"], "margin": True},
     ],
 )

@@ -159,7 +159,7 @@ def test_a_shape_of_two_values_keeps_both_and_a_whole_case_is_not_cropped():
     assert (rule.scheme, rule.mean, rule.std, rule.lower) == ("fixed", 127.5, 127.5, None)
     assert plan.classification is not None
     assert plan.classification.shape_channels == (0,)
-    assert (plan.classification.directed, plan.mirror_axes) == (True, ())
+    assert (plan.classification.directed, plan.classification.thickness, plan.mirror_axes) == (True, True, ())
     how = Augmentation.from_plan(plan)
     assert (how.intensity, how.scaling) == (False, (0.95, 1.05))
 
@@ -183,6 +183,8 @@ def test_only_shapes_without_labels_are_measured_by_direction_unless_the_user_sa
     expected = (is_shape and not labels) if directed is None else directed
     assert plan.classification is not None
     assert plan.classification.directed == expected
+    assert plan.classification.thickness == (is_shape and not labels)
+    assert ("thickness of shapes" in {one.what for one in plan.decisions}) == plan.classification.thickness
     assert ("measures of shape" in {one.what for one in plan.decisions}) == (directed is not None or expected)
     if is_shape:  # a mirrored shape lies otherwise
         assert plan.mirror_axes == (() if expected else (0, 1, 2))

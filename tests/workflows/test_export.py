@@ -70,13 +70,13 @@ def test_what_is_written_runs_without_medseg(bundle, tmp_path):
 
 
 @pytest.mark.parametrize("form", GRAPHS)
-def test_a_diagnosis_by_direction_is_exported(form, bundle, case, tmp_path):
+def test_a_diagnosis_by_direction_and_thickness_is_exported(form, bundle, case, tmp_path):
     pytest.importorskip(GRAPHS[form])
     model = read_bundle(bundle)
     assert model.plan.classification is not None
     assert model.plan.classification.margin
-    directed = model.plan.classification.model_copy(update={"directed": True})
-    plan = model.plan.model_copy(update={"classification": directed})
+    measured = model.plan.classification.model_copy(update={"directed": True, "thickness": True})
+    plan = model.plan.model_copy(update={"classification": measured})
     weights = build_network(plan, seed=1).state_dict()
     write_bundle(tmp_path / "model", model.manifest, plan, weights=[weights], metrics="{}\n", card="")
     made = export(tmp_path / "model", tmp_path / "out", form=form, case=[case])

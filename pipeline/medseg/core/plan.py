@@ -172,6 +172,10 @@ class ClassificationPlan(Document):
     directed: bool = Field(
         default=False, description="regions and outlines are measured direction by direction too: thickness and tilt"
     )
+    thickness: bool = Field(
+        default=False,
+        description="regions and outlines are measured too by what is left of them when they are worn away",
+    )
     margin: bool = Field(
         default=False, description="regions are measured above one half, and how the image changes across their edge"
     )

@@ -8,6 +8,7 @@ Pooling under the predicted foreground follows the joint segmentation-classifica
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -118,10 +119,11 @@ class ClassificationHead(nn.Module):
         self, features: Sequence[int], num_regions: int, plan: ClassificationPlan, *, num_outlines: int = 0
     ) -> None:
         super().__init__()
-        measures = num_measures(directed=plan.directed) * (num_regions + num_outlines)
+        per_region = num_measures(directed=plan.directed, thickness=plan.thickness)
+        measures = per_region * (num_regions + num_outlines)
         margins = NUM_MEASURES * num_regions * features[0] if plan.margin else 0
         blocks = (*(2 * number * max(num_regions, 1) for number in features), margins, measures)
-        self.directed = plan.directed
+        self.measure = partial(measure_shape, directed=plan.directed, thickness=plan.thickness)
         self.margin = plan.margin
         self.features = tuple(features)
         self.gathers = plan.gathers
@@ -175,7 +177,7 @@ class ClassificationHead(nn.Module):
             regions = (regions > 0.5).float()
             margins = [measure_margin(image, regions)]
         measured = [part.float() for part in (regions, outlines) if part is not None]
-        shapes = [measure_shape(part, directed=self.directed) for part in measured]
+        shapes = [self.measure(part) for part in measured]
         return torch.cat([*pooled, *margins, *shapes], dim=1), torch.cat(masses, dim=1)
 
     def gather(self, pooled: Tensor, masses: Tensor, together: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ def _head_pairs(name: str, plan: Plan, source_plan: Plan) -> tuple[int | None, l
     here, there = plan.classification, source_plan.classification
     if here is None or there is None or plan.channels != source_plan.channels:
         return None, []
-    reads = ("view", "pool_labels", "shape_channels", "directed", "margin")
+    reads = ("view", "pool_labels", "shape_channels", "directed", "thickness", "margin")
     if any(getattr(here, what) != getattr(there, what) for what in reads):
         return None, []
     if not name.startswith(_HEADS):

@@ -220,6 +220,9 @@ def _classification(
     if whole:
         shapes = tuple(index for index, channel in enumerate(fingerprint.channels) if channel.two_valued)
         notes.add("diagnosis", "from the whole case", "there are no labels to look under")
+        if shapes:
+            reason = "a shape is all there is to see: a thick limb has a core, a thin one none"
+            notes.add("thickness of shapes", "by what is left when they are worn away", reason)
         return ClassificationPlan(
             heads=dataset.heads,
             ordered=dataset.ordered,
@@ -229,6 +232,7 @@ def _classification(
             pool_labels=(),
             shape_channels=shapes,
             directed=_directed(wishes, notes, shapes=bool(shapes)),
+            thickness=bool(shapes),
         )
     lesions = tuple(name for name in dataset.label_names if _LESION.search(name))
     pooled = lesions or dataset.label_names
