@@ -3,6 +3,7 @@ from __future__ import annotations
 import tracemalloc
 import weakref
 from itertools import permutations, product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -335,8 +336,10 @@ def test_thin_slabs_of_many_classes_do_not_show(monkeypatch, logit_bytes):
     geometry = _grid(ORIENTATIONS[30], (4, 5, 6), shape=(19, 23, 17))
     logits = torch.randn(20, 12, 14, 9)
     prepared = Prepared(torch.zeros(1, 12, 14, 9), None, geometry.canonical().resized((12, 14, 9)), geometry)
-    whole = to_source([logits], prepared)
+    whole, kept = to_source([logits], prepared), probabilities(logits, prepared)
     monkeypatch.setattr("medseg.ops.restore._LOGIT_BYTES", logit_bytes)
+    monkeypatch.setattr("medseg.ops.restore._LEAST_CHUNK_BYTES", 1)
+    np.testing.assert_allclose(probabilities(logits, prepared), kept, atol=1e-3)
     for lead in range(3):
         led = prepared.led_by(lead)
         parts = logits.movedim(lead + 1, 1).split([1, 4, logits.shape[lead + 1] - 5], dim=1)
@@ -363,6 +366,21 @@ def test_slabs_of_logits_are_let_go_once_they_are_used(monkeypatch):
 
     to_source(parts(), prepared)
     assert len(made) == 4
+
+
+@pytest.mark.parametrize(("count", "rows"), [(2, 16), (40, 4), (400, 2)])
+def test_chunks_of_probabilities_hold_fewer_rows_of_more_classes_but_are_not_tiny(monkeypatch, count, rows):
+    monkeypatch.setattr("medseg.ops.restore._LOGIT_BYTES", 40 * 4 * 4 * 16 * 16)  # 4 rows of 40 classes
+    monkeypatch.setattr("medseg.ops.restore._LEAST_CHUNK_BYTES", 2 * 2 * 16 * 16)  # 2 rows of one class
+    network = _grid(ORIENTATIONS[0], shape=(16, 16, 16))
+    begun = []
+    sink = SimpleNamespace(begin=begun.append, write=lambda *_: None)
+    to_source(
+        [torch.zeros(count, 16, 16, 16)],
+        Prepared(torch.zeros(1, 16, 16, 16), None, network, network),
+        probabilities=sink,
+    )
+    assert begun == [(rows, 16, 16)]
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 7), (9, 1, 1)])

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _SLAB_BYTES = 64 * 2**20
 # Of the logits that one slab needs, all classes together.
 _LOGIT_BYTES = 32 * 2**20
+_LEAST_CHUNK_BYTES = 2 * 2**20
 
 
 class ProbabilitySink(Protocol):
@@ -60,12 +61,13 @@ def to_source(
         probabilities: Takes the softmax of the interpolated logits, certain background outside the crop; of regions, a
             sigmoid each and no background.
     """
-    mapping = _GridMapping(prepared, everywhere=probabilities is not None)
+    arriving = _Arriving(logits)
+    mapping = _GridMapping(prepared, arriving.bytes_per_row, everywhere=probabilities is not None)
     result = np.zeros(mapping.shape, dtype=np.uint8)
     if probabilities is not None:
         inside = mapping.inside()
         probabilities.begin(mapping.source_triple((mapping.rows_per_slab, *mapping.shape[1:])))
-    for rows, part, lines in mapping.slabs(logits):
+    for rows, part, lines in mapping.slabs(arriving):
         result[(rows, *mapping.columns)] = winners(part, lines, paint_order=paint_order).cpu().numpy()
         if probabilities is not None:
             scores = _Scores(part.contiguous(), lines)
@@ -166,11 +168,15 @@ class _GridMapping:
 
     Work happens on the source grid with its axes in network order; `to_source_axes` puts them back. Only the part that
     the network grid covers is interpolated, unless `everywhere`.
+
+    Args:
+        prepared: The case.
+        bytes_per_row: Of the logits, one row of the network grid.
+        everywhere: All of the source is asked for, to be kept in chunks, which should not be tiny.
     """
 
-    def __init__(self, prepared: Prepared, *, everywhere: bool) -> None:
+    def __init__(self, prepared: Prepared, bytes_per_row: int, *, everywhere: bool) -> None:
         network, source = prepared.geometry, prepared.source
-        self._everywhere = everywhere
         matrix = np.linalg.inv(network.affine) @ source.affine
         self.order = [int(axis) for axis in np.abs(matrix[:3, :3]).argmax(axis=1)]
         scales = matrix[range(3), self.order]
@@ -181,7 +187,6 @@ class _GridMapping:
                 code="E-GRID-MISMATCH",
             )
         self.shape = tuple(source.shape[axis] for axis in self.order)
-        self.rows_per_slab = min(self.shape[0], max(1, _SLAB_BYTES // (4 * self.shape[1] * self.shape[2])))
         positions = [
             scale * np.arange(size) + offset
             for scale, offset, size in zip(scales, matrix[:3, 3], self.shape, strict=True)
@@ -200,34 +205,31 @@ class _GridMapping:
                 zip(positions, (self.rows, *self.columns), network.shape, strict=True)
             )
         ]
+        area = self.shape[1] * self.shape[2]
+        needed = self.lines[0].support
+        per_row = bytes_per_row * (needed.stop - needed.start) / max(1, self.rows.stop - self.rows.start)
+        least = _LEAST_CHUNK_BYTES // (2 * area) if everywhere else 1
+        most = min(_SLAB_BYTES // (4 * area), max(int(_LOGIT_BYTES / per_row), least))
+        self.rows_per_slab = min(self.shape[0], max(1, most))
 
     def inside(self) -> NDArray[np.bool_]:
         """Which voxels of the source the network grid covers."""
         i, j, k = self.covered
         return np.asarray(i[:, None, None] & j[None, :, None] & k[None, None, :])
 
-    def slabs(self, parts: Iterable[Tensor]) -> Iterator[tuple[slice, Tensor, list[Line]]]:
+    def slabs(self, arriving: _Arriving) -> Iterator[tuple[slice, Tensor, list[Line]]]:
         """Yield (rows of the first axis, the logits that they need, how these are interpolated) as they can be made."""
-        arriving = _Arriving(parts)
-        for rows, support in self._slabs_by_support(arriving.bytes_per_row):
+        for rows, support in self._slabs_by_support():
             within = slice(rows.start - self.rows.start, rows.stop - self.rows.start)
             lines = [self.lines[0].part(within).based(), *self.lines[1:]]
             yield rows, arriving.rows(support), lines
         arriving.finish()
 
-    def _slabs_by_support(self, bytes_per_row: int) -> list[tuple[slice, slice]]:
-        """Rows of the source, and the rows of the network grid that they need, in the order in which these arrive.
-
-        Args:
-            bytes_per_row: Of the logits, one row of the network grid.
-        """
-        found, num_rows = [], self.rows_per_slab
-        if not self._everywhere:
-            needed = self.lines[0].support
-            per_row = bytes_per_row * (needed.stop - needed.start) / max(1, self.rows.stop - self.rows.start)
-            num_rows = min(num_rows, max(1, int(_LOGIT_BYTES / per_row)))
-        for start in range(self.rows.start, self.rows.stop, num_rows):
-            rows = slice(start, min(start + num_rows, self.rows.stop))
+    def _slabs_by_support(self) -> list[tuple[slice, slice]]:
+        """Rows of the source, and the rows of the network grid that they need, in the order in which these arrive."""
+        found = []
+        for start in range(self.rows.start, self.rows.stop, self.rows_per_slab):
+            rows = slice(start, min(start + self.rows_per_slab, self.rows.stop))
             within = slice(rows.start - self.rows.start, rows.stop - self.rows.start)
             found.append((rows, self.lines[0].part(within).support))
         return sorted(found, key=lambda pair: pair[1].stop)
