@@ -5,7 +5,7 @@ that the model learnt from, and two scans of 512x512xN as they left the scanner,
 (DATA/totalsegmentator) and one unlike both (DATA/pyradiomics). Every run is a process of its own: its peak memory is
 all that the process ever held; its seconds run from the image file to the mask file, without starting Python and
 loading the model. nnU-Net computes in fp32, and its mask is what medseg's is compared with. --quick plans the same
-weights for 3 mm and windows of 64^3. Writes benchmarks/results/large_case.json.
+weights for 3 mm and windows of 64^3. Writes benchmarks/results/large_case.json, in which cases not asked for stay.
 
     python benchmarks/bench_large_case.py RESULTS_FOLDER DATA [--quick] [--fp32] [--rounds 1] [--cases ct lung]
 """
@@ -28,6 +28,7 @@ from large_case import (
     both,
     coarser,
     in_child,
+    kept,
     lung_ct,
     measured,
     nnunet_predictor,
@@ -160,9 +161,10 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     options = parser.parse_args()
     planned = coarser(options.results, 3.0, 64) if options.quick else nullcontext(options.results)
-    result: dict = {"what": "nnU-Net and medseg from image file to mask file, the same weights"}
-    with tempfile.TemporaryDirectory() as name, planned as results:
-        folder = Path(name)
+    name = "large_case_quick" if options.quick else "large_case"
+    result = kept(name) | {"what": "nnU-Net and medseg from image file to mask file, the same weights"}
+    with tempfile.TemporaryDirectory() as passing, planned as results:
+        folder = Path(passing)
         import_nnunet(results, folder / "bundle")
         for case in options.cases:
             image = folder / f"{case}.nii.gz"
@@ -170,7 +172,7 @@ def main() -> None:
             models = {"nnunet": results, "medseg": folder / "bundle"}
             models |= {"medseg_fp32": folder / "bundle"} if options.fp32 else {}
             result[case] = run_case(models, image, folder, options.rounds)
-            write_result("large_case_quick" if options.quick else "large_case", result)
+            write_result(name, result)
 
 
 if __name__ == "__main__":

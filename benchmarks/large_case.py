@@ -158,6 +158,12 @@ def write_result(name: str, result: dict) -> None:
     (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
 
 
+def kept(name: str) -> dict:
+    """What `write_result` wrote before; empty when there is nothing."""
+    path = RESULTS / f"{name}.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
 def _memory(key: str) -> float:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{key}:"):
