@@ -229,7 +229,7 @@ def picture(result: dict) -> None:
         lower.set_xlabel(labels[what])
         for axes in (upper, lower):
             axes.grid(visible=True, alpha=0.25)
-            axes.set(ylim=(0, None), xlim=(0, None))
+            axes.set(ylim=(0, 1.05 * axes.dataLim.y1), xlim=(0, None))
     panels[0, 0].set_ylabel("processor seconds")
     panels[1, 0].set_ylabel("MiB, the whole process")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6, frameon=False)
