@@ -12,8 +12,8 @@ class are learnt together without collapse, which its warnings would say; seven 
 
 With --folds every case is scored by the fold that did not see it (`medseg train --folds`); with --seeds everything is
 trained again with each seed. Several budgets give the curve of the score against minutes, each point a training planned
-for that time. Writes NAME_folds.json or NAME_seeds.json after every run; with --work the same command again goes on
-where it was stopped, and keeps what is done.
+for that time. Writes NAME_folds.json or NAME_seeds.json after every run, and keeps the budgets there that are not asked
+for again; with --work the same command again goes on where it was stopped, and keeps what is done.
 
 Of adrenal three seeds are always trained, for 98 judged cases leave an area under the ROC curve uncertain by some .09.
 The mean of their answers and the classical baselines (`medseg baseline`, with the first seed's encoder) stand in
@@ -188,19 +188,23 @@ def repeated(options: argparse.Namespace, work: Path) -> None:
     score = cross_validation if options.folds else held_back_scores
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else cores()
     where = f"{options.folds} folds, the budget is each fold's" if options.folds else "on the held-back cases"
-    result: dict = {"what": f"{options.name}, {where}, {device}", "settings": options.set, "budgets": {}, "curve": []}
     name = (
         f"{options.name}_folds" if options.folds else options.name if options.name in SEEDS else f"{options.name}_seeds"
     )
     target = Path(__file__).with_name("results") / f"{name}.json"
+    told = {"what": f"{options.name}, {where}, {device}", "settings": options.set}
+    before = json.loads(target.read_text()) if target.exists() else {}
+    same = all(before.get(key) == value for key, value in told.items())
+    result: dict = before if same else told | {"budgets": {}, "curve": []}
     for budget in (options.budget or BUDGETS[options.name]).split(","):
-        runs = result["budgets"].setdefault(budget, {"seeds": {}})
+        runs = result["budgets"][budget] = {"seeds": {}}
         seeds = (options.seeds or "0").split(",")
         for seed in seeds:
             runs["seeds"][seed] = score(options, work, budget=budget, seed=int(seed))
             runs["spread"] = spread(list(runs["seeds"].values()))
             point = {"minutes": seconds(budget) / 60, **{key: one["mean"] for key, one in runs["spread"].items()}}
-            result["curve"] = [*(one for one in result["curve"] if one["minutes"] != point["minutes"]), point]
+            others = (one for one in result["curve"] if one["minutes"] != point["minutes"])
+            result["curve"] = sorted([*others, point], key=lambda one: one["minutes"])
             target.write_text(json.dumps(result, indent=2) + "\n")
         if options.name in SEEDS and not options.folds:
             runs |= beside(options, work, budget=budget, seeds=seeds)
