@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from medseg.core.case import Dataset
     from medseg.core.estimate import Estimate
     from medseg.core.findings import CaseFailure
+    from medseg.core.forecast import Forecast
     from medseg.core.plan import Plan
     from medseg.core.reading import Reading
     from medseg.core.settings import Settings
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from medseg.data.store import Store
     from medseg.io.bundle import BundleManifest
     from medseg.workflows.evaluate import Evaluated
-    from medseg.workflows.forecast import Forecast
     from medseg.workflows.train import Trained
 
 
