@@ -122,10 +122,13 @@ def plan(terminal: Terminal, made: Plan, *, as_json: bool) -> None:
 
 
 def forecast(terminal: Terminal, made: Forecast, *, as_json: bool) -> None:
-    if as_json:
-        terminal.json(json.dumps(dict(made.rows), indent=2))
+    if not as_json:
+        facts(terminal, made.rows)
         return
-    facts(terminal, made.rows)
+    rows: dict[str, str] = {}
+    for what, value in made.rows:  # there may be several warnings
+        rows[what] = f"{rows[what]}\n{value}" if what in rows else value
+    terminal.json(json.dumps(rows, indent=2))
 
 
 def stored(terminal: Terminal, store: Store, *, as_json: bool) -> None:
