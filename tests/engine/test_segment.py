@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from medseg.core.plan import NetworkPlan, Normalisation, Plan
-from medseg.engine import backends, case_run
+from medseg.engine import case_run
 from medseg.engine.backends import Backends, torch_segment
+from medseg.engine.calibration import PACKAGES
 from medseg.engine.case_run import CaseRun
 from medseg.engine.members import mirrored
 from medseg.engine.segment import PartedSegment, num_blended, parted
@@ -204,7 +205,7 @@ def test_in_reduced_precision_the_last_layer_is_in_full():
 
 @pytest.mark.parametrize("name", ["openvino", "onnx"])
 def test_other_runtimes_stop_before_the_last_layer_too(name, cache):
-    pytest.importorskip(backends._PACKAGES[name])
+    pytest.importorskip(PACKAGES[name])
     plan = _plan()
     network, window = _network(plan), torch.randn(2, 1, *WINDOW)
     [segment] = Backends([network], name, dtype=None, key="k").segments(window[:1], 1)
