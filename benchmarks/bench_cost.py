@@ -3,7 +3,8 @@
 medseg's own `train_step` (augmentation, forward, backward, update, average), on the device at hand, of the network that
 a plan for a CPU gives to patches of 32 to 63 voxels. Every point is a process of its own: its memory is the peak less
 what Python and its libraries held before the network was built. The model is fitted to the points that vary one thing
-at a time, and tried on others, which vary several. Beside them stands what `medseg train --dry-run` would foretell.
+at a time, and tried on others, which vary several. Beside them stands the time that a dry run measures, and the memory
+that tensors are counted to hold in fp32, from which a plan is made (bench_forecast.py measures the dry run's memory).
 Writes benchmarks/results/cost.json and docs/pictures/cost.png.
 
     python benchmarks/bench_cost.py [--rounds 1] [--steps 4] [--precisions reduced fp32]
@@ -135,7 +136,7 @@ def cost(point: Point, settings: TrainSettings, steps: int) -> dict:
 
 
 def forecast(point: Point, settings: TrainSettings) -> dict:
-    """What a dry run says of the same step, by processor seconds as all here."""
+    """What a dry run says of the same step's time, by processor seconds as all here, and the count of its memory."""
     plan = plan_of(point)
     sizes = {"num_channels": point.channels, "num_outputs": point.classes}
     mib = step_bytes(plan.network, plan.patch_size, plan.batch_size, **sizes) / MIB
@@ -192,7 +193,7 @@ def modelled(rows: dict[Point, dict]) -> dict:
 
 
 def beside_forecast(runs: list[dict]) -> dict:
-    """What a dry run foretells, and how many times what was measured that is."""
+    """What is foretold, and how many times what was measured that is."""
     keys = {"seconds": "cpu_seconds", "mib": "mib"}
     told = {key: float(np.median([run["dry_run"][key] for run in runs])) for key in keys}
     real = {key: float(np.median([run[own] for run in runs])) for key, own in keys.items()}
