@@ -191,7 +191,7 @@ def _openvino(module: nn.Module, example: Tensor, dtype: torch.dtype | None, key
 
     def segment(windows: Tensor) -> Tensor:
         answers = [next(iter(request.infer({0: _array(window)}).values())) for window in windows]
-        return torch.from_numpy(np.concatenate(answers))
+        return _batch(answers)
 
     return segment
 
@@ -208,7 +208,7 @@ def _onnx(module: nn.Module, example: Tensor, key: str) -> Segment:
 
     def segment(windows: Tensor) -> Tensor:
         answers = [session.run(None, {name: _array(window)})[0] for window in windows]
-        return torch.from_numpy(np.concatenate(answers))
+        return _batch(answers)
 
     return segment
 
@@ -255,6 +255,11 @@ def _require(name: Name, network: Network) -> None:
     if next(network.parameters()).device.type != "cpu":
         message = f"backend {name} runs on the CPU only"
         raise UsageError(message, code="E-BACKEND", remedy="Add --device cpu, or use --backend torch.")
+
+
+def _batch(answers: list[np.ndarray[Any, Any]]) -> Tensor:
+    """Of one window without another copy: it may be as large as the window in every class."""
+    return torch.from_numpy(answers[0] if len(answers) == 1 else np.concatenate(answers))
 
 
 def _array(window: Tensor) -> np.ndarray[Any, Any]:
