@@ -63,6 +63,22 @@ def test_the_answer_is_that_of_torch(name, network, window):
     assert segment(two).shape == (2, *expected.shape[1:])
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.parametrize("name", ["torch", "openvino", "onnx"])
+def test_bf16_does_not_blur_the_image(name, network, window):
+    """Around 4 it knows every 32nd; a network that looks for edges sees contrasts, however small."""
+    if name in calibration.PACKAGES:
+        pytest.importorskip(calibration.PACKAGES[name])
+    with torch.no_grad():
+        weight = network.unet.first.convolution.weight
+        weight.sub_(weight.mean((2, 3, 4), keepdim=True))
+    image = 4 + window / 64
+    expected, blurred = (torch_segment(network, None)(one) for one in (image, image.bfloat16().float()))
+    [segment] = Backends([network], name, dtype=torch.bfloat16, key="k").segments(image, NUM_WINDOWS)
+    error, error_of_blur = ((one - expected).norm() / expected.norm() for one in (segment(image), blurred))
+    assert error < error_of_blur / 2
+
+
 @pytest.mark.parametrize(("amp", "share"), [(False, 0.9999), (True, 0.95)])
 def test_a_case_gets_the_same_mask(amp, share, bundle, volume):
     pytest.importorskip("openvino")

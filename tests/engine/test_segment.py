@@ -119,7 +119,7 @@ def test_what_is_blended_is_the_fewer(labels, channels, monkeypatch):
     monkeypatch.setattr(case_run, "sliding_slabs", watched)
     _run(plan, _segments([network]), _image())
     assert seen == [channels or plan.num_outputs] == [num_blended(plan.network, plan.num_outputs)]
-    assert bool(parted(network)) == (channels is not None)
+    assert bool(parted(network.unet)) == (channels is not None)
 
 
 def test_no_piece_holds_more_than_it_may(monkeypatch):
@@ -234,9 +234,9 @@ def test_networks_without_such_a_layer_stay_whole():
 
     foreign = plan.network.model_copy(update={"kind": "attention-unet"})
     network = Network(AttentionUNet(1, plan.num_outputs, foreign), None).eval()
-    assert parted(network) is None
+    assert parted(network.unet) is None
     assert num_blended(foreign, plan.num_outputs) == plan.num_outputs
-    assert parted(build_network(_plan(labels={}))) is None
+    assert parted(build_network(_plan(labels={})).unet) is None
     window = torch.randn(1, 1, 16, 16, 16)
     [segment] = _segments([network])
     assert torch.equal(segment(window), torch_segment(network, None)(window))

@@ -24,7 +24,7 @@ from medseg.core.errors import ModelError, UsageError
 from medseg.engine.calibration import PACKAGES, Known, digest, require_as_torch, timed
 from medseg.engine.devices import autocast
 from medseg.engine.openvino_core import openvino_core
-from medseg.engine.segment import Finest, PartedSegment, Segment, parted, reading
+from medseg.engine.segment import Finest, PartedSegment, Segment, as_read, parted, reading
 from medseg.io.cache import cache_folder, recall, remember
 from medseg.io.files import atomic_path, sha256_of
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from medseg.engine.calibration import Name
     from medseg.nn.network import Network
+    from medseg.nn.segmenter import Segmenter
 
 # Below this much work for torch, trying the others costs more than it can save.
 _WORTH_TRYING_S = 20.0
@@ -57,8 +58,8 @@ class Backends:
         self.name: Name = "torch" if wanted == "auto" else wanted
         self._auto = self._open = wanted == "auto"
         self._dtype = dtype
-        # what was remembered of whole networks says nothing of their halves
-        self._key = f"{key} parted" if any(parted(network) for network in networks) else key
+        # what was remembered of whole networks says nothing of their halves, nor of an image in one part
+        self._key = " ".join([key, *["parted"] * any(parted(network.unet) for network in networks), "in two parts"])
         self._known = Known(self._key, dtype)
         self._torch_s: float | None = None
         self._segments: list[Segment] = []
@@ -138,24 +139,34 @@ class Backends:
         return segments, seconds
 
     def _members(self, name: Name, example: Tensor) -> list[Segment]:
-        segments = []
-        for number, network in enumerate(self.networks):
-            halves = parted(network)
-            segment = self._run(name, halves[0] if halves else Finest(network), example, f"{self._key}-{number}")
-            segments.append(PartedSegment(segment, halves[1].in_channels, reading(halves[1])) if halves else segment)
-        return segments
+        return [
+            self._run(name, network.unet, example, f"{self._key}-{number}")
+            for number, network in enumerate(self.networks)
+        ]
 
-    def _run(self, name: Name, module: nn.Module, example: Tensor, key: str) -> Segment:
+    def _run(self, name: Name, unet: Segmenter, example: Tensor, key: str) -> Segment:
+        # ONNX Runtime has no reduced precision for these layers on a CPU
+        unet, to_read = as_read(unet, None if name == "onnx" else self._dtype)
+        halves, example = parted(unet), to_read(example)
+        module = (halves[0] if halves else Finest(unet)).eval()
         if name == "compiled":
-            return _compiled(module, example, self._dtype)
-        if name == "openvino":
-            return _openvino(module, example, self._dtype, key)
-        return _onnx(module, example, key) if name == "onnx" else _in_torch(module.eval(), self._dtype)
+            answer = _compiled(module, example, self._dtype)
+        elif name == "openvino":
+            answer = _openvino(module, example, self._dtype, key)
+        else:
+            answer = _onnx(module, example, key) if name == "onnx" else _in_torch(module, self._dtype)
+
+        def segment(windows: Tensor) -> Tensor:
+            return answer(to_read(windows))
+
+        return PartedSegment(segment, halves[1].in_channels, reading(halves[1])) if halves else segment
 
 
 def torch_segment(network: Network, dtype: torch.dtype | None) -> Segment:
     """The network itself, in evaluation mode, on the device where it lies."""
-    return _in_torch(Finest(network).eval(), dtype)
+    unet, to_read = as_read(network.unet, dtype)
+    answer = _in_torch(Finest(unet).eval(), dtype)
+    return lambda windows: answer(to_read(windows))
 
 
 def _compiled(module: nn.Module, example: Tensor, dtype: torch.dtype | None) -> Segment:
@@ -164,7 +175,7 @@ def _compiled(module: nn.Module, example: Tensor, dtype: torch.dtype | None) -> 
     Raises:
         ModelError: `E-BACKEND`.
     """
-    segment = _in_torch(torch.compile(module.eval()), dtype)
+    segment = _in_torch(torch.compile(module), dtype)
     try:
         segment(example)
     except Exception as error:  # compilers fail in every way
@@ -197,7 +208,6 @@ def _openvino(module: nn.Module, example: Tensor, dtype: torch.dtype | None, key
 
 
 def _onnx(module: nn.Module, example: Tensor, key: str) -> Segment:
-    """In fp32: ONNX Runtime has no reduced precision for these layers on a CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
