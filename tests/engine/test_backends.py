@@ -222,6 +222,23 @@ def test_a_damaged_compiled_network_is_made_again(network, window, cache):
     assert cache.stat().st_mode & 0o077 == 0
 
 
+def test_the_answer_to_one_window_is_not_copied():
+    answer = np.zeros((1, 2, 3, 3, 3), np.float32)
+    assert np.shares_memory(backends._batch([answer]).numpy(), answer)
+    assert backends._batch([answer, answer]).shape == (2, 2, 3, 3, 3)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.parametrize("name", ["openvino", "onnx"])
+def test_an_answer_stays_when_the_next_window_is_asked_for(name, network, window):
+    pytest.importorskip(calibration.PACKAGES[name])
+    [segment] = Backends([network], name, dtype=None, key="k").segments(window, NUM_WINDOWS)
+    answer = segment(window)
+    before = answer.clone()
+    segment(window.flip(2))
+    assert torch.equal(answer, before)
+
+
 def test_without_a_place_for_a_cache_it_works_all_the_same(network, window, tmp_path, monkeypatch):
     pytest.importorskip("openvino")
     (tmp_path / "file").write_text("", encoding="utf-8")

@@ -212,6 +212,7 @@ def _onnx(module: nn.Module, example: Tensor, key: str) -> Segment:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.enable_cpu_mem_arena = False  # it would keep what the largest window took
     with _graph(module, example, key) as path:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
