@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 # Below this much work for torch, trying the others costs more than it can save.
 _WORTH_TRYING_S = 20.0
+# What beats torch by less at its first run is run again, beside torch.
+_CLEARLY = 1.5
 
 logger = logging.getLogger(__name__)
 
@@ -119,8 +121,13 @@ class Backends:
             except ModelError as error:
                 logger.warning("%s is not used: %s", name, error.message)
                 continue
+            if times[name] * _CLEARLY > self._torch_s:  # its first run was slowed down, or somebody else was busy
+                self._torch_s = times["torch"] = min(self._torch_s, timed(self._build("torch", example), example)[1])
+                times[name] = min(times[name], timed(segments, example)[1])
             if times[name] == min(times.values()):
                 self.name, self._segments = name, segments
+        if min(times.values()) == self._torch_s:
+            self.name, self._segments = "torch", []
         self._open = False
         self._known.keep_times(times)
 
@@ -255,6 +262,9 @@ def export_onnx(module: nn.Module, examples: Sequence[Tensor], path: Path, **opt
         torch.onnx.export(
             plain.eval(), tuple(examples), path, dynamo=True, external_data=False, verbose=False, **options
         )
+    # the exporter's rules hold on to the last graph that they simplified, and through it to the copy
+    for parameter in plain.parameters():
+        parameter.data = parameter.new_empty(0)
 
 
 def _require(name: Name, network: Network) -> None:
