@@ -16,7 +16,7 @@ from medseg.data.manifest import read_manifest
 from medseg.io.bundle import read_bundle
 from medseg.io.documents import read_document
 from medseg.ops.calibration import calibrate
-from medseg.workflows.cross_validate import Watchers, cross_validate
+from medseg.workflows.cross_validate import CrossValidated, Watchers, cross_validate
 from medseg.workflows.evaluate import evaluate
 from medseg.workflows.train import train
 from medseg.workflows.workspace import Workspace
