@@ -16,12 +16,13 @@ from medseg.core.progress import Progress, silent
 from medseg.data.patches import require_foreground
 from medseg.data.splits import Split, split_cases
 from medseg.data.store import LoadedCase, Store, open_store
+from medseg.engine.checkpoint import CHECKPOINT
 from medseg.engine.clock import Status, require_time
 from medseg.engine.devices import pick_device
 from medseg.engine.distributed import Ranks, joined
 from medseg.engine.journal import LOG, read_log
 from medseg.engine.stop import Stopped, stop_requests
-from medseg.engine.train import CHECKPOINT, Fitted, Run, fit, has_ended
+from medseg.engine.train import Fitted, Run, fit, has_ended
 from medseg.io.bundle import MANIFEST, BundleManifest, write_bundle
 from medseg.io.documents import read_document
 from medseg.io.files import write_text
@@ -29,7 +30,7 @@ from medseg.workflows.claim import claimed_run
 from medseg.workflows.fine_tune import REPORT, start_from
 from medseg.workflows.model_card import model_card
 from medseg.workflows.provenance import make_provenance
-from medseg.workflows.residency import residency_of
+from medseg.workflows.residency import require_room, residency_of
 from medseg.workflows.sameness import training_identity
 from medseg.workflows.train_warnings import class_warnings, collapse_warnings, label_warnings, short_warnings
 
@@ -95,7 +96,7 @@ def train(
         ModelError: E-NO-STORE without preprocessed data.
         UsageError: E-BUDGET, E-SPLIT, E-RESUME, E-RUN-KIND, E-DEVICE, E-RANKS, E-RANKS-DIFFER.
         BatchError: E-LOCKED while another training runs in the folder.
-        ResourceError: E-RANK-LOST.
+        ResourceError: E-RANK-LOST; E-MEMORY when a step does not fit.
     """
     require_time(settings)
     with joined(settings.device, timeout_s=settings.rank_timeout_s) as ranks:
@@ -145,6 +146,7 @@ def _train(
             warnings=finished.warnings,
         )
     here = settings.model_copy(update={"device": ranks.device(settings.device)})
+    require_room(plan, here)
     residency = residency_of(store, (*split.train, *split.val), plan, here)
     try:
         load = partial(_load, store, folder=folder, progress=progress, place=residency.place, device=here.device)
