@@ -112,14 +112,13 @@ class Backends:
         expected, self._torch_s = timed(self._build("torch", example), example)
         if self._torch_s * num_windows < _WORTH_TRYING_S:
             return
+        times: dict[Name, float] = {"torch": self._torch_s}
+        self._try(rivals, times, example, expected)
         self._open = False
-        self._known.keep_times(self._tried(rivals, example, expected, self._torch_s))
+        self._known.keep_times(times)
 
-    def _tried(
-        self, rivals: Sequence[Name], example: Tensor, expected: Sequence[Tensor], torch_s: float
-    ) -> dict[Name, float]:
-        """Take the fastest; the seconds of each that answers as torch does."""
-        times: dict[Name, float] = {"torch": torch_s}
+    def _try(self, rivals: list[Name], times: dict[Name, float], example: Tensor, expected: list[Tensor]) -> None:
+        """Add the seconds of each rival that answers as torch does, and take the fastest."""
         for name in rivals:
             if name == "onnx" and self._dtype is not None and min(times.values()) < times["torch"]:
                 continue  # it has fp32 only, at twice the work of what has already beaten torch in reduced precision
@@ -135,7 +134,6 @@ class Backends:
                 self.name, self._segments = name, segments
         if times["torch"] == min(times.values()):
             self.name, self._segments = "torch", []
-        return times
 
     def _build(self, name: Name, example: Tensor) -> list[Segment]:
         if name == "torch" or self._known.answers_as_torch(name):
@@ -214,8 +212,7 @@ def _openvino(module: nn.Module, example: Tensor, dtype: torch.dtype | None, key
         request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
 
     def segment(windows: Tensor) -> Tensor:
-        answers = [next(iter(request.infer({0: _array(window)}).values())) for window in windows]
-        return _batch(answers)
+        return _batch([next(iter(request.infer({0: _array(window)}).values())) for window in windows])
 
     return segment
 
@@ -231,8 +228,7 @@ def _onnx(module: nn.Module, example: Tensor, key: str) -> Segment:
     name = session.get_inputs()[0].name
 
     def segment(windows: Tensor) -> Tensor:
-        answers = [session.run(None, {name: _array(window)})[0] for window in windows]
-        return _batch(answers)
+        return _batch([session.run(None, {name: _array(window)})[0] for window in windows])
 
     return segment
 
