@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from medseg.core.plan import NetworkPlan, Normalisation, Plan
-from medseg.engine import backends, case_run
+from medseg.engine import case_run
 from medseg.engine.backends import Backends, torch_segment
+from medseg.engine.calibration import PACKAGES
 from medseg.engine.case_run import CaseRun
 from medseg.engine.members import mirrored
 from medseg.engine.segment import PartedSegment, num_blended, parted
@@ -118,7 +119,7 @@ def test_what_is_blended_is_the_fewer(labels, channels, monkeypatch):
     monkeypatch.setattr(case_run, "sliding_slabs", watched)
     _run(plan, _segments([network]), _image())
     assert seen == [channels or plan.num_outputs] == [num_blended(plan.network, plan.num_outputs)]
-    assert bool(parted(network)) == (channels is not None)
+    assert bool(parted(network.unet)) == (channels is not None)
 
 
 def test_no_piece_holds_more_than_it_may(monkeypatch):
@@ -204,7 +205,7 @@ def test_in_reduced_precision_the_last_layer_is_in_full():
 
 @pytest.mark.parametrize("name", ["openvino", "onnx"])
 def test_other_runtimes_stop_before_the_last_layer_too(name, cache):
-    pytest.importorskip(backends._PACKAGES[name])
+    pytest.importorskip(PACKAGES[name])
     plan = _plan()
     network, window = _network(plan), torch.randn(2, 1, *WINDOW)
     [segment] = Backends([network], name, dtype=None, key="k").segments(window[:1], 1)
@@ -233,9 +234,9 @@ def test_networks_without_such_a_layer_stay_whole():
 
     foreign = plan.network.model_copy(update={"kind": "attention-unet"})
     network = Network(AttentionUNet(1, plan.num_outputs, foreign), None).eval()
-    assert parted(network) is None
+    assert parted(network.unet) is None
     assert num_blended(foreign, plan.num_outputs) == plan.num_outputs
-    assert parted(build_network(_plan(labels={}))) is None
+    assert parted(build_network(_plan(labels={})).unet) is None
     window = torch.randn(1, 1, 16, 16, 16)
     [segment] = _segments([network])
     assert torch.equal(segment(window), torch_segment(network, None)(window))

@@ -7,15 +7,11 @@ of the case at hand before it is used. OpenVINO and ONNX Runtime are built for o
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
-import platform
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,23 +21,22 @@ import torch
 from torch import Tensor, nn
 
 from medseg.core.errors import ModelError, UsageError
+from medseg.engine.calibration import PACKAGES, Known, digest, require_as_torch, timed
 from medseg.engine.devices import autocast
 from medseg.engine.openvino_core import openvino_core
-from medseg.engine.segment import Finest, PartedSegment, Segment, parted, reading
+from medseg.engine.segment import Finest, PartedSegment, Segment, as_read, parted, reading
 from medseg.io.cache import cache_folder, recall, remember
 from medseg.io.files import atomic_path, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from medseg.engine.calibration import Name
     from medseg.nn.network import Network
+    from medseg.nn.segmenter import Segmenter
 
-Name = Literal["torch", "compiled", "openvino", "onnx"]
-
-_PACKAGES: dict[Name, str] = {"openvino": "openvino", "onnx": "onnxruntime"}
 # Below this much work for torch, trying the others costs more than it can save.
 _WORTH_TRYING_S = 20.0
-_TOLERANCE = {torch.bfloat16: 0.05, None: 1e-3}
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +58,9 @@ class Backends:
         self.name: Name = "torch" if wanted == "auto" else wanted
         self._auto = self._open = wanted == "auto"
         self._dtype = dtype
-        # what was remembered of whole networks says nothing of their halves
-        self._key = f"{key} parted" if any(parted(network) for network in networks) else key
+        # what was remembered of whole networks says nothing of their halves, nor of an image in one part
+        self._key = " ".join([key, *["parted"] * any(parted(network.unet) for network in networks), "in two parts"])
+        self._known = Known(self._key, dtype)
         self._torch_s: float | None = None
         self._segments: list[Segment] = []
         if wanted not in {"auto", "torch"}:
@@ -101,56 +97,76 @@ class Backends:
             return self._build(self.name, example)
 
     def _choose(self, example: Tensor, num_windows: int) -> None:
-        rivals = [name for name in _PACKAGES if find_spec(_PACKAGES[name])]
+        rivals = [name for name in PACKAGES if find_spec(PACKAGES[name])]
         if example.device.type != "cpu" or not rivals:
             self._open = False
             return
-        folder, memory = cache_folder("backends"), _memory_key(self._key, self._dtype)
-        known = recall(folder, memory).get("fastest")
+        known = self._known.fastest
         if known in {"torch", *rivals}:
             self._open, self.name = False, known
             return
-        if self._torch_s is None:  # once, not for each of many small cases
-            self._torch_s = _seconds(self._build("torch", example), example)
+        if self._torch_s is not None and self._torch_s * num_windows < _WORTH_TRYING_S:
+            return  # measured once, not for each of many small cases
+        expected, self._torch_s = timed(self._build("torch", example), example)
         if self._torch_s * num_windows < _WORTH_TRYING_S:
             return
         times: dict[Name, float] = {"torch": self._torch_s}
         for name in rivals:
+            if name == "onnx" and self._dtype is not None and len(times) > 1 and min(times.values()) < self._torch_s:
+                continue  # it has fp32 only, at twice the work of what has already beaten torch in reduced precision
             try:
-                times[name] = _seconds(self._build(name, example), example)
+                segments, times[name] = self._compared(name, example, expected)
             except ModelError as error:
                 logger.warning("%s is not used: %s", name, error.message)
-        self._open, self.name, self._segments = False, min(times, key=lambda name: times[name]), []
-        remember(folder, memory, {"fastest": self.name, "seconds_per_window": times})
+                continue
+            if times[name] == min(times.values()):
+                self.name, self._segments = name, segments
+        self._open = False
+        self._known.keep_times(times)
 
     def _build(self, name: Name, example: Tensor) -> list[Segment]:
-        # the same weights in the same versions on the same machine need no second look, which takes more memory than
-        # all the rest
-        folder, memory = cache_folder("backends"), f"{_memory_key(self._key, self._dtype)}-{name}"
-        verified, segments = name == "torch" or recall(folder, memory).get("answers_as_torch") is True, []
-        for number, network in enumerate(self.networks):
-            halves = parted(network)
-            segment = self._run(name, halves[0] if halves else Finest(network), example, f"{self._key}-{number}")
-            if halves:
-                segment = PartedSegment(segment, halves[1].in_channels, reading(halves[1]))
-            if not verified:
-                _compare(name, segment, network, example, self._dtype)
-            segments.append(segment)
-        if not verified:
-            remember(folder, memory, {"answers_as_torch": True})
-        return segments
+        if name == "torch" or self._known.answers_as_torch(name):
+            return self._members(name, example)
+        expected, _ = timed(self._members("torch", example), example)
+        return self._compared(name, example, expected)[0]
 
-    def _run(self, name: Name, module: nn.Module, example: Tensor, key: str) -> Segment:
+    def _compared(self, name: Name, example: Tensor, expected: Sequence[Tensor]) -> tuple[list[Segment], float]:
+        """Every member, once all have computed what is expected of the window, and the seconds that it took them."""
+        segments = self._members(name, example)
+        found, seconds = timed(segments, example)
+        require_as_torch(name, found, expected, dtype=self._dtype)
+        self._known.keep_answers_as_torch(name)
+        return segments, seconds
+
+    def _members(self, name: Name, example: Tensor) -> list[Segment]:
+        return [
+            self._run(name, network.unet, example, f"{self._key}-{number}")
+            for number, network in enumerate(self.networks)
+        ]
+
+    def _run(self, name: Name, unet: Segmenter, example: Tensor, key: str) -> Segment:
+        # ONNX Runtime has no reduced precision for these layers on a CPU
+        unet, to_read = as_read(unet, None if name == "onnx" else self._dtype)
+        halves, example = parted(unet), to_read(example)
+        module = (halves[0] if halves else Finest(unet)).eval()
         if name == "compiled":
-            return _compiled(module, example, self._dtype)
-        if name == "openvino":
-            return _openvino(module, example, self._dtype, key)
-        return _onnx(module, example, key) if name == "onnx" else _in_torch(module.eval(), self._dtype)
+            answer = _compiled(module, example, self._dtype)
+        elif name == "openvino":
+            answer = _openvino(module, example, self._dtype, key)
+        else:
+            answer = _onnx(module, example, key) if name == "onnx" else _in_torch(module, self._dtype)
+
+        def segment(windows: Tensor) -> Tensor:
+            return answer(to_read(windows))
+
+        return PartedSegment(segment, halves[1].in_channels, reading(halves[1])) if halves else segment
 
 
 def torch_segment(network: Network, dtype: torch.dtype | None) -> Segment:
     """The network itself, in evaluation mode, on the device where it lies."""
-    return _in_torch(Finest(network).eval(), dtype)
+    unet, to_read = as_read(network.unet, dtype)
+    answer = _in_torch(Finest(unet).eval(), dtype)
+    return lambda windows: answer(to_read(windows))
 
 
 def _compiled(module: nn.Module, example: Tensor, dtype: torch.dtype | None) -> Segment:
@@ -159,7 +175,7 @@ def _compiled(module: nn.Module, example: Tensor, dtype: torch.dtype | None) -> 
     Raises:
         ModelError: `E-BACKEND`.
     """
-    segment = _in_torch(torch.compile(module.eval()), dtype)
+    segment = _in_torch(torch.compile(module), dtype)
     try:
         segment(example)
     except Exception as error:  # compilers fail in every way
@@ -192,7 +208,6 @@ def _openvino(module: nn.Module, example: Tensor, dtype: torch.dtype | None, key
 
 
 def _onnx(module: nn.Module, example: Tensor, key: str) -> Segment:
-    """In fp32: ONNX Runtime has no reduced precision for these layers on a CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -214,7 +229,7 @@ def _graph(module: nn.Module, example: Tensor, key: str) -> Iterator[Path]:
     kept = cache_folder("networks")
     with tempfile.TemporaryDirectory() as passing:
         folder = kept or Path(passing)
-        path = folder / f"{_digest(key, torch.__version__, *example.shape)}.onnx"
+        path = folder / f"{digest(key, torch.__version__, *example.shape)}.onnx"
         if not (path.is_file() and recall(folder, path.stem).get("sha256") == sha256_of(path)):
             with atomic_path(path) as temporary:
                 export_onnx(module, [example], temporary)
@@ -241,53 +256,16 @@ def export_onnx(module: nn.Module, examples: Sequence[Tensor], path: Path, **opt
         )
 
 
-def _compare(name: Name, segment: Segment, network: Network, example: Tensor, dtype: torch.dtype | None) -> None:
-    expected, found = torch_segment(network, None)(example), segment(example)
-    error = float((found - expected).norm() / expected.norm().clamp(min=1e-8))
-    tolerance = _TOLERANCE.get(dtype, _TOLERANCE[torch.bfloat16])
-    if not error <= tolerance:
-        raise ModelError(
-            f"{name} answers {error:.2g} away from torch on a window of this case, more than {tolerance:g}",
-            code="E-BACKEND",
-            remedy="Use --backend torch.",
-        )
-
-
 def _require(name: Name, network: Network) -> None:
-    if name not in _PACKAGES:
+    if name not in PACKAGES:
         return
-    if not find_spec(_PACKAGES[name]):
-        message = f"backend {name} needs {_PACKAGES[name]}, which is not installed"
+    if not find_spec(PACKAGES[name]):
+        message = f"backend {name} needs {PACKAGES[name]}, which is not installed"
         raise UsageError(message, code="E-EXTRA", remedy=f"Run: pip install 'medseg[{name}]'")
     if next(network.parameters()).device.type != "cpu":
         message = f"backend {name} runs on the CPU only"
         raise UsageError(message, code="E-BACKEND", remedy="Add --device cpu, or use --backend torch.")
 
 
-def _seconds(segments: Sequence[Segment], example: Tensor) -> float:
-    """Of all members on one window; the second run, without what only the first one does."""
-    taken = 0.0
-    for _ in range(2):
-        start = time.perf_counter()
-        for segment in segments:
-            segment(example)
-        taken = time.perf_counter() - start
-    return taken
-
-
 def _array(window: Tensor) -> np.ndarray[Any, Any]:
     return np.ascontiguousarray(window[None].float().numpy())
-
-
-def _memory_key(key: str, dtype: torch.dtype | None) -> str:
-    packages = []
-    for package in ("torch", *_PACKAGES.values()):
-        try:
-            packages.append(version(package))
-        except PackageNotFoundError:
-            packages.append("")
-    return _digest(key, dtype, platform.processor(), platform.node(), torch.get_num_threads(), *packages)
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()[:32]

@@ -55,7 +55,7 @@ class Mean(nn.Module):
 
     def __init__(self, networks: Sequence[Network], *, combine: Combination = "logits", regions: bool = False) -> None:
         super().__init__()
-        self.members = nn.ModuleList(Finest(network) for network in networks)
+        self.members = nn.ModuleList(Finest(network.unet) for network in networks)
         self.combine, self.regions = combine, regions
 
     def forward(self, windows: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def export_member(network: Network, plan: Plan, name: Format, folder: Path, *, m
     segment: Segment | None = None
     classifier: Classifier = network
     if plan.num_outputs:
-        part, run = _export(Finest(network), kind, folder, _segmentation_part(plan, member))
+        part, run = _export(Finest(network.unet), kind, folder, _segmentation_part(plan, member))
         parts.append(part)
         segment = _one_by_one(run)
     if plan.classification is not None:

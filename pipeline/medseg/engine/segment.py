@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.nn.network import UNet
+from medseg.nn.two_parts import reading_two_parts, two_parts
 
 if TYPE_CHECKING:
     from medseg.core.plan import NetworkPlan
-    from medseg.nn.network import Network
+    from medseg.nn.segmenter import Segmenter
 
 Segment = Callable[[Tensor], Tensor]
 
@@ -27,9 +28,9 @@ Segment = Callable[[Tensor], Tensor]
 class Finest(nn.Module):
     """Windows to logits at the finest scale."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, unet: Segmenter) -> None:
         super().__init__()
-        self.unet = network.unet
+        self.unet = unet
 
     def forward(self, windows: Tensor) -> Tensor:
         return self.unet.decode(self.unet.encode(windows), all_scales=False)[0]
@@ -85,9 +86,15 @@ def pays(num_features: int, num_outputs: int) -> bool:
     return num_features < num_outputs
 
 
-def parted(network: Network) -> tuple[FinestFeatures, nn.Conv3d] | None:
+def as_read(unet: Segmenter, dtype: torch.dtype | None) -> tuple[Segmenter, Segment]:
+    """A network, and what is done to windows before it reads them: in bf16 it reads them in two parts."""
+    if dtype is torch.bfloat16 and isinstance(unet, UNet):
+        return reading_two_parts(unet), two_parts
+    return unet, lambda windows: windows
+
+
+def parted(unet: Segmenter) -> tuple[FinestFeatures, nn.Conv3d] | None:
     """A network up to its last layer, and that layer, where it pays; None too of those without such a layer."""
-    unet = network.unet
     layer = unet.to_logits[-1] if isinstance(unet, UNet) and unet.decodes else None
     if not isinstance(unet, UNet) or not isinstance(layer, nn.Conv3d):
         return None

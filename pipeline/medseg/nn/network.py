@@ -115,6 +115,11 @@ class UNet(Segmenter):
     def decodes(self) -> bool:
         return len(self.decoder) > 0
 
+    @property
+    def first(self) -> Normalised:
+        """What reads the image."""
+        return next(module for module in self.modules() if isinstance(module, Normalised))
+
     def encode(self, image: Tensor) -> list[Tensor]:
         skips = [self.stem(image)]
         for stage in self.encoder:
