@@ -30,7 +30,7 @@ from medseg.data.batch import Batch
 from medseg.engine.devices import amp_dtype, freed_memory_kept, pick_device
 from medseg.engine.machine import build_machine
 from medseg.engine.step import Pace, train_step
-from medseg.engine.trial import seconds_per_step
+from medseg.engine.trial import try_steps
 from medseg.planning.memory import step_bytes
 
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "cost.png"
@@ -140,7 +140,7 @@ def forecast(point: Point, settings: TrainSettings) -> dict:
     sizes = {"num_channels": point.channels, "num_outputs": point.classes}
     mib = step_bytes(plan.network, plan.patch_size, plan.batch_size, **sizes) / MIB
     with patch("time.perf_counter", time.process_time):
-        return {"seconds": seconds_per_step(plan, settings), "mib": mib}
+        return {"seconds": try_steps(plan, settings).seconds, "mib": mib}
 
 
 class Model(NamedTuple):

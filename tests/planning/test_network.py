@@ -14,6 +14,7 @@ from medseg.planning.network import PRESETS, Task, plan_step
 
 LARGE = Task((400, 380, 300), (1.0, 1.0, 1.0), num_channels=1, num_outputs=3, num_cases=40)
 SMALL = Task((40, 36, 30), (1.0, 1.0, 1.0), num_channels=2, num_outputs=3, num_cases=40)
+OUTSIDE = {"num_channels": 1, "num_outputs": 3}
 FOREIGN = ("swin-unetr", "segresnet", "attention-unet")
 
 tasks = st.builds(
@@ -52,7 +53,7 @@ def test_residual_encoders_grow_their_patch_with_the_memory_they_are_meant_for()
     for step in steps.values():
         assert (step.network.kind, step.network.blocks, step.batch_size) == ("residual", (1, 3, 4, 6, 6, 6), 2)
     need = {
-        name: step_bytes(step.network, step.patch_size, step.batch_size, num_channels=1, num_outputs=3) / 2 / 2**30
+        name: step_bytes(step.network, step.patch_size, step.batch_size, **OUTSIDE, value_bytes=2) / 2**30
         for name, step in steps.items()
     }
     assert need["resenc-m"] < 8
@@ -69,7 +70,7 @@ def test_where_the_cases_are_small_a_larger_preset_takes_more_of_them():
 def test_a_device_with_less_memory_gets_a_smaller_step():
     free, tight = plan_step(LARGE, None, "gpu"), plan_step(LARGE, None, "gpu", memory_gib=3.0)
     assert np.prod(tight.patch_size) < np.prod(free.patch_size)
-    need = step_bytes(tight.network, tight.patch_size, tight.batch_size, num_channels=1, num_outputs=3) / 2
+    need = step_bytes(tight.network, tight.patch_size, tight.batch_size, **OUTSIDE, value_bytes=2)
     assert need < 0.85 * 3 * 2**30
     assert "of 3 GiB" in tight.decisions[-1].reason
     assert plan_step(LARGE, None, "gpu", memory_gib=80.0).patch_size == free.patch_size
@@ -88,6 +89,21 @@ def test_counted_memory_by_hand():
     features = step.network.features[0]
     full = 8**3 * 4 * (2 + 8 * features)
     assert full < one - weights < 3 * full
+
+
+def test_half_the_bytes_halve_what_the_network_keeps_but_not_its_loss_nor_its_weights():
+    step = plan_step(SMALL, "plain", "cpu", patch_size=(8, 8, 8))
+
+    def held(num_outputs, value_bytes):
+        return step_bytes(
+            step.network, (8, 8, 8), 1, num_channels=2, num_outputs=num_outputs, value_bytes=value_bytes
+        ) - 20 * sum(value.numel() for value in build_segmenter(step.network, 2, num_outputs).parameters())
+
+    model = build_segmenter(step.network, 2, 1).to("meta")
+    scales = model.decode(model.encode(torch.empty(1, 2, 8, 8, 8, device="meta")), all_scales=True)
+    voxels = sum(scale[0, 0].numel() for scale in scales)
+    assert held(5, 2) - held(3, 2) == 2 * voxels * 5 * 4  # five copies of two more outputs
+    assert held(3, 4) / 2 < held(3, 2) < 0.6 * held(3, 4)
 
 
 def test_a_patch_that_monais_networks_cannot_take_is_refused_with_the_nearest():

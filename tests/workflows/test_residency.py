@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from medseg.core.errors import ResourceError
 from medseg.core.settings import TrainSettings
 from medseg.data.residency import GIB, Residency
 from medseg.data.store import open_store
@@ -16,8 +17,8 @@ from medseg.engine.journal import LOG, read_log
 from medseg.io.bundle import read_bundle
 from medseg.planning.memory import step_bytes
 from medseg.workflows import residency as module
-from medseg.workflows.forecast import forecast_train
-from medseg.workflows.residency import residency_of
+from medseg.workflows.forecast_train import forecast_train
+from medseg.workflows.residency import require_room, residency_of
 from medseg.workflows.train import RESIDENCY, train
 from medseg.workflows.workspace import Workspace
 
@@ -90,6 +91,7 @@ def test_a_training_on_files_is_the_one_in_memory_and_may_go_on_in_the_other(pla
 
 def test_half_of_the_free_memory_is_taken_at_most(place, monkeypatch):
     size = _store_bytes(place)
+    monkeypatch.setattr(module, "step_bytes", lambda *_, **__: 0)
     monkeypatch.setattr(module, "free_memory", lambda: 2 * size)
     assert _of(place).place == "ram"
     assert _of(place).data_gib == size / GIB
@@ -97,6 +99,73 @@ def test_half_of_the_free_memory_is_taken_at_most(place, monkeypatch):
     assert _of(place).place == "files"
     monkeypatch.setattr(module, "free_memory", lambda: 2 * size)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # each process holds all cases
+    assert _of(place).place == "files"
+
+
+def _plan(place, batch_size):
+    return open_store(place.store).plan.model_copy(update={"batch_size": batch_size})
+
+
+def _held(place, batch_size, value_bytes=4):
+    plan = _plan(place, batch_size)
+    sizes = {"num_channels": 1, "num_outputs": plan.num_outputs, "value_bytes": value_bytes}
+    return step_bytes(plan.network, plan.patch_size, batch_size, **sizes)
+
+
+def test_a_step_that_cannot_fit_is_refused_with_the_batch_that_fits(place, monkeypatch):
+    settings = SHORT.model_copy(update={"device": "cpu", "amp": False})
+    monkeypatch.setattr(module, "free_memory", lambda: 1.5 * _held(place, 6))
+    require_room(_plan(place, 7), settings)  # it may fit
+    with pytest.raises(ResourceError, match="a step of 64 patches of 16x16x8 voxels takes at least") as caught:
+        require_room(_plan(place, 64), settings)
+    assert (caught.value.code, caught.value.exit_code) == ("E-MEMORY", 6)
+    assert "--batch-size 6, or the whole batch in parts (--accumulate 11)" in caught.value.remedy
+    require_room(_plan(place, 64), settings.model_copy(update={"accumulate": 11}))
+    monkeypatch.setenv("WORLD_SIZE", "2")  # on two machines, each of which has as much
+    with pytest.raises(ResourceError, match="64 patches") as caught:
+        require_room(_plan(place, 64), settings)
+    assert "--batch-size 12, " in caught.value.remedy
+
+
+def test_a_step_is_refused_from_the_least_on_that_it_was_ever_seen_to_take(place, monkeypatch):
+    settings = SHORT.model_copy(update={"device": "cpu", "amp": False})
+    monkeypatch.setattr(module, "free_memory", lambda: 1.2 * _held(place, 8))
+    require_room(_plan(place, 8), settings)
+    monkeypatch.setattr(module, "free_memory", lambda: 1.2 * _held(place, 8) - 1)
+    with pytest.raises(ResourceError):
+        require_room(_plan(place, 8), settings)
+    monkeypatch.setattr(module, "amp_dtype", lambda *_, **__: torch.bfloat16)
+    require_room(_plan(place, 8), settings)
+
+
+def test_where_not_even_one_patch_fits_a_smaller_one_is_asked_for(place, monkeypatch):
+    monkeypatch.setattr(module, "free_memory", lambda: 1000)
+    with pytest.raises(ResourceError) as caught:
+        require_room(_plan(place, 2), SHORT)
+    assert "smaller patch_size" in caught.value.remedy
+
+
+def test_a_gpu_says_itself_what_does_not_fit(place, monkeypatch):
+    _on_gpu(monkeypatch, 1000)
+    monkeypatch.setattr(module, "free_memory", lambda: 1000)
+    require_room(_plan(place, 64), SHORT)
+
+
+@pytest.mark.parametrize("verb", [train, forecast_train])
+def test_it_is_refused_before_anything_is_loaded(place, monkeypatch, verb):
+    monkeypatch.setattr(module, "free_memory", lambda: 1000)
+    with pytest.raises(ResourceError, match="are free"):
+        verb(place, SHORT)
+    assert not list(place.folder.glob("runs/*/*.safetensors"))
+    assert not list(place.folder.glob("runs/*/log.jsonl"))
+
+
+def test_cases_leave_a_step_on_a_cpu_its_own_memory(place, monkeypatch):
+    size = _store_bytes(place)
+    monkeypatch.setattr(module, "step_bytes", lambda *_, **__: 10 * size)
+    monkeypatch.setattr(module, "free_memory", lambda: 16 * size)  # 1.5 for each byte that a step holds
+    assert _of(place).place == "ram"
+    monkeypatch.setattr(module, "free_memory", lambda: 16 * size - 1)
     assert _of(place).place == "files"
 
 

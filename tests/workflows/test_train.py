@@ -26,9 +26,8 @@ from medseg.engine.journal import Journal
 from medseg.engine.train import CHECKPOINT
 from medseg.io.bundle import read_bundle
 from medseg.io.lock import locked
-from medseg.planning.memory import step_bytes
 from medseg.workflows import train as training
-from medseg.workflows.forecast import forecast_train
+from medseg.workflows.forecast_train import forecast_train
 from medseg.workflows.train import train, usable_split
 from medseg.workflows.workspace import Workspace
 
@@ -371,14 +370,3 @@ def test_a_budget_without_a_step_is_refused_before_anything_is_written(place, ve
         verb(place, TrainSettings(budget="2s"))
     assert caught.value.code == "E-BUDGET"
     assert not place.runs.exists()
-
-
-def test_a_dry_run_counts_the_memory_of_the_part_of_a_batch_that_is_held_at_once(place):
-    def told(**changed):
-        rows = dict(forecast_train(place, TrainSettings(epochs=1, **changed)).rows)
-        return float(re.search(r"about ([\d,]+) MiB in fp32", rows["memory"])[1].replace(",", ""))
-
-    plan = open_store(place.store).plan
-    exact = step_bytes(plan.network, plan.patch_size, 4, num_channels=len(plan.channels), num_outputs=plan.num_outputs)
-    assert told(batch_size=4) == pytest.approx(exact / 2**20, abs=1)
-    assert told(batch_size=4, accumulate=2) == told(batch_size=2) < told(batch_size=4)

@@ -103,7 +103,7 @@ def train(
     if is_one_of_others := os.environ.get("RANK", "0") != "0":
         TERMINAL.leave_to_others()
     if dry_run:
-        from medseg.workflows.forecast import forecast_folds, forecast_train
+        from medseg.workflows.forecast_train import forecast_folds, forecast_train
 
         made = forecast_train(place, settings) if folds is None else forecast_folds(place, settings, name=name)
         show.forecast(TERMINAL, made, as_json=json)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from medseg.core.case import Dataset
     from medseg.core.estimate import Estimate
     from medseg.core.findings import CaseFailure
+    from medseg.core.forecast import Forecast
     from medseg.core.plan import Plan
     from medseg.core.reading import Reading
     from medseg.core.settings import Settings
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from medseg.data.store import Store
     from medseg.io.bundle import BundleManifest
     from medseg.workflows.evaluate import Evaluated
-    from medseg.workflows.forecast import Forecast
     from medseg.workflows.train import Trained
 
 
@@ -122,10 +122,13 @@ def plan(terminal: Terminal, made: Plan, *, as_json: bool) -> None:
 
 
 def forecast(terminal: Terminal, made: Forecast, *, as_json: bool) -> None:
-    if as_json:
-        terminal.json(json.dumps(dict(made.rows), indent=2))
+    if not as_json:
+        facts(terminal, made.rows)
         return
-    facts(terminal, made.rows)
+    rows: dict[str, str] = {}
+    for what, value in made.rows:  # there may be several warnings
+        rows[what] = f"{rows[what]}\n{value}" if what in rows else value
+    terminal.json(json.dumps(rows, indent=2))
 
 
 def stored(terminal: Terminal, store: Store, *, as_json: bool) -> None:

@@ -13,7 +13,8 @@ from pydantic import Field
 
 from medseg.core.document import Document
 from medseg.core.errors import InputError, ModelError, UsageError
-from medseg.io.weights import load_metadata, load_tensors, save_tensors
+from medseg.io.files import write_bytes
+from medseg.io.weights import load_metadata, load_tensors, packed_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,18 +71,24 @@ def save_checkpoint(path: Path, progress: TrainingProgress, state: TrainingState
     Raises:
         InputError: E-DISK-FULL or E-NOT-WRITABLE; the file before it is whole then.
     """
+    packed = packed_checkpoint(progress, state)
+    try:
+        write_bytes(path, packed)
+    except InputError as error:
+        if path.exists():
+            error.remedy += " The checkpoint before it is whole: the same command goes on from there."
+        raise
+
+
+def packed_checkpoint(progress: TrainingProgress, state: TrainingState) -> bytes:
+    """What `save_checkpoint` writes."""
     tensors = {f"network.{name}": value for name, value in state.network.state_dict().items()}
     tensors |= {f"averaged.{name}": value for name, value in state.averaged.state_dict().items()}
     for index, moments in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
     scale = {key: torch.tensor(float(value)) for key, value in state.scaler.state_dict().items()}
     tensors |= {f"scaler.{key}": value for key, value in scale.items()}
-    try:
-        save_tensors(path, tensors, {_KEY: progress.model_dump_json()})
-    except InputError as error:
-        if path.exists():
-            error.remedy += " The checkpoint before it is whole: the same command goes on from there."
-        raise
+    return packed_tensors(tensors, {_KEY: progress.model_dump_json()})
 
 
 def load_progress(path: Path, identity: dict[str, str]) -> TrainingProgress:

@@ -1,10 +1,10 @@
-"""How long a step of a training takes here, measured on noise before anything is trained."""
+"""What a step of a training takes here, in time and in memory, measured on noise before anything is trained."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,13 @@ import torch
 
 from medseg.core.clinical import encoded_width
 from medseg.data.batch import Batch
-from medseg.engine.checkpoint import TrainingProgress
+from medseg.engine.checkpoint import TrainingProgress, TrainingState, packed_checkpoint
 from medseg.engine.clock import Clock
-from medseg.engine.devices import freed_memory_kept
+from medseg.engine.devices import freed_memory_kept, pick_device
+from medseg.engine.journal import Journal
 from medseg.engine.machine import build_machine
 from medseg.engine.step import guarded_step
+from medseg.engine.usage import forget_peak, peak_bytes
 
 if TYPE_CHECKING:
     from medseg.core.plan import Plan
@@ -25,23 +27,54 @@ if TYPE_CHECKING:
 _STEPS = 3
 
 
-def seconds_per_step(plan: Plan, settings: TrainSettings) -> float:
-    """Build the network, make a few steps and take the fastest; nothing is kept.
+@dataclass(frozen=True)
+class Trial:
+    """What was measured.
+
+    Attributes:
+        seconds: Of the fastest step.
+        peak_bytes: The most that the process took, or on CUDA the most that it took of the GPU, from the building of
+            the network on; None where the system does not tell.
+        before_bytes: The same before the network was built.
+        num_weights: Of the network.
+        device: `cpu`, `cuda` or `mps`.
+    """
+
+    seconds: float
+    peak_bytes: int | None
+    before_bytes: int | None
+    num_weights: int
+    device: str
+
+
+def try_steps(plan: Plan, settings: TrainSettings) -> Trial:
+    """Build what a training builds, make a few steps and pack a checkpoint after each; nothing is kept.
 
     Raises:
         ResourceError: E-MEMORY when a step does not fit.
         UsageError: E-DEVICE.
     """
+    device = pick_device(settings.device)
+    forget_peak(device)
+    before = peak_bytes(device)
     machine, batch = build_machine(plan, settings), _noise(plan)
     clock = Clock(settings, TrainingProgress(), num_cases=1, batch_size=plan.batch_size, final_factor=1.0)
+    state = TrainingState(machine.network, machine.averaged, machine.optimizer, machine.scaler)
     times = []
-    with tempfile.TemporaryDirectory() as folder, freed_memory_kept(machine.device):
+    with tempfile.TemporaryDirectory() as name, Journal(folder := Path(name)), freed_memory_kept(device):
         for slot in range(_STEPS):
             moved = replace(batch, slots=tuple(slot * len(batch.slots) + n for n in batch.slots))
             start = time.perf_counter()
-            guarded_step(machine, moved, clock, settings, folder=Path(folder))
+            guarded_step(machine, moved, clock, settings, folder=folder)
             times.append(time.perf_counter() - start)
-    return min(times)
+            packed_checkpoint(TrainingProgress(), state)  # what it takes has to find room between what steps left
+    return Trial(
+        seconds=min(times),
+        peak_bytes=peak_bytes(device),
+        before_bytes=before,
+        num_weights=sum(value.numel() for value in machine.network.parameters()),
+        device=device.type,
+    )
 
 
 def _noise(plan: Plan) -> Batch:

@@ -20,10 +20,16 @@ _DIGEST_KEY = "sha256_of_tensors"
 
 def save_tensors(path: Path | str, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write named tensors atomically, with a digest of their contents in the header."""
+    write_bytes(path, packed_tensors(tensors, metadata))
+
+
+def packed_tensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """What `save_tensors` writes."""
     from safetensors.torch import save
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(plain, {**(metadata or {}), _DIGEST_KEY: _digest(plain)}))
+    packed: bytes = save(plain, {**(metadata or {}), _DIGEST_KEY: _digest(plain)})
+    return packed
 
 
 def load_tensors(path: Path | str) -> dict[str, torch.Tensor]:

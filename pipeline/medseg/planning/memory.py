@@ -20,11 +20,20 @@ _BYTES_PER_WEIGHT = 20  # the weight, its gradient, two moments, its average
 _LOSS_COPIES = 5  # of the logits: their logarithm, exponent, truth, and two products
 
 
-def step_bytes(network: NetworkPlan, patch: Shape, batch: int, *, num_channels: int, num_outputs: int) -> int:
-    """What one step in fp32 keeps for its backward pass, beside weights and optimiser.
+def step_bytes(
+    network: NetworkPlan, patch: Shape, batch: int, *, num_channels: int, num_outputs: int, value_bytes: int = 4
+) -> int:
+    """What the tensors of one step hold: what it keeps for its backward pass, the loss, weights and optimiser.
 
-    The network is built and run on torch's `meta` device, which has shapes and no values. Mixed precision keeps about
-    half of it.
+    The network is built and run on torch's `meta` device, which has shapes and no values.
+
+    Args:
+        network: Of the plan.
+        patch: In voxels.
+        batch: Patches that are in the network at once.
+        num_channels: That go in.
+        num_outputs: That come out, the background among them.
+        value_bytes: Of what the network keeps: 4 in fp32, 2 in mixed precision, whose loss is in fp32 all the same.
     """
     model = build_segmenter(network, num_channels, num_outputs).to("meta")
     image = torch.empty(1, num_channels, *patch, device="meta")
@@ -43,4 +52,4 @@ def step_bytes(network: NetworkPlan, patch: Shape, batch: int, *, num_channels: 
     loss = _LOSS_COPIES * sum(scale.numel() * scale.element_size() for scale in logits)
     peak = 2 * max(int(np.prod(skip.shape)) for skip in skips) * 4
     weight_bytes = _BYTES_PER_WEIGHT * sum(value.numel() for value in model.parameters())
-    return batch * (activations + loss + peak) + weight_bytes
+    return batch * ((activations + peak) * value_bytes // 4 + loss) + weight_bytes

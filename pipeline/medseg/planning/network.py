@@ -113,8 +113,8 @@ def plan_step(
         reason = f"a step of about {capacity.step_voxels:,} voxels for {choice or 'a ' + target.upper()}, at least 2"
         fits = memory_gib is None
         if memory_gib is not None:
-            need = step_bytes(network, patch, batch, num_channels=task.num_channels, num_outputs=task.num_outputs)
-            need = need if target == "cpu" else need // 2
+            sizes = {"num_channels": task.num_channels, "num_outputs": task.num_outputs}
+            need = step_bytes(network, patch, batch, **sizes, value_bytes=4 if target == "cpu" else 2)
             reason += f"; it needs about {need / _GIB:.2g} of {memory_gib:.3g} GiB of memory"
             smallest = capacity.patch_voxels <= 2 * MIN_EDGE**3 or (patch_size is not None and batch == 2)
             fits = smallest or need <= _USABLE * memory_gib * _GIB

@@ -11,6 +11,7 @@ from medseg.core.baseline import BaselineReport, FeatureSet, MissingRegion
 from medseg.core.document import suggest
 from medseg.core.errors import InputError, MedsegError, ModelError, UsageError, case_context
 from medseg.core.findings import CaseFailure
+from medseg.core.forecast import Forecast
 from medseg.core.progress import Progress, silent
 from medseg.data.store import open_store
 from medseg.io.bundle import read_bundle
@@ -21,7 +22,6 @@ from medseg.workflows.baseline_cases import Measured, Measuring, is_two_valued
 from medseg.workflows.baseline_head import judge_head
 from medseg.workflows.baseline_sides import Sides, choose_sides, inner_folds, wanted_heads
 from medseg.workflows.cohort_report import BASELINE
-from medseg.workflows.forecast import Forecast
 from medseg.workflows.provenance import make_provenance
 from medseg.workflows.report import remake_pages
 

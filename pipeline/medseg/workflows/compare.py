@@ -9,6 +9,7 @@ from pathlib import Path
 from medseg.core.comparison import ComparisonReport, PairedCase, Side
 from medseg.core.errors import UsageError
 from medseg.core.findings import CohortReport
+from medseg.core.forecast import Forecast
 from medseg.core.progress import Progress, silent
 from medseg.core.settings import EvaluateSettings
 from medseg.io.documents import read_document
@@ -16,7 +17,6 @@ from medseg.io.files import require_path, require_writable, write_text
 from medseg.report.comparison import cases_csv, contrasts_csv, render_comparison
 from medseg.workflows.contrasts import contrasts_of
 from medseg.workflows.evaluate import evaluate
-from medseg.workflows.forecast import Forecast
 from medseg.workflows.pairing import Pair, pair_cohorts
 from medseg.workflows.provenance import make_provenance
 from medseg.workflows.verdicts import headline_of

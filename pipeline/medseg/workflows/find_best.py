@@ -13,6 +13,7 @@ from medseg.core.answering import Answering, Cleanup
 from medseg.core.choice import BestReport, Candidate, Choice
 from medseg.core.crossvalidation import CrossValidation
 from medseg.core.errors import InputError, UsageError
+from medseg.core.forecast import Forecast
 from medseg.core.progress import Progress, silent
 from medseg.data.manifest import read_manifest, write_manifest
 from medseg.data.splits import Split
@@ -30,7 +31,6 @@ from medseg.workflows.cross_validate import (
     temperatures_of,
 )
 from medseg.workflows.ensemble import ensemble
-from medseg.workflows.forecast import Forecast
 from medseg.workflows.provenance import make_provenance
 from medseg.workflows.score_cleanups import Cleanings, score_cleanings
 

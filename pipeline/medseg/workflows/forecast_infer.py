@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from medseg.core.errors import MedsegError
+from medseg.core.forecast import Forecast
 from medseg.core.geometry import Geometry
 from medseg.core.progress import Progress, silent
 from medseg.engine.predict import Predictor
@@ -20,7 +21,6 @@ from medseg.io.volumes import read_volumes
 from medseg.ops.blank import blank_windows
 from medseg.ops.prepare import network_shape
 from medseg.ops.sliding import WindowGrid
-from medseg.workflows.forecast import Forecast
 from medseg.workflows.inputs import collect_inputs, with_clinical
 
 if TYPE_CHECKING:

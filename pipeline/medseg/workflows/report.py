@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from medseg.core.comparison import ComparisonReport
 from medseg.core.errors import MedsegError, UsageError
 from medseg.core.findings import CaseFailure, CaseReport, CohortReport
+from medseg.core.forecast import Forecast
 from medseg.core.progress import Progress, silent
 from medseg.io.browser import PrintPage, find_browser, pdf_printer
 from medseg.io.documents import read_document
@@ -17,7 +18,6 @@ from medseg.report.cohort import cohort_csv, render_cohort
 from medseg.report.comparison import cases_csv, contrasts_csv, render_comparison
 from medseg.report.paper import Paper, for_paper
 from medseg.workflows.cohort_report import baselines_in
-from medseg.workflows.forecast import Forecast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -29,7 +29,7 @@ from medseg.workflows.claim import claimed_run
 from medseg.workflows.fine_tune import REPORT, start_from
 from medseg.workflows.model_card import model_card
 from medseg.workflows.provenance import make_provenance
-from medseg.workflows.residency import residency_of
+from medseg.workflows.residency import require_room, residency_of
 from medseg.workflows.sameness import training_identity
 from medseg.workflows.train_warnings import class_warnings, collapse_warnings, label_warnings, short_warnings
 
@@ -95,7 +95,7 @@ def train(
         ModelError: E-NO-STORE without preprocessed data.
         UsageError: E-BUDGET, E-SPLIT, E-RESUME, E-RUN-KIND, E-DEVICE, E-RANKS, E-RANKS-DIFFER.
         BatchError: E-LOCKED while another training runs in the folder.
-        ResourceError: E-RANK-LOST.
+        ResourceError: E-RANK-LOST; E-MEMORY when a step does not fit.
     """
     require_time(settings)
     with joined(settings.device, timeout_s=settings.rank_timeout_s) as ranks:
@@ -145,6 +145,7 @@ def _train(
             warnings=finished.warnings,
         )
     here = settings.model_copy(update={"device": ranks.device(settings.device)})
+    require_room(plan, here)
     residency = residency_of(store, (*split.train, *split.val), plan, here)
     try:
         load = partial(_load, store, folder=folder, progress=progress, place=residency.place, device=here.device)
