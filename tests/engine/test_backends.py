@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from medseg.core.errors import MedsegError, ModelError
 from medseg.core.settings import InferSettings
 from medseg.engine import backends, calibration
-from medseg.engine.backends import Backends, torch_segment
+from medseg.engine.backends import Backends, export_onnx, torch_segment
 from medseg.engine.predict import Predictor
 from medseg.io.bundle import read_bundle
 from medseg.io.volumes import read_volume
@@ -228,3 +229,14 @@ def test_without_a_place_for_a_cache_it_works_all_the_same(network, window, tmp_
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     [segment] = Backends([network], "openvino", dtype=None, key="k").segments(window, NUM_WINDOWS)
     torch.testing.assert_close(segment(window), torch_segment(network, None)(window), rtol=1e-3, atol=1e-3)
+
+
+def test_packages_that_nothing_here_needs_are_not_asked_for(tmp_path):
+    heard, onnx = [], logging.getLogger("torch.onnx")
+    before, handler = onnx.level, logging.Handler()
+    handler.emit = heard.append
+    onnx.addHandler(handler)
+    export_onnx(torch.nn.Conv3d(1, 2, 3), [torch.zeros(1, 1, 5, 5, 5)], tmp_path / "part.onnx")
+    onnx.removeHandler(handler)
+    assert heard == []
+    assert onnx.level == before

@@ -248,12 +248,24 @@ def export_onnx(module: nn.Module, examples: Sequence[Tensor], path: Path, **opt
     """
     # a copy, because tracing expects another memory layout than running
     plain = copy.deepcopy(module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), _only_errors("torch.onnx"), torch.no_grad():
         # tracing warns of every branch that it fixes; there is one, and it is right (`nn.network._convolve`)
         warnings.simplefilter("ignore")
         torch.onnx.export(
             plain.eval(), tuple(examples), path, dynamo=True, external_data=False, verbose=False, **options
         )
+
+
+@contextmanager
+def _only_errors(name: str) -> Iterator[None]:
+    """Of a logger that warns of packages which nothing here needs."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _require(name: Name, network: Network) -> None:
