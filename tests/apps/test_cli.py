@@ -13,6 +13,8 @@ import pytest
 import typer
 
 from medseg.apps import cli
+from medseg.engine.stop import StoppedAtOnce
+from medseg.workflows import train
 
 
 def medseg(*arguments: object, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -242,3 +244,13 @@ def test_python_dash_m_is_the_same_command(tmp_path):
     )
     assert done.returncode == 5
     assert done.stderr.startswith("error [E-NO-STORE]")
+
+
+def test_a_second_interrupt_of_a_training_ends_with_what_is_kept(run, monkeypatch, tmp_path):
+    def stop(*_: object, **__: object) -> None:
+        raise StoppedAtOnce(tmp_path)
+
+    monkeypatch.setattr(train, "train", stop)
+    code, out, err = run("train", "--workspace", tmp_path)
+    assert (code, out) == (130, "")
+    assert err == "error stopped at once, before the first checkpoint: the same command begins anew\n"

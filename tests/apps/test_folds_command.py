@@ -16,6 +16,7 @@ from medseg.core.findings import CaseFailure, Estimate, LabelMetrics
 from medseg.io.lock import locked
 from medseg.ops.scores import classification_summary
 from medseg.ops.statistics import estimate, summarise_labels
+from medseg.workflows import cross_validate
 from medseg.workflows.cross_validate import CrossValidated
 from medseg.workflows.find_best import FoundBest
 from medseg.workflows.provenance import make_provenance
@@ -122,6 +123,15 @@ def test_the_table_has_every_fold_and_all_together(tmp_path, capsys):
     assert CrossValidation.model_validate_json(capsys.readouterr().out).calibration[0].temperature == 1.7
     show_folds.cross_validated(Terminal(), CrossValidated(tmp_path, None), as_json=False)
     assert "goes on from here" in capsys.readouterr().out
+    show_folds.cross_validated(Terminal(), CrossValidated(tmp_path, None, (1, 2)), as_json=False)
+    assert "still to be trained: 1, 2 (--fold K" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("missing", "code"), [((), 130), ((1,), 0)])
+def test_a_fold_that_was_stopped_is_told_from_one_that_is_done(run, tmp_path, monkeypatch, missing, code):
+    made = CrossValidated(tmp_path, None, missing)
+    monkeypatch.setattr(cross_validate, "cross_validate", lambda *_, **__: made)
+    assert run("train", "--folds", 2, "--fold", 0, "--workspace", tmp_path, "--json")[0] == code
 
 
 def test_the_choice_is_shown_with_its_reasons(tmp_path, capsys):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medseg.core.case import Dataset
-from medseg.core.errors import MedsegError, ModelError, UsageError
+from medseg.core.errors import InputError, MedsegError, ModelError, UsageError
 from medseg.core.geometry import Geometry
 from medseg.core.settings import InferSettings
 from medseg.core.volume import Volume
@@ -23,7 +23,7 @@ from medseg.engine.diagnosis import _Look
 from medseg.engine.predict import Predictor, load_networks
 from medseg.engine.thrift import Thrift
 from medseg.io.bundle import Bundle, read_bundle
-from medseg.io.volumes import read_volume
+from medseg.io.volumes import read_volume, write_volume
 from medseg.nn.build import build_network
 from medseg.ops.sliding import WindowGrid
 
@@ -153,11 +153,14 @@ def test_a_case_that_gathers_is_described_for_the_last_fit_as_at_inference(bundl
     assert not torch.allclose(found[1:], expected, atol=1e-2)
 
 
-def test_a_wrong_number_of_channels_is_refused(bundle, volume):
+def test_a_wrong_number_of_channels_is_refused(bundle, volume, tmp_path):
     double = Volume(np.repeat(volume.array, 2, axis=0), volume.geometry)
-    with pytest.raises(ModelError, match=r"1 channel\(s\) \(CT\), the input has 2") as caught:
+    with pytest.raises(ModelError, match=r"one channel \(CT\); the input has 2") as caught:
         Predictor(bundle, InferSettings()).predict(double)
     assert caught.value.code == "E-CHANNELS"
+    write_volume(double, tmp_path / "double.nii.gz")
+    with pytest.raises(InputError, match=r"The model takes one channel \(CT\)"):
+        Predictor(bundle, InferSettings()).predict(tmp_path / "double.nii.gz")
 
 
 def test_x08_an_answer_that_is_not_finite_is_refused(bundle, volume):

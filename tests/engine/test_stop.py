@@ -3,10 +3,12 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 
-from medseg.engine.stop import stop_requests
+from medseg.engine.checkpoint import CHECKPOINT
+from medseg.engine.stop import StoppedAtOnce, stop_requests
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -19,11 +21,17 @@ def test_a_signal_is_heard_and_the_handlers_are_put_back(tmp_path, number):
     assert signal.getsignal(number) == before
 
 
-def test_a_second_interrupt_does_not_wait(tmp_path):
+@pytest.mark.parametrize(
+    ("age_s", "kept"), [(None, "before the first checkpoint: .* begins anew"), (40, "of 40 s ago is kept, .* goes on")]
+)
+def test_a_second_interrupt_does_not_wait_and_says_what_is_kept(tmp_path, age_s, kept):
+    if age_s is not None:
+        (tmp_path / CHECKPOINT).touch()
+        os.utime(tmp_path / CHECKPOINT, times=(time.time() - age_s,) * 2)
     with stop_requests(tmp_path) as asked:
         os.kill(os.getpid(), signal.SIGINT)
         assert asked()
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(StoppedAtOnce, match=kept):
             os.kill(os.getpid(), signal.SIGINT)
 
 

@@ -11,9 +11,10 @@ from medseg.core.errors import MedsegError, ModelError, UsageError
 from medseg.core.settings import TrainSettings
 from medseg.data.store import LoadedCase, Store, open_store
 from medseg.engine import checkpoint, step, train
+from medseg.engine.checkpoint import CHECKPOINT
 from medseg.engine.clock import Status
 from medseg.engine.machine import Machine
-from medseg.engine.train import CHECKPOINT, Fitted, Run, fit
+from medseg.engine.train import Fitted, Run, fit
 from medseg.io.weights import load_tensors
 from medseg.workflows.workspace import Workspace
 

@@ -7,9 +7,10 @@ from medseg.core.errors import ModelError, ResourceError
 from medseg.core.settings import TrainSettings
 from medseg.data.store import LoadedCase, Store, open_store
 from medseg.engine import checkpoint, train, validate
+from medseg.engine.checkpoint import CHECKPOINT
 from medseg.engine.machine import Machine, build_machine
 from medseg.engine.thrift import Thrift
-from medseg.engine.train import CHECKPOINT, Run, fit
+from medseg.engine.train import Run, fit
 from medseg.workflows.workspace import Workspace
 
 CPU = torch.device("cpu")

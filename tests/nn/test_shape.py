@@ -26,6 +26,16 @@ def test_the_shape_of_one_voxel_by_hand():
     assert _directed(region).tolist() == [[[0.0] * 13]]
 
 
+def test_the_rim_is_what_the_average_of_another_library_takes_away_also_at_the_edge_of_the_view():
+    region = np.random.default_rng(3).random((11, 9, 10))
+    size, *rims = measure_shape(torch.from_numpy(region).float()[None, None])[0].tolist()
+    total = region.sum()
+    assert size == pytest.approx(math.log1p(total) / 10)
+    taken = [(region * (1 - ndimage.uniform_filter(region, width, mode="constant"))).sum() for width in (3, 5, 7)]
+    expected = [rim / divisor for rim in taken for divisor in (total + 1, (total + 1) ** (2 / 3))]
+    assert rims == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_cross_is_more_ragged_than_a_block_of_its_size():
     block, cross = torch.zeros(2, 1, 1, 21, 21, 21)
     block[..., 8:13, 8:13, 8:13] = 1

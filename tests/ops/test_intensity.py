@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -99,3 +102,9 @@ def test_a_constant_channel_has_nothing_to_correct(shape):
     rule = Normalisation(scheme="per_image", equalise=True, correct_bias_field=True)
     image = torch.full((1, *shape), 42.0)
     assert torch.equal(correct(image, [rule]), image)
+
+
+def test_a_model_without_bias_correction_loads_no_library_for_it():
+    code = "import sys, medseg.engine.predict; print('SimpleITK' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -19,13 +19,8 @@ from medseg.core.geometry import Geometry
 from medseg.core.plan import IGNORE_INDEX, Plan
 from medseg.core.volume import LabelMap, Volume
 from medseg.ops import restore
-from medseg.ops.prepare import (
-    Prepared,
-    label_indices,
-    label_values,
-    prepare_transform,
-    to_network,
-)
+from medseg.ops.chain import prepare_transform
+from medseg.ops.prepare import Prepared, label_indices, label_values, to_network
 from medseg.ops.resample import resample
 from medseg.ops.restore import to_source
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from monai.inferers import sliding_window_inference
 
+from medseg.ops import sliding
 from medseg.ops.sliding import WindowGrid, gaussian, sliding_slabs, sliding_window
 
 torch.manual_seed(0)
@@ -168,6 +169,20 @@ def test_slabs_come_in_order_and_are_finished(shape, overlap):
         weight[box] += gaussian(window)
     expected = (total / weight)[(slice(None), *inner)]
     torch.testing.assert_close(torch.cat(slabs, dim=1), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_what_lies_beyond_the_image_or_the_box_is_not_held(monkeypatch):
+    held = []
+    empty = sliding._Part.empty
+    monkeypatch.setattr(sliding._Part, "empty", lambda *args, **kind: held.append(args[1]) or empty(*args, **kind))
+    for grid, across in (
+        (WindowGrid.over((30, 12, 2), (8, 6, 7), 0.5), (12, 2)),
+        (WindowGrid.over((30, 12, 2), (8, 6, 7), 0.5).touching(((3, 4, 0), (20, 9, 1))), (5, 1)),
+    ):
+        held.clear()
+        slabs = list(sliding_slabs(torch.randn(2, 30, 12, 2), CONVOLUTION, grid=grid, num_outputs=3))
+        assert {shape[2:] for shape in held} == {across}
+        assert {slab.shape[2:] for slab in slabs} == {across}
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 0.7])

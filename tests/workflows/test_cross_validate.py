@@ -16,7 +16,7 @@ from medseg.data.manifest import read_manifest
 from medseg.io.bundle import read_bundle
 from medseg.io.documents import read_document
 from medseg.ops.calibration import calibrate
-from medseg.workflows.cross_validate import Watchers, cross_validate
+from medseg.workflows.cross_validate import CrossValidated, Watchers, cross_validate
 from medseg.workflows.evaluate import evaluate
 from medseg.workflows.train import train
 from medseg.workflows.workspace import Workspace
@@ -43,7 +43,7 @@ def said(place):
     """What was told while fold 1 was trained alone, which leaves the table to whoever comes last."""
     words: list[str] = []
     alone = cross_validate(place, _settings(fold=1), watchers=Watchers(say=words.append))
-    assert alone.report is None
+    assert (alone.report, alone.missing) == (None, (0,))
     assert not (place.runs / "folds" / "bundle").exists()
     return words
 
@@ -161,7 +161,7 @@ def test_a_stopped_fold_ends_the_command(place):
     folder = place.runs / "stopped" / "fold0"
     folder.mkdir(parents=True)
     (folder / "stop").touch()
-    assert cross_validate(place, _settings(), name="stopped").report is None
+    assert cross_validate(place, _settings(fold=0), name="stopped") == CrossValidated(place.runs / "stopped", None)
     assert not (place.runs / "stopped" / "fold1").exists()
 
 

@@ -239,6 +239,15 @@ def test_a_case_named_as_the_summary_is_refused(bundle, images, tmp_path, name):
     assert caught.value.code == "E-NAME-CLASH"
 
 
+def test_commands_that_prepare_no_case_do_not_wait_for_monai():
+    program = (
+        "import sys, medseg.workflows.train, medseg.workflows.infer, medseg.workflows.forecast_infer, "
+        "medseg.apps.batch; print('monai' in sys.modules, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False True\n"
+
+
 def test_o07_the_command_refuses_a_claimed_folder_before_anything_heavy_is_loaded(bundle, images, tmp_path):
     program = (
         "import sys; from medseg.apps import cli\n"

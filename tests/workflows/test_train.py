@@ -20,10 +20,9 @@ from medseg.core.errors import BatchError, InputError, ResourceError, UsageError
 from medseg.core.settings import TrainSettings
 from medseg.data.store import Store, open_store
 from medseg.engine import backends, clock, head_fits, journal, step, validate
-from medseg.engine.checkpoint import load_progress
+from medseg.engine.checkpoint import CHECKPOINT, load_progress
 from medseg.engine.distributed import Ranks
 from medseg.engine.journal import Journal
-from medseg.engine.train import CHECKPOINT
 from medseg.io.bundle import read_bundle
 from medseg.io.lock import locked
 from medseg.workflows import train as training

@@ -35,6 +35,7 @@ from medseg.apps import (
 )
 from medseg.apps.terminal import TERMINAL
 from medseg.core.errors import MedsegError, told_at_length
+from medseg.engine.stop import StoppedAtOnce
 
 app = typer.Typer(
     name="medseg",
@@ -115,6 +116,9 @@ def _run() -> int:
         number = ended.args[0]
         TERMINAL.error("interrupted" if number == signal.SIGINT else "ended by SIGTERM")
         code = 128 + number
+    except StoppedAtOnce as stopped:
+        TERMINAL.error(str(stopped))
+        code = 130
     except typer.Abort:
         TERMINAL.error("interrupted")
         code = 130

@@ -37,7 +37,7 @@ def train_folds(place: Workspace, settings: Settings, *, name: str | None, resta
     finally:
         watch.close()
     show_folds.cross_validated(TERMINAL, made, as_json=as_json)
-    if made.report is None and settings.train.fold is None:
+    if made.report is None and not made.missing:
         raise typer.Exit(130)
 
 

@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 def cross_validated(terminal: Terminal, made: CrossValidated, *, as_json: bool) -> None:
     record = made.report
     if as_json:
-        partly = json.dumps({"folder": str(made.folder), "finished": False}, indent=2)
+        partly = json.dumps({"folder": str(made.folder), "finished": False, "missing": made.missing}, indent=2)
         terminal.json(partly if record is None else record.to_json())
         return
+    if made.missing:
+        numbers = ", ".join(map(str, made.missing))
+        terminal.result(f"this fold is done; still to be trained: {numbers} (--fold K; without --fold, all of them)")
+        return
     if record is None:
-        terminal.result("folds are missing; the same command goes on from here and keeps what is done")
+        terminal.result("stopped; the same command goes on from here and keeps what is done")
         return
     _scores(terminal, record)
     for one in record.calibration:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 # Below this much work for torch, trying the others costs more than it can save.
 _WORTH_TRYING_S = 20.0
+# What beats torch by less at its first run is run again, beside torch.
+_CLEARLY = 1.5
 
 logger = logging.getLogger(__name__)
 
@@ -111,18 +113,27 @@ class Backends:
         if self._torch_s * num_windows < _WORTH_TRYING_S:
             return
         times: dict[Name, float] = {"torch": self._torch_s}
+        self._try(rivals, times, example, expected)
+        self._open = False
+        self._known.keep_times(times)
+
+    def _try(self, rivals: list[Name], times: dict[Name, float], example: Tensor, expected: list[Tensor]) -> None:
+        """Add the seconds of each rival that answers as torch does, and take the fastest."""
         for name in rivals:
-            if name == "onnx" and self._dtype is not None and len(times) > 1 and min(times.values()) < self._torch_s:
+            if name == "onnx" and self._dtype is not None and min(times.values()) < times["torch"]:
                 continue  # it has fp32 only, at twice the work of what has already beaten torch in reduced precision
             try:
                 segments, times[name] = self._compared(name, example, expected)
             except ModelError as error:
                 logger.warning("%s is not used: %s", name, error.message)
                 continue
+            if times[name] * _CLEARLY > times["torch"]:  # its first run was slowed down, or somebody else was busy
+                times["torch"] = min(times["torch"], timed(self._build("torch", example), example)[1])
+                times[name] = min(times[name], timed(segments, example)[1])
             if times[name] == min(times.values()):
                 self.name, self._segments = name, segments
-        self._open = False
-        self._known.keep_times(times)
+        if times["torch"] == min(times.values()):
+            self.name, self._segments = "torch", []
 
     def _build(self, name: Name, example: Tensor) -> list[Segment]:
         if name == "torch" or self._known.answers_as_torch(name):
@@ -201,8 +212,7 @@ def _openvino(module: nn.Module, example: Tensor, dtype: torch.dtype | None, key
         request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
 
     def segment(windows: Tensor) -> Tensor:
-        answers = [next(iter(request.infer({0: _array(window)}).values())) for window in windows]
-        return torch.from_numpy(np.concatenate(answers))
+        return _batch([next(iter(request.infer({0: _array(window)}).values())) for window in windows])
 
     return segment
 
@@ -212,13 +222,13 @@ def _onnx(module: nn.Module, example: Tensor, key: str) -> Segment:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.enable_cpu_mem_arena = False  # it would keep what the largest window took
     with _graph(module, example, key) as path:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
     def segment(windows: Tensor) -> Tensor:
-        answers = [session.run(None, {name: _array(window)})[0] for window in windows]
-        return torch.from_numpy(np.concatenate(answers))
+        return _batch([session.run(None, {name: _array(window)})[0] for window in windows])
 
     return segment
 
@@ -248,12 +258,27 @@ def export_onnx(module: nn.Module, examples: Sequence[Tensor], path: Path, **opt
     """
     # a copy, because tracing expects another memory layout than running
     plain = copy.deepcopy(module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), _only_errors("torch.onnx"), torch.no_grad():
         # tracing warns of every branch that it fixes; there is one, and it is right (`nn.network._convolve`)
         warnings.simplefilter("ignore")
         torch.onnx.export(
             plain.eval(), tuple(examples), path, dynamo=True, external_data=False, verbose=False, **options
         )
+    # the exporter's rules hold on to the last graph that they simplified, and through it to the copy
+    for parameter in plain.parameters():
+        parameter.data = parameter.new_empty(0)
+
+
+@contextmanager
+def _only_errors(name: str) -> Iterator[None]:
+    """Of a logger that warns of packages which nothing here needs."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _require(name: Name, network: Network) -> None:
@@ -265,6 +290,11 @@ def _require(name: Name, network: Network) -> None:
     if next(network.parameters()).device.type != "cpu":
         message = f"backend {name} runs on the CPU only"
         raise UsageError(message, code="E-BACKEND", remedy="Add --device cpu, or use --backend torch.")
+
+
+def _batch(answers: list[np.ndarray[Any, Any]]) -> Tensor:
+    """Of one window without another copy: it may be as large as the window in every class."""
+    return torch.from_numpy(answers[0] if len(answers) == 1 else np.concatenate(answers))
 
 
 def _array(window: Tensor) -> np.ndarray[Any, Any]:

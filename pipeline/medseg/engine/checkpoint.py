@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+CHECKPOINT = "checkpoint.safetensors"
 _KEY = "progress"
 _NAMED = 4  # of each kind
 _HASH_LENGTH = 64

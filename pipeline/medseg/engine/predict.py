@@ -23,6 +23,7 @@ from medseg.data.crop import crop
 from medseg.data.patches import view_start
 from medseg.engine.backends import Backends
 from medseg.engine.case_run import CaseRun
+from medseg.engine.channels import read_for, require_channels
 from medseg.engine.devices import amp_dtype, autocast, freed_memory_kept, pick_device, place
 from medseg.engine.members import mirrored
 from medseg.engine.region import foreground_box, region_of, widened
@@ -114,8 +115,9 @@ class Predictor:
                 answer is not finite.
             ResourceError: E-MEMORY when not even the CPU's memory holds the case.
         """
-        plan = self.bundle.plan
-        volume = volume_from(image, affine=affine, reading=self.settings, channels=len(plan.channels))
+        channels = self.bundle.plan.channels
+        with read_for(channels):
+            volume = volume_from(image, affine=affine, reading=self.settings, channels=len(channels))
         with self._turn:
             start = time.perf_counter()
             prepared, file = self._prepared(volume), volume.source
@@ -123,30 +125,11 @@ class Predictor:
             return self._predict(prepared, probabilities, attributes or {}, watch=Watch(start), file=file)
 
     def _prepared(self, volume: Volume) -> Prepared:
-        plan = self.bundle.plan
         if not self._networks:
             message = "this predictor was closed"
             raise UsageError(message, code="E-CLOSED", remedy="Predict inside its `with` block.")
-        if volume.num_channels != len(plan.channels):
-            raise ModelError(
-                f"the model takes {len(plan.channels)} channel(s) ({', '.join(plan.channels)}), "
-                f"the input has {volume.num_channels}",
-                code="E-CHANNELS",
-                file=volume.source,
-                remedy="Give one --volume per channel, in this order: `none` for one that the case lacks.",
-            )
-        self._require_known(volume)
-        return to_network(volume, plan)
-
-    def _require_known(self, volume: Volume) -> None:
-        plan, optional = self.bundle.plan, self.bundle.manifest.optional_channels
-        if unknown := [plan.channels[place] for place in volume.missing if place not in optional]:
-            raise ModelError(
-                f"the case lacks {', '.join(unknown)}, without which this model was never trained",
-                code="E-CHANNEL-MISSING",
-                file=volume.source,
-                remedy="Give the channel, or use a model trained with --channel-dropout.",
-            )
+        require_channels(volume, self.bundle)
+        return to_network(volume, self.bundle.plan)
 
     def _predict(
         self,

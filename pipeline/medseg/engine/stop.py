@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,6 +20,22 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 class Stopped(BaseException):
     """Somebody asked to stop; what was being computed is given up, what was trained is not."""
+
+
+class StoppedAtOnce(BaseException):
+    """Somebody asked a second time, and does not wait; says what is kept."""
+
+    def __init__(self, folder: Path) -> None:
+        from medseg.engine.checkpoint import CHECKPOINT  # here: the command knows this class before it loads torch
+
+        path = folder / CHECKPOINT
+        if not path.exists():
+            super().__init__("stopped at once, before the first checkpoint: the same command begins anew")
+            return
+        age_s = max(time.time() - path.stat().st_mtime, 0)
+        super().__init__(
+            f"stopped at once; the checkpoint of {age_s:.0f} s ago is kept, and the same command goes on from there"
+        )
 
 
 def heed(stop_asked: Callable[[], bool]) -> None:
@@ -70,13 +87,16 @@ def stop_requests(folder: Path) -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether somebody asked to stop; it is asked between steps, windows and cases.
 
     A stop file is taken away when it was heard; one in the folder above ends the fold of a cross-validation that runs.
-    A second Ctrl-C does not wait. Outside the main thread only the file works.
+    Outside the main thread only the file works.
+
+    Raises:
+        StoppedAtOnce: Wherever a second Ctrl-C finds the training.
     """
     heard = threading.Event()
 
     def hear(number: int, _frame: FrameType | None) -> None:
         if heard.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise StoppedAtOnce(folder)
         heard.set()
 
     def asked() -> bool:

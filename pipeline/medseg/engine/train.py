@@ -15,7 +15,14 @@ from medseg.data.patches import PatchSampler
 from medseg.data.residency import IN_MEMORY, Residency
 from medseg.engine.ahead import Ahead
 from medseg.engine.backends import torch_segment
-from medseg.engine.checkpoint import TrainingProgress, TrainingState, load_checkpoint, load_progress, save_checkpoint
+from medseg.engine.checkpoint import (
+    CHECKPOINT,
+    TrainingProgress,
+    TrainingState,
+    load_checkpoint,
+    load_progress,
+    save_checkpoint,
+)
 from medseg.engine.clock import Clock
 from medseg.engine.devices import freed_memory_kept
 from medseg.engine.diagnosis import refit_cost, refit_heads
@@ -39,7 +46,6 @@ if TYPE_CHECKING:
     from medseg.engine.clock import Status
     from medseg.engine.machine import Machine
 
-CHECKPOINT = "checkpoint.safetensors"
 _WATCHED = 8
 
 

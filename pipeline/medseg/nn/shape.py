@@ -5,6 +5,7 @@ Shape legend: B batch, R regions, (I, J, K) voxels of the network grid, RAS orde
 
 from __future__ import annotations
 
+from functools import reduce
 from itertools import combinations, product
 from typing import TYPE_CHECKING
 
@@ -46,8 +47,7 @@ def measure_shape(regions: Tensor, *, directed: bool = False, thickness: bool = 
     size = regions.sum((2, 3, 4))
     measures = [torch.log1p(size) / 10]
     for width in _WIDTHS:
-        smooth = functional.avg_pool3d(functional.pad(regions, (width // 2,) * 6), width, 1)
-        rim = (regions * (1 - smooth)).sum((2, 3, 4))
+        rim = (regions * (1 - _smooth(regions, width))).sum((2, 3, 4))
         measures += [rim / (size + 1), rim / (size + 1) ** (2 / 3)]
     if directed:
         i, j, k = (max(1, round(edge * _MOVE)) for edge in regions.shape[2:])
@@ -82,8 +82,20 @@ def _least(parts: list[Tensor]) -> Tensor:
 
 
 def _least_along(regions: Tensor, axis: int, reach: list[int]) -> Tensor:
-    """The least value within reach along one axis, as a maximum, for which there is a pooling."""
-    kernel, padding = [1, 1, 1], [0] * 6
-    kernel[axis] = 2 * reach[axis] + 1
-    padding[4 - 2 * axis] = padding[5 - 2 * axis] = reach[axis]
-    return 1 - functional.max_pool3d(functional.pad(1 - regions, padding, value=1.0), kernel, 1)
+    """The least value within reach along one axis."""
+    return reduce(torch.minimum, _shifted(regions, axis, reach[axis]))
+
+
+def _smooth(regions: Tensor, width: int) -> Tensor:
+    """Averages over a cube; axis by axis, which is several times faster on a CPU than pooling."""
+    for axis in range(3):
+        regions = reduce(torch.add, _shifted(regions, axis, width // 2)) / width
+    return regions
+
+
+def _shifted(regions: Tensor, axis: int, reach: int) -> list[Tensor]:
+    """The regions, moved along one axis by all steps within reach; there is nothing of them beyond the view."""
+    padding = [0] * 6
+    padding[4 - 2 * axis] = padding[5 - 2 * axis] = reach
+    padded = functional.pad(regions, padding)
+    return [padded.narrow(axis + 2, start, regions.shape[axis + 2]) for start in range(2 * reach + 1)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - its own documentation's name
 import torch
 from scipy import ndimage
 from torch import Tensor
@@ -77,6 +76,8 @@ def _normalise_channel(channel: Tensor, rule: Normalisation, inside: Tensor | No
 
 def _correct_bias_field(array: np.ndarray) -> np.ndarray:
     """N4 (Tustison et al., IEEE TMI 2010), fitted on a grid shrunk to about 64 voxels a side, applied in full."""
+    import SimpleITK as sitk  # noqa: N813 - its own documentation's name
+
     # A single plane has no spline across it: it is doubled.
     thick = np.pad(array.astype(np.float32), [(0, 1 if size == 1 else 0) for size in array.shape], mode="edge")
     image = sitk.GetImageFromArray(thick - min(float(array.min()), 0.0) + 1.0)
@@ -92,6 +93,8 @@ def _correct_bias_field(array: np.ndarray) -> np.ndarray:
 
 def _equalise(array: np.ndarray) -> np.ndarray:
     """Contrast-limited adaptive histogram equalisation over eighths of the volume, back in the input's range."""
+    import SimpleITK as sitk  # noqa: N813 - its own documentation's name
+
     low, high = np.percentile(array, (0.5, 99.5))
     scaled = np.clip((array - low) / max(high - low, 1e-8), 0, 1).astype(np.float32)
     image = sitk.GetImageFromArray(scaled)

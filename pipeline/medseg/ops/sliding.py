@@ -25,6 +25,7 @@ _CACHE_BYTES = 2 * 2**20
 _MANY_CHANNELS = 16
 
 Blending = Literal["even", "nnunet"]
+_Slices = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def sliding_slabs(
 ) -> Iterator[Tensor]:
     """Run `predict` over overlapping windows and blend the answers, from the first row of the grid's box to the last.
 
-    Only the rows that a window still touches are held: memory depends on the window, not on the length of the image.
+    Only the rows that a window still touches are held, and of them what lies in the grid's box: memory depends on the
+    window, not on the length of the image.
 
     Args:
         image: (C, I, J, K) on the device where the windows run.
@@ -126,7 +128,8 @@ def sliding_slabs(
     starts = list(product(*others))
     stitch_on = stitch_on or image.device
     weight = gaussian(window, blending).to(stitch_on)
-    layer = _layer(weight, starts, outer.shape[2:])
+    cuts = [_cut(start, window[1:], (left, front), (right, back)) for start in starts]
+    layer = _layer(weight, cuts, (right - left, back - front))
     edges = [*first_rows, first_rows[-1] + window[0]]
     waiting = list(pairwise(edges))
     held: list[_Part] = []
@@ -134,23 +137,24 @@ def sliding_slabs(
     for row, following in pairwise(edges):
         rows = slice(row, row + window[0])
         for first in range(0, len(starts), window_batch):
-            boxes = [_box((0, *start), window)[1:] for start in starts[first : first + window_batch]]
+            boxes = [_box(start, window[1:]) for start in starts[first : first + window_batch]]
             answers = predict(torch.stack([outer[(slice(None), rows, *box)] for box in boxes])).to(stitch_on)
             if answers.stride(-1):  # one number for a whole window shows nothing of how others lie
                 side_by_side = answers.stride(1) == 1
             while waiting and waiting[0][0] < row + window[0]:
                 start, stop = waiting.pop(0)
-                shape = (num_outputs, stop - start, *outer.shape[2:])
+                shape = (num_outputs, stop - start, right - left, back - front)
                 held.append(_Part.empty(start, shape, stitch_on, side_by_side=side_by_side))
-            for box, answer in zip(boxes, answers, strict=True):
+            for (here, there), answer in zip(cuts[first : first + window_batch], answers, strict=True):
                 for part in held:
-                    part.add(answer[:, part.start - row :], weight[part.start - row :], box)
+                    inside = (slice(part.start - row, None), *here)
+                    part.add(answer[(slice(None), *inside)], weight[inside], there)
             del answers, answer
-        wanted = (slice(max(top - row, 0), min(bottom, following) - row), slice(left, right), slice(front, back))
-        if wanted[0].stop > wanted[0].start:
+        wanted = slice(max(top - row, 0), min(bottom, following) - row)
+        if wanted.stop > wanted.start:
             shares = _rows_of(layer, first_rows, row, following)
             # Bound to no name here: whoever takes it decides how long it is held.
-            yield held.pop(0).total.div_(shares)[(slice(None), *wanted)]
+            yield held.pop(0).total.div_(shares)[:, wanted]
         else:
             held.pop(0)
 
@@ -184,7 +188,7 @@ class _Part:
             total = torch.zeros(shape, device=device)
         return cls(start, total)
 
-    def add(self, answer: Tensor, weight: Tensor, box: tuple[slice, ...]) -> None:
+    def add(self, answer: Tensor, weight: Tensor, box: _Slices) -> None:
         """Blend what of a window lies here; (num_outputs, rows, ...) and (rows, ...) from the first row on."""
         length = min(self.total.shape[1], len(weight))
         step = max(1, _CACHE_BYTES // (4 * answer[:, 0].numel())) if answer.device.type == "cpu" else length
@@ -193,11 +197,11 @@ class _Part:
             self.total[(slice(None), rows, *box)].addcmul_(answer[:, rows].to(torch.float32), weight[rows])
 
 
-def _layer(weight: Tensor, starts: Sequence[Sequence[int]], shape: Sequence[int]) -> Tensor:
+def _layer(weight: Tensor, cuts: Sequence[tuple[_Slices, _Slices]], shape: Sequence[int]) -> Tensor:
     """(rows of a window, J, K): the sum of the weights of all windows that begin at one row, the same for every row."""
     total = torch.zeros((len(weight), *shape), device=weight.device)
-    for start in starts:
-        total[_box((0, *start), weight.shape)] += weight
+    for here, there in cuts:
+        total[(slice(None), *there)] += weight[(slice(None), *here)]
     return total
 
 
@@ -252,6 +256,15 @@ def _starts(length: int, side: int, step: int) -> tuple[int, ...]:
     return tuple(round(n * (length - side) / max(count - 1, 1)) for n in range(count))
 
 
-def _box(start: Sequence[int], size: Sequence[int]) -> tuple[slice, slice, slice]:
-    i, j, k = (slice(first, first + length) for first, length in zip(start, size, strict=True))
-    return (i, j, k)
+def _box(start: Sequence[int], size: Sequence[int]) -> _Slices:
+    return tuple(slice(first, first + length) for first, length in zip(start, size, strict=True))
+
+
+def _cut(start: Sequence[int], size: Sequence[int], low: Sequence[int], high: Sequence[int]) -> tuple[_Slices, _Slices]:
+    """What of a window is wanted, between two corners: its voxels, and where they lie from the first corner on."""
+    ends = [
+        (max(first, bottom), min(first + length, top))
+        for first, length, bottom, top in zip(start, size, low, high, strict=True)
+    ]
+    here = tuple(slice(a - first, b - first) for (a, b), first in zip(ends, start, strict=True))
+    return here, tuple(slice(a - bottom, b - bottom) for (a, b), bottom in zip(ends, low, strict=True))

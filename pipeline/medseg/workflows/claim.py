@@ -106,7 +106,7 @@ def require_no_single_run(folder: Path, record: str) -> None:
 
 
 def _is_run(folder: Path) -> bool:
-    from medseg.engine.train import CHECKPOINT  # here: torch takes seconds, and a folder in use is refused without it
+    from medseg.engine.checkpoint import CHECKPOINT  # here: torch takes seconds; a folder in use is refused without it
     from medseg.io.bundle import MANIFEST
 
     return any((folder / name).exists() for name in (_LOCK, CHECKPOINT, f"bundle/{MANIFEST}"))

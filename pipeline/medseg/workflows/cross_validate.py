@@ -45,11 +45,13 @@ class CrossValidated:
 
     Attributes:
         folder: `fold0` ... `foldN`, `oof/`, `reports/`, `bundle/` and the record.
-        report: None while folds are missing: the same command goes on.
+        report: None while folds are missing.
+        missing: Folds that nobody has trained to their end, where the one that was asked for is done.
     """
 
     folder: Path
     report: CrossValidation | None
+    missing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,8 @@ def _cross_validate(
         _write_held_back(store.dataset, {fold: split}, folder / f"fold{fold}" / HELD_BACK)
         if split.val:
             predict_fold(trained.bundle, folder, settings.infer, fold=(fold, len(folds)), progress=watchers.progress)
-    if not all(is_finished(folder / f"fold{fold}" / "bundle") for fold in range(len(folds))):
-        return CrossValidated(folder, None)
+    if missing := [fold for fold in range(len(folds)) if not is_finished(folder / f"fold{fold}" / "bundle")]:
+        return CrossValidated(folder, None, tuple(missing))
     dataset = _write_held_back(store.dataset, dict(enumerate(folds)), folder / HELD_BACK)
     record = conclude(workspace, folder, dataset, folds, settings, progress=watchers.progress)
     notes = {"not_judged": _not_judged(store.dataset, folds), "warnings": remarks}

@@ -17,6 +17,7 @@ from medseg.core.export import FORMATS, RECORD, Check, ExportRecord, Format, Par
 from medseg.core.geometry import Geometry
 from medseg.core.settings import InferSettings
 from medseg.core.volume import Volume
+from medseg.engine.channels import read_for
 from medseg.engine.export_formats import OPSET, require_packages
 from medseg.engine.exports import (
     OVERLAP,
@@ -92,7 +93,7 @@ def export(
     settings = reading or InferSettings()
     model, tolerance = read_bundle(bundle), tolerance or Tolerance()
     if case:
-        with contained(settings):
+        with contained(settings), read_for(model.plan.channels):
             volume = volume_from(list(case), reading=settings, channels=len(model.plan.channels))
     else:
         volume = _synthetic(model.plan)

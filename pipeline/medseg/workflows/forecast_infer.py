@@ -13,6 +13,7 @@ from medseg.core.errors import MedsegError
 from medseg.core.forecast import Forecast
 from medseg.core.geometry import Geometry
 from medseg.core.progress import Progress, silent
+from medseg.engine.channels import read_for
 from medseg.engine.predict import Predictor
 from medseg.engine.segment import num_blended
 from medseg.io.bundle import read_bundle
@@ -86,9 +87,9 @@ def forecast_infer(request: Request, *, out: Path, progress: Progress = silent) 
     with contained(settings):
         for case in progress(cases, "reading cases", len(cases)):
             try:
-                image = read_volumes(
-                    case.images, settings.over(case.reading), channels=len(plan.channels), missing=case.missing
-                )
+                with read_for(plan.channels):
+                    reading = settings.over(case.reading)
+                    image = read_volumes(case.images, reading, channels=len(plan.channels), missing=case.missing)
             except MedsegError as error:  # of the run, too, only this case would fail
                 if len(cases) == len(unread) + 1:
                     raise

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib import import_module
 from itertools import zip_longest
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -106,6 +107,7 @@ def overlapped(job: Job, bundle: Bundle, cases: Sequence[InferCase]) -> Iterator
         ThreadPoolExecutor(1, "writing") as writing,
     ):
         coming: Future[object] | None = reading.submit(attempt, cases[0], work.read, cases[0])
+        import_module("medseg.ops.chain")  # monai takes seconds, in which the first case is read
         leaving: tuple[InferCase, Future[Outcome]] | None = None
         for case, following in zip_longest(cases, cases[1:]):
             opened = coming.result() if coming else None

@@ -17,6 +17,7 @@ from medseg.core.outputs import SUFFIX_OF
 from medseg.core.values import ValueAnswer
 from medseg.core.volume import LabelMap
 from medseg.data.contents import values_in
+from medseg.engine.channels import read_for
 from medseg.engine.predict import Predictor
 from medseg.io.bundle import Bundle, read_bundle
 from medseg.io.files import atomic_path, sha256_of
@@ -111,7 +112,8 @@ class CaseWork:
         with ExitStack() as unchanged:
             seals = [unchanged.enter_context(sealed(path)) for path in case.images]
             slices = open_series(case.images[0], reading) if settings.dicom else None
-            volume = read_volumes(case.images, reading, channels=len(plan.channels), missing=case.missing)
+            with read_for(plan.channels):
+                volume = read_volumes(case.images, reading, channels=len(plan.channels), missing=case.missing)
             inputs = tuple(seal() for seal in seals)
         return Opened(case, volume, slices, inputs, (*volume.warnings, *self._remarks(case, volume)))
 

@@ -16,12 +16,13 @@ from medseg.core.progress import Progress, silent
 from medseg.data.patches import require_foreground
 from medseg.data.splits import Split, split_cases
 from medseg.data.store import LoadedCase, Store, open_store
+from medseg.engine.checkpoint import CHECKPOINT
 from medseg.engine.clock import Status, require_time
 from medseg.engine.devices import pick_device
 from medseg.engine.distributed import Ranks, joined
 from medseg.engine.journal import LOG, read_log
 from medseg.engine.stop import Stopped, stop_requests
-from medseg.engine.train import CHECKPOINT, Fitted, Run, fit, has_ended
+from medseg.engine.train import Fitted, Run, fit, has_ended
 from medseg.io.bundle import MANIFEST, BundleManifest, write_bundle
 from medseg.io.documents import read_document
 from medseg.io.files import write_text
