@@ -103,8 +103,7 @@ class Backends:
         if example.device.type != "cpu" or not rivals:
             self._open = False
             return
-        known = self._known.fastest
-        if known in {"torch", *rivals}:
+        if (known := self._known.fastest) in {"torch", *rivals}:
             self._open, self.name = False, known
             return
         if self._torch_s is not None and self._torch_s * num_windows < _WORTH_TRYING_S:
