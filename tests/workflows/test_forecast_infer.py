@@ -13,6 +13,7 @@ from medseg.core.volume import Volume
 from medseg.engine.predict import Predictor
 from medseg.io.bundle import Bundle, read_bundle, write_bundle
 from medseg.io.volumes import read_volume
+from medseg.workflows import forecast_infer as forecast
 from medseg.workflows.forecast_infer import _mib, _work, forecast_infer
 from medseg.workflows.infer import Request
 
@@ -62,6 +63,30 @@ def test_a_region_of_interest_makes_the_time_a_range(bundle, image):
     assert int(rows["windows"].split()[0]) == answer.windows + answer.region.left_out_windows
     assert int(rows["first pass"].split()[0]) == answer.region.coarse_windows
     assert " to " in rows["time in the network"]
+
+
+def test_mirrored_copies_cost_what_their_number_says(bundle, image, monkeypatch):
+    """A plan that mirrors two axes sends every window four times through the network."""
+    asked = []
+
+    def measured(predictor, plan, num_windows):
+        asked.append(num_windows)
+        return 10.0
+
+    monkeypatch.setattr(forecast, "_window_s", measured)
+    plan = bundle.plan.model_copy(update={"mirror_axes": (1, 2), "skip_constant_windows": False})
+    folder = image.parent / "model"
+    write_bundle(folder, bundle.manifest, plan, weights=list(bundle.weights), metrics="{}", card="")
+    told = [
+        dict(forecast_infer(Request(folder, InferSettings(tta=tta), volumes=[image]), out=image.parent / "out").rows)
+        for tta in (False, True)
+    ]
+    once, four_times = (int(rows["time in the network"].split()[1].replace(",", "")) for rows in told)
+    assert once == 10 * int(told[0]["windows"].split()[0])
+    assert four_times == 4 * once
+    assert asked == [once / 10, 4 * once / 10]
+    assert told[1]["mirrored copies"] == "4 of every window"
+    assert "mirrored copies" not in told[0]
 
 
 def test_where_the_plan_crops_to_what_is_not_zero_and_skips_nothing(bundle, tmp_path):

@@ -48,6 +48,11 @@ def combined(parts: Sequence[Tensor], *, how: Combination, regions: bool, dim: i
     return stack.float().log_softmax(dim + 1).logsumexp(0) - math.log(len(stack))
 
 
+def num_copies(plan: Plan, *, mirror: bool) -> int:
+    """How often each window goes through a network: once, or as every copy of `mirrored`."""
+    return 2 ** len(plan.mirror_axes) if mirror else 1
+
+
 def mirrored(segment: Segment, plan: Plan) -> Segment:
     """The mean over every mirrored copy; a left-right flip exchanges the labels of each pair.
 

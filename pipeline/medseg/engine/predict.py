@@ -25,7 +25,7 @@ from medseg.engine.backends import Backends
 from medseg.engine.case_run import CaseRun
 from medseg.engine.channels import read_for, require_channels
 from medseg.engine.devices import amp_dtype, autocast, freed_memory_kept, pick_device, place
-from medseg.engine.members import mirrored
+from medseg.engine.members import mirrored, num_copies
 from medseg.engine.region import foreground_box, region_of, widened
 from medseg.engine.thrift import THRIFT_WORDS, Thrift, rungs_of, within_memory
 from medseg.engine.watch import Watch
@@ -220,7 +220,7 @@ class Predictor:
         region = None
         if plan.num_outputs:
             start = view_start(np.array(image.shape[1:]) / 2, plan.patch_size)
-            copies = 2 ** len(plan.mirror_axes) if settings.tta else 1
+            copies = num_copies(plan, mirror=settings.tta)
             segments = self._backends.segments(crop(image, start, plan.patch_size)[None], full.count * copies)
             coarse = WindowGrid.over(image.shape[1:], plan.patch_size, 0.0)
             if settings.roi and coarse.count < full.count * copies:

@@ -14,6 +14,7 @@ from medseg.core.forecast import Forecast
 from medseg.core.geometry import Geometry
 from medseg.core.progress import Progress, silent
 from medseg.engine.channels import read_for
+from medseg.engine.members import num_copies
 from medseg.engine.predict import Predictor
 from medseg.engine.segment import num_blended
 from medseg.io.bundle import read_bundle
@@ -97,7 +98,8 @@ def forecast_infer(request: Request, *, out: Path, progress: Progress = silent) 
                 continue
             total += _work(image, plan, settings)
     run = total.windows - total.blank
-    each_s = _window_s(predictor, plan, run)
+    copies = num_copies(plan, mirror=settings.tta)
+    each_s = copies * _window_s(predictor, plan, copies * run)
     size = "x".join(map(str, plan.patch_size))
     rows = [
         ("model", model.manifest.name),
@@ -105,6 +107,8 @@ def forecast_infer(request: Request, *, out: Path, progress: Progress = silent) 
         ("cases", str(len(cases))),
         ("windows", f"{total.windows} of {size} voxels"),
     ]
+    if copies > 1:
+        rows.append(("mirrored copies", f"{copies} of every window"))
     if unread:
         rows.append(("cases that cannot be read", f"{len(unread)}; the first: [{unread[0].code}] {unread[0].message}"))
     if plan.skip_constant_windows:
