@@ -223,6 +223,7 @@ def test_a_misspelt_rule_is_named():
     assert ChangeRules(grown=0.2, shrunk=-0.2, coverage=0).grown == 0.2
 
 
+@pytest.mark.slow
 def test_simulated_pairs_are_matched(monkeypatch):
     path = Path(__file__).parents[2] / "benchmarks" / "bench_followup.py"
     spec = importlib.util.spec_from_file_location("bench_followup", path)

@@ -216,7 +216,20 @@ def two_heads(cases):
     return store.plan.model_copy(update={"classification": finding}), told
 
 
-@pytest.mark.parametrize("stop_at", ["in a case", *_ROUNDS, "never"])
+@pytest.mark.parametrize(
+    "stop_at",
+    [
+        "in a case",
+        "in a fold",
+        "before the last fit",
+        "never",
+        *(
+            pytest.param(one, marks=pytest.mark.slow)
+            for one in _ROUNDS
+            if one not in {"in a fold", "before the last fit"}
+        ),
+    ],
+)
 def test_a_stop_in_the_last_fit_is_heard_before_the_next_one_and_changes_nothing(two_heads, stop_at):
     """Also of the heads that were fitted before it. Who never asks to stop gets other heads."""
     plan, known = two_heads

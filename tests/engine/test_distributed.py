@@ -188,6 +188,7 @@ def test_two_processes_train_the_network_that_one_trains_and_tell_their_end(work
         assert all(int(before) and not int(after) for (_, before), (_, after) in threads), threads
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_gather_what_attention_reads_of_a_case_that_both_hold_a_patch_of(workspace: Workspace, tmp_path):
     place = Workspace(tmp_path)

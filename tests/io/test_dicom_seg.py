@@ -123,7 +123,7 @@ def faults(path):
     return [line for line in said.splitlines() if line.startswith(("Error", "Warning"))]
 
 
-@pytest.mark.parametrize("oblique", range(3))
+@pytest.mark.parametrize("oblique", [0, *(pytest.param(one, marks=pytest.mark.slow) for one in (1, 2))])
 def test_q01_round_trip_over_all_orientations(series, oblique):
     assert len({orientation.tobytes() for orientation in ORIENTATIONS}) == 48
     for index, orientation in enumerate(ORIENTATIONS):

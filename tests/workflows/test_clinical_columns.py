@@ -181,7 +181,9 @@ def test_what_is_exported_reads_the_columns_too(form, bundle, tmp_path):
     assert record.checks[0].class_difference < 1e-3
 
 
-@pytest.mark.parametrize("form", ["torch-export", "onnx", "openvino"])
+@pytest.mark.parametrize(
+    "form", ["torch-export", *(pytest.param(form, marks=pytest.mark.slow) for form in ("onnx", "openvino"))]
+)
 def test_under_a_mask_three_things_are_read_and_a_class_and_a_number_answered(form, workspace, tmp_path):
     pytest.importorskip({"onnx": "onnxruntime", "torch-export": "torch"}.get(form, form))
     model = read_bundle(workspace.newest_bundle())

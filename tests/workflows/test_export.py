@@ -69,7 +69,9 @@ def test_what_is_written_runs_without_medseg(bundle, tmp_path):
     assert "no real case" in made.checked_on
 
 
-@pytest.mark.parametrize("form", GRAPHS)
+@pytest.mark.parametrize(
+    "form", ["torch-export", *(pytest.param(form, marks=pytest.mark.slow) for form in ("onnx", "openvino"))]
+)
 def test_a_diagnosis_by_direction_and_thickness_is_exported(form, bundle, case, tmp_path):
     pytest.importorskip(GRAPHS[form])
     model = read_bundle(bundle)

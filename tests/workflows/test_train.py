@@ -211,7 +211,14 @@ def test_a_stop_request_ends_a_validation_in_its_middle_and_the_training_goes_on
     assert train(place, SHORT).finished
 
 
-@pytest.mark.parametrize("asks", ["by a file", "by SIGTERM", "not at all"])
+@pytest.mark.parametrize(
+    "asks",
+    [
+        pytest.param("by a file", marks=pytest.mark.slow),
+        "by SIGTERM",
+        pytest.param("not at all", marks=pytest.mark.slow),
+    ],
+)
 def test_a_stop_request_ends_the_last_fit_of_the_heads_which_is_then_made_anew(place, monkeypatch, asks):
     monkeypatch.setattr(head_fits, "_FEWEST_PER_CLASS", 1)
     monkeypatch.setattr(head_fits, "_balance", fitting := Counted(head_fits._balance))
