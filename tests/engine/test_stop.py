@@ -12,11 +12,14 @@ from medseg.engine.stop import StoppedAtOnce, stop_requests
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_heard_and_the_handlers_are_put_back(tmp_path, number):
+def test_a_signal_is_heard_answered_at_once_and_the_handlers_are_put_back(tmp_path, number, capfd):
     before = signal.getsignal(number)
     with stop_requests(tmp_path) as asked:
         assert not asked()
         os.kill(os.getpid(), number)
+        assert "stopping: what is under way" in capfd.readouterr().err
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert capfd.readouterr().err == ""
         assert asked()
     assert signal.getsignal(number) == before
 

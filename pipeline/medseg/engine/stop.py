@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 Thing = TypeVar("Thing")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STDERR = 2
+_HEARD = (
+    "stopping: what is under way (a step, a window, a case) is finished and what was trained is kept; "
+    "a second Ctrl-C does not wait"
+)
 
 
 class Stopped(BaseException):
@@ -36,6 +42,12 @@ class StoppedAtOnce(BaseException):
         super().__init__(
             f"stopped at once; the checkpoint of {age_s:.0f} s ago is kept, and the same command goes on from there"
         )
+
+
+def _say(text: str) -> None:
+    """From a signal's handler, which may have interrupted the printing of a line: past every buffer and lock."""
+    with suppress(OSError):  # nobody reads any more
+        os.write(_STDERR, f"\n{text}\n".encode())
 
 
 def heed(stop_asked: Callable[[], bool]) -> None:
@@ -87,7 +99,7 @@ def stop_requests(folder: Path) -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether somebody asked to stop; it is asked between steps, windows and cases.
 
     A stop file is taken away when it was heard; one in the folder above ends the fold of a cross-validation that runs.
-    Outside the main thread only the file works.
+    Outside the main thread only the file works. The first signal is answered in words at once, on standard error.
 
     Raises:
         StoppedAtOnce: Wherever a second Ctrl-C finds the training.
@@ -97,6 +109,8 @@ def stop_requests(folder: Path) -> Iterator[Callable[[], bool]]:
     def hear(number: int, _frame: FrameType | None) -> None:
         if heard.is_set() and number == signal.SIGINT:
             raise StoppedAtOnce(folder)
+        if not heard.is_set():
+            _say(_HEARD)
         heard.set()
 
     def asked() -> bool:
