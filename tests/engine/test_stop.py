@@ -33,7 +33,9 @@ def test_a_signal_is_answered_while_the_main_thread_is_inside_a_step(tmp_path):
     try:
         with stop_requests(tmp_path) as asked:
             threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
-            status = ctypes.CDLL(None).system(f"timeout 5 head -n 2 /dev/fd/{reader} | grep -q 'stopping: what'".encode())
+            status = ctypes.CDLL(None).system(
+                f"timeout 5 head -n 2 /dev/fd/{reader} | grep -q 'stopping: what'".encode()
+            )
             assert asked()
     finally:
         os.dup2(kept, 2)
