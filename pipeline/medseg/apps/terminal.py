@@ -62,8 +62,10 @@ class Terminal:
         title: str | None = None,
         whole: Collection[str] = (),
     ) -> None:
-        """Columns share the width; those named in `whole` are never broken."""
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        """Columns share the width; those named in `whole` are never broken, nor is the title."""
+        if title is not None:
+            self.out.print(f"[italic]{escape(title)}[/]")
+        table = Table(box=None, pad_edge=False, header_style="bold")
         for column in columns:
             table.add_column(column, overflow="fold", no_wrap=column in whole)
         for row in rows:
