@@ -45,8 +45,6 @@ def test_cases_that_are_not_in_the_store_are_named(count, end):
         index=SimpleNamespace(failures=failures),
         plan=SimpleNamespace(label_names=()),
         dataset=_dataset(a="low", b="high"),
-        plan=SimpleNamespace(label_names=()),
-        dataset=_dataset(a="low", b="high"),
     )
     warning, *others = foreseen_warnings([], store, Split(("a", "b"), ()))
     assert [other.partition(":")[0] for other in others] == ["W-CLASS-UNSEEN"]
