@@ -314,6 +314,8 @@ def test_memory_does_not_grow_with_the_number_of_classes(monkeypatch, sink):
 def test_slabs_do_not_show(monkeypatch):
     geometry = _grid(ORIENTATIONS[30], (4, 5, 6), shape=(19, 23, 17))
     logits = torch.randn(5, 12, 14, 9)
+    logits[3, :6] += 9  # what is settled between slabs
+    logits[1, 8:] += 9
     prepared = Prepared(torch.zeros(1, 12, 14, 9), None, geometry.canonical().resized((12, 14, 9)), geometry)
     whole, shares = to_source([logits], prepared), probabilities(logits, prepared)
     monkeypatch.setattr("medseg.ops.restore._SLAB_BYTES", 1)
