@@ -11,7 +11,6 @@ from medseg.engine.export_formats import KINDS
 from medseg.engine.graphs import write_openvino
 from medseg.engine.openvino_core import openvino_core
 from medseg.engine.segment import Finest, FinestFeatures, shown_by
-from medseg.nn import instance_norm
 from medseg.nn.build import build_segmenter
 from medseg.nn.network import UNet
 
@@ -40,7 +39,6 @@ def test_a_network_that_was_shown_little_answers_at_full_size(kind, half, tmp_pa
     pytest.importorskip("openvino")
     from openvino_telemetry.main import Telemetry
 
-    monkeypatch.setattr(instance_norm, "_CHUNK_BYTES", 2000)  # one of what it is shown, and several of a window
     monkeypatch.setattr(Telemetry, "send_event", lambda *_: pytest.fail("it told its makers"))
     module, window = half(_unet(kind)).to(memory_format=torch.channels_last_3d), torch.randn(1, 2, *WINDOW)
     assert shown_by(module, window).shape == (1, 2, 3, 5, 5)
