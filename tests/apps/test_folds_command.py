@@ -135,16 +135,27 @@ def test_a_fold_that_was_stopped_is_told_from_one_that_is_done(run, tmp_path, mo
 
 
 def test_the_choice_is_shown_with_its_reasons(tmp_path, capsys):
-    plain, gain = _numbers(0.8, 0.82, 0.84), _numbers(0.01, 0.012, 0.011)
+    plain, gain, small = _numbers(0.8, 0.82, 0.84), _numbers(0.01, 0.012, 0.011), _numbers(2e-5, 2e-5, 2e-5)
     report = BestReport(
         dataset="d", metric="dice", rule="", candidates=(Candidate(name="plain", score=plain),),
-        steps=(Step(kind="cleanup", subject="organ", change="largest part only", gain=gain, taken=True),),
+        steps=tuple(
+            Step(kind="cleanup", subject="organ", change="largest part only", gain=one, taken=True)
+            for one in (gain, small)
+        ),
         choice=Choice(candidate="plain", cleanup={"organ": Cleanup(keep_largest=True)}), plain=plain, chosen=plain,
         honest=plain, left_out=("x",), choices_by_fold=(), provenance=make_provenance("d"),
     )  # fmt: skip
     show_folds.best(Terminal(), FoundBest(tmp_path / "bundle", report), as_json=False)
     out = capsys.readouterr().out
-    for words in ("organ: largest part only", "0.0110", "yes", "had no part in it", "left out: x"):
+    for words in (
+        "organ: largest part only",
+        "0.0110",
+        "0.00002 (0.00002 to 0.00002)",
+        "yes",
+        "had no part in it",
+        "left out: x",
+    ):
         assert words in out
+    assert out.splitlines()[0] == "d, out of fold, masks as they are"
     show_folds.best(Terminal(), FoundBest(tmp_path / "bundle", report), as_json=True)
     assert BestReport.model_validate_json(capsys.readouterr().out) == report

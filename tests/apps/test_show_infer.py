@@ -52,6 +52,7 @@ def test_one_case_needs_no_name_and_a_flag_without_words_is_its_code(capsys):
     lines = _shown(capsys, [_case("only", STRANGE, "W-ORIENTATION-ASSUMED")], width=120).splitlines()
     assert STRANGE in lines
     assert "W-ORIENTATION-ASSUMED" in lines
+    assert lines[-1] == "masks and findings in out, made by the model model"
 
 
 def test_flags_of_a_large_batch_stay_on_a_screen(capsys):

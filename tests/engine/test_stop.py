@@ -1,5 +1,6 @@
 """Ending in good order."""
 
+import ctypes
 import os
 import signal
 import threading
@@ -12,13 +13,35 @@ from medseg.engine.stop import StoppedAtOnce, stop_requests
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_heard_and_the_handlers_are_put_back(tmp_path, number):
+def test_a_signal_is_heard_answered_at_once_and_the_handlers_are_put_back(tmp_path, number, capfd):
     before = signal.getsignal(number)
     with stop_requests(tmp_path) as asked:
         assert not asked()
         os.kill(os.getpid(), number)
         assert asked()
-    assert signal.getsignal(number) == before
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert capfd.readouterr().err.count("stopping: what is under way") == 1
+    assert (signal.getsignal(number), signal.set_wakeup_fd(-1)) == (before, -1)
+
+
+def test_a_signal_is_answered_while_the_main_thread_is_inside_a_step(tmp_path):
+    """libc's `system` stands for a step: Python's handlers run when it returns, here not before the answer is read."""
+    reader, writer = os.pipe()
+    os.set_inheritable(reader, True)
+    kept = os.dup(2)
+    os.dup2(writer, 2)
+    try:
+        with stop_requests(tmp_path) as asked:
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            status = ctypes.CDLL(None).system(
+                f"timeout 5 head -n 2 /dev/fd/{reader} | grep -q 'stopping: what'".encode()
+            )
+            assert asked()
+    finally:
+        os.dup2(kept, 2)
+        for end in (reader, writer, kept):
+            os.close(end)
+    assert status == 0
 
 
 @pytest.mark.parametrize(

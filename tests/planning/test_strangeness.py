@@ -8,7 +8,7 @@ from medseg.core.geometry import Geometry
 from medseg.core.plan import Normalisation
 from medseg.core.volume import Volume
 from medseg.planning.fingerprint import fingerprint_of, measure_case, whole_intensities
-from medseg.planning.strangeness import strangeness
+from medseg.planning.strangeness import other_channels, strangeness
 
 TURNED = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])  # axes run to S, R, A
 
@@ -82,3 +82,24 @@ def test_uncalibrated_intensities_and_unknown_training_are_left_alone(model):
     assert codes(ct(modality="CT"), (free, fingerprint)) == ["W-MODALITY"]
     assert codes(ct(modality="MR"), (free, fingerprint)) == []
     assert strangeness(ct(shift=5000, spacing_mm=(9.0, 9.0, 9.0)), plan, None) == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "channels", "flags"),
+    [
+        ((), ("CT",), ()),
+        (("ct",), ("CT",), ()),
+        (("MR",), ("CT",), ("W-MODALITY: the model takes CT, the manifest says MR",)),
+        (("CT",), ("T1",), ("W-MODALITY: the model takes T1, the manifest says CT",)),
+        (("image",), ("CT",), ()),
+        (("T1",), ("MRI",), ()),
+        (("T1", "CT"), ("T1", "PET"), ("W-MODALITY: the model takes PET, the manifest says CT",)),
+        (
+            ("T2", "T1"),
+            ("T1", "T2"),
+            ("W-MODALITY: the model takes T1, T2 in this order, the manifest has T2, T1",),
+        ),
+    ],
+)
+def test_a_manifest_that_names_other_channels_than_the_model(said, channels, flags):
+    assert other_channels(said, channels) == flags

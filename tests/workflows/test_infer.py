@@ -366,5 +366,7 @@ def test_q03_a_volume_unlike_the_training_cases_is_flagged(bundle, images, tmp_p
     volume = read_volume(images / "case0.nii.gz")
     geometry = Geometry(volume.geometry.shape, volume.geometry.affine @ np.diag([3, 3, 3, 1]))
     write_volume(type(volume)(volume.array + np.int16(2000), geometry), tmp_path / "odd.nii.gz")
-    made = infer(bundle, tmp_path / "out", InferSettings(), volumes=[tmp_path / "odd.nii.gz"]).predictions[0]
-    assert {flag.split(":")[0] for flag in made.flags} >= {"W-FINGERPRINT", "W-INTENSITY"}
+    named = {"name": "odd", "labels": {}, "channels": ["MR"], "cases": [{"id": "odd", "images": ["odd.nii.gz"]}]}
+    (tmp_path / "odd.json").write_text(json.dumps(named))
+    made = infer(bundle, tmp_path / "out", InferSettings(), folder=tmp_path / "odd.json").predictions[0]
+    assert {flag.split(":")[0] for flag in made.flags} >= {"W-FINGERPRINT", "W-INTENSITY", "W-MODALITY"}

@@ -155,7 +155,8 @@ def trained(terminal: Terminal, made: Trained, *, as_json: bool) -> None:
         terminal.result("stopped; the same command goes on from here")
         return
     if made.was_done:
-        terminal.result("this training had already finished; --restart trains anew, --name trains beside it")
+        choices = "a longer --budget or --epochs goes on, --restart trains anew, --name trains beside it"
+        terminal.result(f"this training had already finished; {choices}")
     facts(
         terminal,
         [

@@ -26,7 +26,11 @@ def checked(terminal: Terminal, report: CheckReport, *, as_json: bool) -> None:
         terminal.json(report.to_json())
         return
     findings(terminal, report.findings)
-    terminal.result(f"{report.dataset}: {report.num_cases} cases read, {report.num_ok} without a remark")
+    shared = sum(not one.case and one.severity != "note" for one in report.findings)
+    more = f", {shared} remark(s) on many or all of them" if shared else ""
+    terminal.result(
+        f"{report.dataset}: {report.num_cases} cases read, {report.num_ok} without a remark of their own{more}"
+    )
 
 
 def healed(terminal: Terminal, made: Healed, *, as_json: bool) -> None:

@@ -90,6 +90,12 @@ def _estimate(value: Estimate, *, digits: int = 3) -> str:
     return f"{value.mean:.{digits}f} ({low} to {high})"
 
 
+def _gain(value: Estimate) -> str:
+    """With as many digits as show on which side of zero the interval begins: a gain of 0.0000 is taken by nobody."""
+    digits = next((digits for digits in range(4, 9) if not value.low or round(value.low, digits)), 9)
+    return _estimate(value, digits=digits)
+
+
 def best(terminal: Terminal, made: FoundBest, *, as_json: bool) -> None:
     report = made.report
     if as_json:
@@ -102,10 +108,7 @@ def best(terminal: Terminal, made: FoundBest, *, as_json: bool) -> None:
     )
     terminal.table(
         ("considered", "", "gain (95 %)", "taken"),
-        [
-            (step.subject, step.change, _estimate(step.gain, digits=4), "yes" if step.taken else "no")
-            for step in report.steps
-        ],
+        [(step.subject, step.change, _gain(step.gain), "yes" if step.taken else "no") for step in report.steps],
     )
     cleaning = "; ".join(f"{label}: {rule}" for label, rule in report.choice.cleanup.items())
     terminal.result(f"chosen: {report.choice.candidate}; masks: {cleaning or 'as they are'}")

@@ -22,7 +22,8 @@ def inferred(terminal: Terminal, made: Inferred, *, as_json: bool) -> None:
         cases = [json.loads(prediction.model_dump_json()) for prediction in made.predictions]
         failures = [failure.model_dump() for failure in made.failures]
         kept = {"skipped": list(made.skipped), "redone": made.redone}
-        terminal.json(json.dumps({"out": str(made.out), "cases": cases, "failures": failures, **kept}, indent=2))
+        places = {"out": str(made.out), "bundle": str(made.bundle)}
+        terminal.json(json.dumps({**places, "cases": cases, "failures": failures, **kept}, indent=2))
         return
     rows = [
         (prediction.case, _volumes(prediction), _answers(prediction), ", ".join(_codes(prediction.flags)))
@@ -41,7 +42,8 @@ def inferred(terminal: Terminal, made: Inferred, *, as_json: bool) -> None:
     for reason, count in Counter(made.redone.values()).items():
         terminal.say(f"redone {count}: {reason}")
     rest = len(made.predictions) - len(rows)
-    terminal.result(f"{f'... and {rest} more; ' if rest > 0 else ''}masks and findings in {made.out}")
+    more = f"... and {rest} more; " if rest > 0 else ""
+    terminal.result(f"{more}masks and findings in {made.out}, made by the model {made.bundle}")
 
 
 def _codes(flags: Sequence[str]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from medseg.workflows.train_warnings import collapse_warnings
+from medseg.workflows.train_warnings import collapsed_heads
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -62,8 +62,10 @@ class Terminal:
         title: str | None = None,
         whole: Collection[str] = (),
     ) -> None:
-        """Columns share the width; those named in `whole` are never broken."""
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        """Columns share the width; those named in `whole` are never broken, nor is the title."""
+        if title is not None:
+            self.out.print(f"[italic]{escape(title)}[/]")
+        table = Table(box=None, pad_edge=False, header_style="bold")
         for column in columns:
             table.add_column(column, overflow="fold", no_wrap=column in whole)
         for row in rows:
@@ -147,6 +149,7 @@ def _describe(status: Status) -> str:
     is_known = status.step >= 5 or status.step > status.steps_per_s * _ESTIMATING_S
     left = f"{minutes}:{seconds:02d} left" if is_known else "estimating"
     pace = f"{status.steps_per_s:.2f} steps/s ({status.samples_per_s:.1f} patches/s)"
-    alarm = "; ".join(collapse_warnings(status.validation) if status.share > 0.5 else ())
+    # No warning yet: at the end each head is fitted once more.
+    alarm = "; ".join(f"{head}: one class so far" for head in collapsed_heads(status.validation) if status.share > 0.5)
     parts = (f"loss: {losses}", scores and f"validation: {scores}", alarm)
     return f"step {status.step}, {left}, {pace}, " + "; ".join(filter(None, parts))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
 Thing = TypeVar("Thing")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STDERR = 2
+_HEARD = (
+    "stopping: what is under way (a step, a window, a case) is finished and what was trained is kept; "
+    "a second Ctrl-C does not wait"
+)
 
 
 class Stopped(BaseException):
@@ -36,6 +43,35 @@ class StoppedAtOnce(BaseException):
         super().__init__(
             f"stopped at once; the checkpoint of {age_s:.0f} s ago is kept, and the same command goes on from there"
         )
+
+
+@contextmanager
+def _answered_at_once() -> Iterator[None]:
+    """Answer the first signal in words while the main thread is inside a step: its handlers wait for torch to return.
+
+    The system's own handler writes each signal into a socket, and a thread reads it. Past every buffer and lock, for
+    the main thread may be in the middle of a line.
+    """
+    ear, mouth = socket.socketpair()
+    mouth.setblocking(False)
+
+    def answer() -> None:
+        while (number := ear.recv(1)) and number[0] not in _SIGNALS:
+            pass
+        if number:
+            with suppress(OSError):  # nobody reads any more
+                os.write(_STDERR, f"\n{_HEARD}\n".encode())
+
+    listener = threading.Thread(target=answer, daemon=True)
+    listener.start()
+    before = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        mouth.close()
+        listener.join()
+        ear.close()
 
 
 def heed(stop_asked: Callable[[], bool]) -> None:
@@ -83,11 +119,15 @@ def stop_file_heard(folder: Path) -> bool:
 
 
 @contextmanager
-def stop_requests(folder: Path) -> Iterator[Callable[[], bool]]:
+def stop_requests(folder: Path, *, aloud: bool = True) -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether somebody asked to stop; it is asked between steps, windows and cases.
 
     A stop file is taken away when it was heard; one in the folder above ends the fold of a cross-validation that runs.
     Outside the main thread only the file works.
+
+    Args:
+        folder: Of the run.
+        aloud: Answer the first signal in words at once, on standard error.
 
     Raises:
         StoppedAtOnce: Wherever a second Ctrl-C finds the training.
@@ -109,7 +149,8 @@ def stop_requests(folder: Path) -> Iterator[Callable[[], bool]]:
         return
     before = {number: signal.signal(number, hear) for number in _SIGNALS}
     try:
-        yield asked
+        with _answered_at_once() if aloud else nullcontext():
+            yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -114,7 +114,7 @@ def fit(
     scores: dict[str, float] = {}
     with (
         Journal(run.folder if ranks.is_writer else None, step=clock.step) as journal,
-        stop_requests(run.folder) as stop_asked,
+        stop_requests(run.folder, aloud=ranks.is_writer) as stop_asked,
         _ahead(sampler, slots, machine, run.residency) as batches,
         freed_memory_kept(machine.device),
     ):

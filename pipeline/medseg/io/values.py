@@ -61,7 +61,7 @@ def intensity_faults(array: NDArray[Any], path: Path) -> Iterator[InputError]:
             message = f"values must lie within ±{_LARGEST:g}, found {float(low):g} to {float(high):g}"
             yield InputError(message, code="E-INTENSITY", file=path, remedy=_CONVERT)
         elif low == high and channel.size > 1:
-            message = f"every voxel{f' of channel {index}' if len(array) > 1 else ''} has the value {low}"
+            message = f"every voxel{f' of channel {index}' if len(array) > 1 else ''} has the value {float(low) + 0:g}"
             yield InputError(message, code="E-CONSTANT", file=path, remedy="Check that this is the right file.")
 
 

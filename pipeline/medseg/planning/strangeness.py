@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medseg.data.importers.draft import modality_of
 from medseg.planning.fingerprint import whole_intensities
 
 if TYPE_CHECKING:
@@ -41,6 +42,24 @@ def strangeness(volume: Volume, plan: Plan, fingerprint: Fingerprint | None) -> 
         found += _grid(volume, fingerprint)
         found += _intensities(volume, plan, fingerprint)
     return tuple(found)
+
+
+def other_channels(said: Sequence[str], channels: Sequence[str]) -> tuple[str, ...]:
+    """`W-MODALITY` where a manifest names channels that are not the model's; names that tell no modality are let pass.
+
+    Args:
+        said: The manifest's names, in its order.
+        channels: The model's.
+    """
+    theirs, ours = ([name.casefold() for name in names] for names in (said, channels))
+    if theirs != ours and sorted(theirs) == sorted(ours):
+        order = f"the model takes {', '.join(channels)} in this order, the manifest has {', '.join(said)}"
+        return (f"W-MODALITY: {order}",)
+    return tuple(
+        f"W-MODALITY: the model takes {channel}, the manifest says {name}"
+        for name, channel in zip(said, channels, strict=False)  # their number is checked where the images are read
+        if None not in (modalities := {modality_of(name), modality_of(channel)}) and len(modalities) > 1
+    )
 
 
 def _modality(volume: Volume, channels: Sequence[str]) -> Iterator[str]:

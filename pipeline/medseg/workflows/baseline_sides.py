@@ -62,7 +62,7 @@ def choose_sides(dataset: Dataset, settings: BaselineSettings, model: Bundle | N
             f"patient {min(seen)} is to judge ({len(seen)} of them are), but was trained on",
             code="E-BASELINE-MODEL",
             file=None if model is None else model.folder,
-            remedy="Ask for the --fold that the model was trained with, name a model of this split, or --judge test.",
+            remedy="Name a model of this split with --bundle, ask for the --fold of this one, or --judge test.",
         )
     return sides
 

@@ -153,7 +153,7 @@ def _records(runs: Sequence[Path]) -> dict[Path, CrossValidation]:
                 f"no finished cross-validation here: it has no {RECORD}",
                 code="E-FIND-BEST",
                 file=run,
-                remedy="Run `medseg train --folds 5` to its end, and name the folder in runs/.",
+                remedy="Run `medseg train --folds N` to its end (a stopped one goes on); name its folder in runs/.",
             )
         if run.name in {other.name for other in records}:
             raise _refusal(f"two cross-validations are called {run.name!r}", "Rename the folder of one of them.", run)

@@ -24,7 +24,7 @@ from medseg.io.files import atomic_path, sha256_of
 from medseg.io.probabilities import SUFFIX, ProbabilityFile
 from medseg.io.seals import sealed
 from medseg.io.volumes import read_volumes, write_labels
-from medseg.planning.strangeness import strangeness
+from medseg.planning.strangeness import other_channels, strangeness
 from medseg.workflows.dicom_out import Finding, algorithm_of, open_series, write_objects
 from medseg.workflows.infer_record import commit
 
@@ -203,7 +203,8 @@ class CaseWork:
         return outcome
 
     def _remarks(self, case: InferCase, volume: Volume) -> tuple[str, ...]:
-        remarks = strangeness(volume, self.bundle.plan, self.bundle.fingerprint)
+        plan = self.bundle.plan
+        remarks = (*other_channels(case.channels, plan.channels), *strangeness(volume, plan, self.bundle.fingerprint))
         if case.id in self.bundle.manifest.training_cases:
             taught = "W-TRAINING-CASE: the model was trained on a case of this name; a score on it is not honest"
             return (*remarks, taught)

@@ -32,6 +32,7 @@ class InferCase:
         missing: Channels for which there is no image.
         seed: What the UIDs of new DICOM objects are computed from; empty: they are random.
         attributes: What is known of the patient; of these only the columns that the model reads go further.
+        channels: What a manifest calls its channels; empty where nothing says it.
     """
 
     id: str
@@ -40,6 +41,7 @@ class InferCase:
     seed: str = ""
     missing: tuple[int, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
+    channels: tuple[str, ...] = ()
 
 
 def collect_inputs(
@@ -158,7 +160,14 @@ def _from_input(path: Path, split: str | None, num_channels: int) -> list[InferC
             return [InferCase(image_case(path), (path,))]
         dataset = read_manifest(path)
         return [
-            InferCase(case.id, case.images, dataset.reading_of(case), missing=case.missing, attributes=case.attributes)
+            InferCase(
+                case.id,
+                case.images,
+                dataset.reading_of(case),
+                missing=case.missing,
+                attributes=case.attributes,
+                channels=dataset.channels,
+            )
             for case in dataset.cases
             if split in {None, case.split}
         ]

@@ -62,17 +62,22 @@ def class_warnings(dataset: Dataset, split: Split) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def collapse_warnings(validation: Mapping[str, float]) -> tuple[str, ...]:
-    """`W-COLLAPSED` for each head that gives nearly all held-back cases the same class although they differ.
+def collapsed_heads(validation: Mapping[str, float]) -> tuple[str, ...]:
+    """The heads that give nearly all held-back cases the same class although they differ.
 
     Args:
         validation: Scores by name, `HEAD/collapsed` among them.
     """
+    scores = (name.rpartition("/") for name, value in validation.items() if value)
+    return tuple(head for head, _, score in scores if score == COLLAPSED)
+
+
+def collapse_warnings(validation: Mapping[str, float]) -> tuple[str, ...]:
+    """`W-COLLAPSED` for each head that has collapsed in a validation."""
     return tuple(
         f"W-COLLAPSED: {head} gives nearly every held-back case the same class, though they differ "
         f"(balanced accuracy {validation[f'{head}/balanced_accuracy']:.2f})"
-        for head, _, score in (name.rpartition("/") for name, value in validation.items() if value)
-        if score == COLLAPSED
+        for head in collapsed_heads(validation)
     )
 
 
