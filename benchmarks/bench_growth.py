@@ -115,13 +115,12 @@ class Organs:
 
     def over(self, unet) -> None:
         """Let a network find them, and time what it does until its last layer."""
-        last, encode = unet.to_logits[-1], unet.encode
+        last = unet.to_logits[-1]
         last.weight.data[:] = 16 * self._directions[:, :, None, None, None]
         last.bias.data.fill_(-10.0)[0] = 0
 
-        def encoded(image: torch.Tensor) -> list[torch.Tensor]:
+        def began(_module, _inputs) -> None:
             self._began = time.process_time()
-            return encode(image)
 
         def laid(_module, _inputs, features: torch.Tensor) -> torch.Tensor:
             now = time.process_time()
@@ -130,7 +129,7 @@ class Organs:
             self.laying_s += time.process_time() - now
             return found.movedim(-1, 1)
 
-        unet.encode = encoded
+        unet.first.register_forward_pre_hook(began)
         unet.decoder[-1].register_forward_hook(laid)
 
     def _shown(self, start: Sequence[int]) -> torch.Tensor:

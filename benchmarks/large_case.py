@@ -23,7 +23,8 @@ import torch
 from medseg.core.geometry import Geometry
 from medseg.core.volume import Volume
 from medseg.io.volumes import read_volume, write_volume
-from medseg.ops.resample import LINEAR, resample
+from medseg.ops.lines import LINEAR
+from medseg.ops.resample import resample
 
 SHAPE = (512, 512, 300)
 RESULTS = Path(__file__).parent / "results"

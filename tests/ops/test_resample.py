@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch.nn import functional
 
-from medseg.ops.resample import CUBIC, LINEAR, NEAREST, along_axis, interpolation_matrix, resample, resample_labels
+from medseg.ops.lines import LINEAR, NEAREST
+from medseg.ops.resample import CUBIC, along_axis, interpolation_matrix, resample, resample_labels
 
 SHAPES = [((9, 7, 5), (6, 11, 5)), ((4, 12, 3), (8, 5, 9)), ((1, 6, 2), (3, 6, 4))]
 

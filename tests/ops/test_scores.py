@@ -178,6 +178,8 @@ def test_a_class_that_never_occurs_has_no_area_of_its_own():
         ([0] * 18 + [1] * 2, [0] * 10 + [1] * 10, False),
         ([0] * 20, [0] * 19 + [1], False),
         ([1] * 20, [0] * 19 + [1], True),
+        ([1] * 20, [0] * 20, False),
+        ([1], [0], False),
     ],
 )
 def test_collapse_alarm(answers, references, collapsed):

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from medseg.ops import winners as module
-from medseg.ops.resample import LINEAR, NEAREST, Line, along_axis, interpolation_matrix, sample
-from medseg.ops.winners import winners
+from medseg.ops.lines import LINEAR, NEAREST, Line, corners
+from medseg.ops.resample import along_axis, interpolation_matrix
+from medseg.ops.winners import Winners
 
 SHAPE = (9, 11, 7)
 POSITIONS = (
@@ -16,6 +17,10 @@ POSITIONS = (
     np.linspace(10.3, -0.2, 31),  # the axis runs the other way
     np.arange(7.0),  # sample by sample
 )
+
+
+def winners(logits, lines, paint_order=()):
+    return Winners(paint_order).between(logits, lines)
 
 
 def lines(orders=(LINEAR, LINEAR, LINEAR)):
@@ -83,27 +88,31 @@ def test_the_last_region_above_zero_paints(chunk, monkeypatch):
     assert len(expected.unique()) >= 4
 
 
-def test_a_class_that_is_nowhere_better_costs_nothing(monkeypatch):
-    calls = []
-    monkeypatch.setattr(module, "sample", lambda array, lines: calls.append(array.shape) or sample(array, lines))
+def test_only_between_samples_of_different_winners_anything_is_interpolated(monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(
+        module, "corners", lambda near, at, shape: looked_at.append(len(at)) or corners(near, at, shape)
+    )
     logits = torch.zeros(60, *SHAPE)
     logits[0] = 1
-    assert not winners(logits, lines()).any()
-    assert calls == []
+    logits[5, 4:] = 2
+    assert not winners(logits[:5], lines()).any()
+    assert sum(looked_at) == 0
+    found = winners(logits, lines())
+    between = (POSITIONS[0] > 3) & (POSITIONS[0] < 4)
+    assert sum(looked_at) == between.sum() * found[0].numel()
     logits[7, 2, 3, 4] = 9
-    assert set(winners(logits, lines()).unique().tolist()) == {0, 7}
-    assert len(calls) == 2
+    assert set(winners(logits, lines()).unique().tolist()) == {0, 5, 7}
+
+
+def test_what_wins_at_no_sample_may_win_between():
+    logits = torch.tensor([[4.0, 0], [0, 4], [3, 3]]).reshape(3, 2, 1, 1)
+    line = Line.through(np.array([0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0]), 2, LINEAR)
+    single = Line.through(np.zeros(1), 1, LINEAR)
+    assert winners(logits, [line, single, single]).flatten().tolist() == [0, 0, 2, 2, 2, 1, 1]
 
 
 def test_equals_go_to_the_lowest():
     logits = torch.zeros(4, *SHAPE)
     logits[2:, 3:6, 3:6, 3:6] = 1
     assert set(winners(logits, lines()).unique().tolist()) == {0, 2}
-
-
-def test_a_line_reads_as_its_matrix_does():
-    array = torch.randn(SHAPE)
-    torch.testing.assert_close(sample(array, lines()), densely(array[None])[0], atol=1e-5, rtol=1e-5)
-    single = Line.through(np.array([-1.0, 0.0, 3.0]), 1, LINEAR)
-    assert single.near.tolist() == single.far.tolist() == [0, 0, 0]
-    assert lines()[0].touching(2, 3) == slice(4, 11)

@@ -64,8 +64,12 @@ def test_a_network_of_another_kind_is_refused_and_other_plans_are_told(workspace
     with pytest.raises(ModelError, match="no layer of its encoder fits this network: it is plain") as caught:
         start_from(source, other, seed=0)
     assert caught.value.code == "E-INIT-FROM"
-    _, told = start_from(source, plan.model_copy(update={"spacing_mm": (1.0, 1.0, 2.0)}), seed=0)
-    assert told.differences == ("spacing_mm was 5.0, 5.0, 6.0, is 1.0, 1.0, 2.0",)
+    brighter = (plan.normalisation[0].model_copy(update={"mean": 1 / 3}),)
+    other = plan.model_copy(update={"spacing_mm": (1.0, 1.0, 2.0), "normalisation": brighter})
+    spacing, intensities = start_from(source, other, seed=0)[1].differences
+    assert spacing == "spacing_mm was 5, 5, 6, is 1, 1, 2"
+    assert "is scheme fixed, " in intensities
+    assert ", mean 0.333333, std " in intensities
 
 
 def test_an_ensemble_is_no_start(workspace, tmp_path):

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from medseg.apps.terminal import _describe
 from medseg.core.case import Case, Dataset
+from medseg.core.findings import CaseFailure
 from medseg.core.settings import TrainSettings
 from medseg.data.splits import Split
 from medseg.data.store import Store, open_store
@@ -16,7 +18,14 @@ from medseg.engine.validate import validate
 from medseg.io.bundle import read_bundle
 from medseg.nn.build import build_network
 from medseg.workflows.train import train
-from medseg.workflows.train_warnings import class_warnings, collapse_warnings, label_warnings, short_warnings
+from medseg.workflows.train_warnings import (
+    class_warnings,
+    collapse_warnings,
+    failure_warnings,
+    foreseen_warnings,
+    label_warnings,
+    short_warnings,
+)
 from medseg.workflows.workspace import Workspace
 
 COLLAPSED = {"dice": 0.5, "grade/balanced_accuracy": 0.5, "grade/collapsed": 1.0, "side/accuracy": 0.9}
@@ -27,6 +36,21 @@ def _dataset(**classes: str | None) -> Dataset:
         Case(id=name, images=(), classes={} if value is None else {"grade": value}) for name, value in classes.items()
     )
     return Dataset(name="d", heads={"grade": ("low", "mid", "high")}, cases=cases)
+
+
+@pytest.mark.parametrize(("count", "end"), [(1, "in this: c0 (E-READ)"), (6, "c3 (E-READ), c4 (E-READ) and 1 more")])
+def test_cases_that_are_not_in_the_store_are_named(count, end):
+    failures = [CaseFailure(case=f"c{number}", code="E-READ", message="") for number in range(count)]
+    store = SimpleNamespace(
+        index=SimpleNamespace(failures=failures),
+        plan=SimpleNamespace(label_names=()),
+        dataset=_dataset(a="low", b="high"),
+    )
+    warning, *others = foreseen_warnings([], store, Split(("a", "b"), ()))
+    assert [other.partition(":")[0] for other in others] == ["W-CLASS-UNSEEN"]
+    assert warning.startswith(f"W-CASES-LEFT-OUT: {count} case(s)")
+    assert warning.endswith(end)
+    assert failure_warnings(()) == ()
 
 
 def test_a_class_without_a_training_case_is_named_with_its_held_back_cases():

@@ -223,7 +223,7 @@ class ClassSummary(Document):
     confusion: tuple[tuple[int, ...], ...] = Field(
         description="rows: reference, columns: predicted, in order of classes"
     )
-    collapsed: bool = Field(description="at least 95 % of the answers are one class although the references are not")
+    collapsed: bool = Field(description="at least 95 % of the answers are one class although the references differ")
     areas: dict[str, ClassArea] = Field(default_factory=dict, description="each class against the rest")
     ordinal: OrdinalSummary | None = Field(default=None, description="of a head whose classes are ordered")
     roc: tuple[RocCurve, ...] = Field(default=(), description="of the classes auroc is about")

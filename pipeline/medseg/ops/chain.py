@@ -11,8 +11,9 @@ from monai.transforms import Compose, MapTransform, Orientationd
 
 from medseg.core.geometry import Geometry
 from medseg.ops.intensity import correct, is_by_voxel, normalise
+from medseg.ops.lines import LINEAR, NEAREST
 from medseg.ops.prepare import network_shape, slice_axis
-from medseg.ops.resample import CUBIC, LINEAR, NEAREST, resample, resample_labels
+from medseg.ops.resample import CUBIC, resample, resample_labels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,9 +7,7 @@ on any device. Resized grids share their extent (outer voxel faces): output voxe
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor
 
 from medseg.ops.limits import Limits
+from medseg.ops.lines import LINEAR, NEAREST, Line, corners, settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from medseg.core.geometry import Shape
 
-NEAREST, LINEAR, CUBIC = 0, 1, 3
+CUBIC = 3  # beside the orders of `medseg.ops.lines`
 # Shares closer than this are equal: half and half must not be decided by rounding.
 _TIE = 1e-6
 _NO_WEIGHT = 1e-7
@@ -99,25 +98,13 @@ def resample_labels(labels: Tensor, shape: Shape) -> Tensor:
 
 def _vote(labels: Tensor, lines: Sequence[Line]) -> Tensor:
     """The value with the largest share among the eight samples around each position."""
-    ends = [[torch.from_numpy(end).to(labels.device) for end in (line.near, line.far)] for line in lines]
-    low = high = labels
-    for axis, (near, far) in enumerate(ends):
-        low, high = (
-            pick(found.index_select(axis, near), found.index_select(axis, far))
-            for pick, found in ((torch.minimum, low), (torch.maximum, high))
-        )
-    mixed = (low != high).nonzero().T
-    weights = [torch.from_numpy(line.weight).to(labels.device)[at] for line, at in zip(lines, mixed, strict=True)]
-    values, shares = [], []
-    for corner in product((0, 1), repeat=3):
-        i, j, k = (pair[side][at] for pair, side, at in zip(ends, corner, mixed, strict=True))
-        values.append(labels[i, j, k])
-        a, b, c = (weight if side else 1 - weight for weight, side in zip(weights, corner, strict=True))
-        shares.append(a * b * c)
-    value, share = torch.stack(values), torch.stack(shares)
-    share = ((value[:, None] == value) * share).sum(1)
-    low[tuple(mixed)] = value.masked_fill(share < share.amax(0) - _TIE, 255).amin(0)
-    return low
+    found, mixed = settled(labels, lines)
+    at = mixed.nonzero()
+    numbers, share = corners(lines, at, labels.shape)
+    value = labels.flatten()[numbers]
+    share = ((value[:, None] == value[:, :, None]) * share[:, None]).sum(2)
+    found[tuple(at.T)] = value.masked_fill(share < share.amax(1, keepdim=True) - _TIE, 255).amin(1)
+    return found
 
 
 def _as_stored(array: Tensor) -> list[int]:
@@ -128,70 +115,6 @@ def _as_stored(array: Tensor) -> list[int]:
 def _centres(old: int, new: int) -> NDArray[np.float64]:
     """Where the voxels of a resized axis lie on the old one."""
     return np.asarray((np.arange(new) + 0.5) * old / new - 0.5)
-
-
-@dataclass(frozen=True, eq=False)
-class Line:
-    """How an axis is read between its samples: each position from two neighbours.
-
-    Attributes:
-        near: (N,) index of the sample before each position.
-        far: (N,) of the one after.
-        weight: (N,) float32, of the one after.
-    """
-
-    near: NDArray[np.int64]
-    far: NDArray[np.int64]
-    weight: NDArray[np.float32]
-
-    @classmethod
-    def through(cls, positions: NDArray[np.float64], size: int, order: int) -> Line:
-        """Fractional positions on an axis of `size` samples; those beyond an end take the end; 0 nearest, 1 linear."""
-        clamped = np.clip(positions, 0, size - 1)
-        if order == NEAREST:
-            near = np.floor(clamped + 0.5).astype(np.int64)
-            return cls(near, near, np.zeros(len(near), np.float32))
-        near = np.clip(np.floor(clamped).astype(np.int64), 0, max(size - 2, 0))
-        return cls(near, np.minimum(near + 1, size - 1), (clamped - near).astype(np.float32))
-
-    @property
-    def support(self) -> slice:
-        """The samples that are read."""
-        return slice(int(self.near.min()), int(self.far.max()) + 1)
-
-    def part(self, rows: slice) -> Line:
-        """Some of the positions."""
-        return Line(self.near[rows], self.far[rows], self.weight[rows])
-
-    def based(self) -> Line:
-        """The same positions on the samples of the support alone."""
-        start = self.support.start
-        return Line(self.near - start, self.far - start, self.weight)
-
-    def touching(self, first: int, last: int) -> slice:
-        """The positions that read any sample from `first` to `last`."""
-        rows = np.flatnonzero((self.far >= first) & (self.near <= last))
-        return slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0)
-
-
-def sample(array: Tensor, lines: Sequence[Line]) -> Tensor:
-    """(I, J, K) float32 interpolated along each axis; a view of it where nothing lies between the samples."""
-    # Voxels that do not lie side by side are dear to gather again and again.
-    result = array[tuple(line.support for line in lines)].contiguous()
-    # The last axis, whose samples are the dearest to gather, while there are few; the middle one in whole lines.
-    for axis in (0, 2, 1):
-        result = _along_line(result, lines[axis].based(), axis)
-    return result
-
-
-def _along_line(array: Tensor, line: Line, axis: int) -> Tensor:
-    near, far, weight = (torch.from_numpy(part).to(array.device) for part in (line.near, line.far, line.weight))
-    if not line.weight.any():
-        is_copy = len(line.near) == array.shape[axis] and np.array_equal(line.near, np.arange(len(line.near)))
-        return array if is_copy else array.index_select(axis, near)
-    return torch.lerp(
-        array.index_select(axis, near), array.index_select(axis, far), weight.reshape([-1, *[1] * (2 - axis)])
-    )
 
 
 def along_axis(array: Tensor, matrix: Tensor, axis: int) -> Tensor:

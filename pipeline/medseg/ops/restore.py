@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from medseg.core.errors import GeometryError
+from medseg.ops.lines import LINEAR, NEAREST, Line, sample
 from medseg.ops.prepare import slice_axis
-from medseg.ops.resample import LINEAR, NEAREST, Line, sample
-from medseg.ops.winners import winners
+from medseg.ops.winners import Winners
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -67,8 +67,10 @@ def to_source(
     if probabilities is not None:
         inside = mapping.inside()
         probabilities.begin(mapping.source_triple((mapping.rows_per_slab, *mapping.shape[1:])))
-    for rows, part, lines in mapping.slabs(arriving):
-        result[(rows, *mapping.columns)] = winners(part, lines, paint_order=paint_order).cpu().numpy()
+    winners = Winners(paint_order)
+    for rows, support, lines in mapping.slabs():
+        part = arriving.rows(support)
+        result[(rows, *mapping.columns)] = winners.between(part, lines, start=support.start).cpu().numpy()
         if probabilities is not None:
             scores = _Scores(part.contiguous(), lines)
             start = mapping.source_triple((rows.start, 0, 0))
@@ -77,6 +79,7 @@ def to_source(
                 block[~inside[rows]] = channel == 0 and not paint_order
                 probabilities.write(channel, start, mapping.to_source_axes(block))
         del part  # else it would be held while the next is made
+    arriving.finish()
     if probabilities is not None:
         result[~inside] = 0
     return mapping.to_source_axes(result)
@@ -217,22 +220,17 @@ class _GridMapping:
         i, j, k = self.covered
         return np.asarray(i[:, None, None] & j[None, :, None] & k[None, None, :])
 
-    def slabs(self, arriving: _Arriving) -> Iterator[tuple[slice, Tensor, list[Line]]]:
-        """Yield (rows of the first axis, the logits that they need, how these are interpolated) as they can be made."""
-        for rows, support in self._slabs_by_support():
-            within = slice(rows.start - self.rows.start, rows.stop - self.rows.start)
-            lines = [self.lines[0].part(within).based(), *self.lines[1:]]
-            yield rows, arriving.rows(support), lines
-        arriving.finish()
+    def slabs(self) -> list[tuple[slice, slice, list[Line]]]:
+        """Rows of the source, the rows of the network grid that they need, and how these are interpolated.
 
-    def _slabs_by_support(self) -> list[tuple[slice, slice]]:
-        """Rows of the source, and the rows of the network grid that they need, in the order in which these arrive."""
+        In the order in which these arrive.
+        """
         found = []
         for start in range(self.rows.start, self.rows.stop, self.rows_per_slab):
             rows = slice(start, min(start + self.rows_per_slab, self.rows.stop))
-            within = slice(rows.start - self.rows.start, rows.stop - self.rows.start)
-            found.append((rows, self.lines[0].part(within).support))
-        return sorted(found, key=lambda pair: pair[1].stop)
+            line = self.lines[0].part(slice(rows.start - self.rows.start, rows.stop - self.rows.start))
+            found.append((rows, line.support, [line.based(), *self.lines[1:]]))
+        return sorted(found, key=lambda slab: slab[1].stop)
 
     def source_triple(self, numbers: Sequence[int]) -> Shape:
         """Numbers along the axes of the network, in the order of the source's axes."""

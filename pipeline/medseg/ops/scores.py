@@ -73,7 +73,11 @@ def classification_summary(
         recall=dict(zip(classes, recall.tolist(), strict=True)),
         f1=dict(zip(classes, f1.tolist(), strict=True)),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
-        collapsed=bool(answered[favourite] >= _COLLAPSED * num_cases and referred[favourite] < _COLLAPSED * num_cases),
+        collapsed=bool(
+            answered[favourite] >= _COLLAPSED * num_cases
+            and referred[favourite] < _COLLAPSED * num_cases
+            and referred.max() < num_cases  # references of one class cannot show that classes are not told apart
+        ),
         areas={name: class_area(probabilities[:, n], reference == n) for n, name in enumerate(classes)},
         roc=tuple(
             roc_curve_points(probabilities[:, n], reference == n, name=classes[n])

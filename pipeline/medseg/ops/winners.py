@@ -1,7 +1,7 @@
-"""Which class wins at every voxel of a finer grid, without interpolating what cannot win.
+"""Which class wins at every voxel of a finer grid, by weights only where it is in doubt.
 
-Linear interpolation never leaves the range of the values that it mixes. So a class can only win where one of the voxels
-around is better than the background (a region: above zero): outside the box of these voxels it is not looked at.
+Linear interpolation is the same mean of the samples around for every class. So the class that wins at all of them wins
+between them too, and only among samples with different winners are classes interpolated and compared.
 """
 
 from __future__ import annotations
@@ -10,99 +10,83 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from medseg.ops.resample import sample
+from medseg.ops.lines import corners, settled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from medseg.ops.resample import Line
+    from medseg.ops.lines import Line
 
-    Place = tuple[slice, slice, slice]
-
-# What the processor's cache holds of one class.
-_CHUNK_BYTES = 2 * 2**20
+# What the processor's cache holds beside the rest; other devices take so many times more at once.
+_CHUNK_BYTES, _ELSEWHERE = 2 * 2**20, 64
 
 
-def winners(logits: Tensor, lines: Sequence[Line], *, paint_order: Sequence[int] = ()) -> Tensor:
-    """Index of the largest interpolated logit, of equals the lowest; with `paint_order` the last region above zero.
+class Winners:
+    """Index of the largest interpolated logit, of equals the lowest; with a paint order the last region above zero.
+
+    Slab after slab along the first axis: the samples that two slabs share are compared once.
 
     Args:
-        logits: (K, I, J, K), background first, or one channel per region.
-        lines: How each axis is interpolated.
         paint_order: Index that each region paints.
-
-    Returns:
-        uint8, as long as the lines.
     """
-    i, j, k = (len(line.near) for line in lines)
-    result = torch.zeros((i, j, k), dtype=torch.uint8, device=logits.device)
-    indices, rivals = (paint_order, logits) if paint_order else (range(1, len(logits)), logits[1:])
-    floor: Tensor | float = 0.0 if paint_order else logits[0]
-    places = [
-        (index, channel, place)
-        for index, channel, place in zip(indices, rivals, _reaches(rivals, floor, lines), strict=True)
-        if place
-    ]
-    rows = i if logits.is_cuda else max(1, _CHUNK_BYTES // (4 * j * k))
-    for first in range(0, i, rows):
-        near = [
-            (index, channel, (slice(max(p[0].start, first), min(p[0].stop, first + rows)), *p[1:]))
-            for index, channel, p in places
-            if p[0].start < first + rows and p[0].stop > first
-        ]
-        if paint_order:
-            for index, channel, place in near:
-                result[place].masked_fill_(sample(channel, _cut(lines, place)) > 0, index)
-        elif near:
-            _compete(logits[0], near, lines, result)
+
+    def __init__(self, paint_order: Sequence[int] = ()) -> None:
+        self._paints = torch.tensor([0, *paint_order], dtype=torch.uint8) if paint_order else None
+        self._known = torch.empty(0, dtype=torch.uint8)
+        self._stop = 0
+
+    def between(self, logits: Tensor, lines: Sequence[Line], *, start: int = 0) -> Tensor:
+        """uint8, as long as the lines.
+
+        Args:
+            logits: (K, I, J, K), background first, or one channel per region; no slab begins before the last one.
+            lines: How each axis is interpolated.
+            start: Row of the whole with which the slab begins.
+        """
+        chunk = _CHUNK_BYTES if logits.device.type == "cpu" else _ELSEWHERE * _CHUNK_BYTES
+        many = max(1, chunk // (4 * len(logits)))
+        voxels = _side_by_side(logits, many)
+        at_samples = self._at_samples(voxels.view(*logits.shape[1:], -1), start, many)
+        i, j, k = (len(line.near) for line in lines)
+        result = torch.empty((i, j, k), dtype=torch.uint8, device=logits.device)
+        rows = max(1, chunk // (4 * j * k))
+        for first in range(0, i, rows):
+            part = slice(first, first + rows)
+            near = [lines[0].part(part), *lines[1:]]
+            result[part], mixed = settled(at_samples, near)
+            for at in torch.split(mixed.nonzero(), many):
+                numbers, shares = corners(near, at, at_samples.shape)
+                scores = functional.embedding_bag(numbers, voxels, per_sample_weights=shares, mode="sum")
+                result[part][tuple(at.T)] = self._best(scores)
+        return result
+
+    def _at_samples(self, voxels: Tensor, start: int, many: int) -> Tensor:
+        """(I, J, K) the winner at every sample, of which the last slab knew the first ones."""
+        shared = max(self._stop - start, 0)
+        found = [self._best(part) for part in torch.split(voxels[shared:].flatten(0, -2), many)]
+        best = torch.cat(found).view(len(voxels) - shared, *voxels.shape[1:-1])
+        self._known = torch.cat([self._known[len(self._known) - shared :], best]) if shared else best
+        self._stop = start + len(voxels)
+        return self._known
+
+    def _best(self, scores: Tensor) -> Tensor:
+        """Of (N, K)."""
+        if self._paints is not None:
+            ranks = torch.arange(1, len(self._paints), dtype=torch.uint8, device=scores.device)
+            return self._paints.to(scores.device)[((scores > 0) * ranks).amax(1).long()]
+        if scores.device.type == "cpu":
+            return torch.from_numpy(scores.numpy().argmax(1)).to(torch.uint8)  # several times as fast as torch's
+        return scores.argmax(1).to(torch.uint8)
+
+
+def _side_by_side(logits: Tensor, many: int) -> Tensor:
+    """(K, ...) as (voxels, K) float32, a view where those of a voxel are neighbours in memory."""
+    flat = logits.flatten(1).T
+    if flat.stride(1) == 1:
+        return flat.float()
+    result = flat.new_empty(flat.shape, dtype=torch.float32)
+    for part, copy in zip(torch.split(flat, many), torch.split(result, many), strict=True):
+        copy.copy_(part)  # all at once it would take twice as long
     return result
-
-
-def _compete(
-    background: Tensor, rivals: Sequence[tuple[int, Tensor, Place]], lines: Sequence[Line], out: Tensor
-) -> None:
-    """Enter the winners of some rows."""
-    around = [
-        slice(min(place[axis].start for *_, place in rivals), max(place[axis].stop for *_, place in rivals))
-        for axis in range(3)
-    ]
-    best = sample(background, _cut(lines, around)).clone()
-    for index, channel, place in rivals:
-        score = sample(channel, _cut(lines, place))
-        inner = tuple(slice(p.start - a.start, p.stop - a.start) for p, a in zip(place, around, strict=True))
-        out[place].masked_fill_(score > best[inner], index)
-        torch.maximum(best[inner], score, out=best[inner])
-
-
-def _reaches(rivals: Tensor, floor: Tensor | float, lines: Sequence[Line]) -> Iterator[Place | None]:
-    """Where on the finer grid the voxels in which each (N, I, J, K) rival is above the floor have any weight."""
-    if rivals.stride(0) != 1:
-        for channel in rivals:
-            found = channel > floor
-            plane = found.any(2)
-            yield _reach((plane.any(1), plane.any(0), found.any(0).any(0)), lines)
-        return
-    # The channels of a voxel lie side by side: all at once, as numbers, whose maximum is found faster than a truth.
-    above = (rivals > floor).movedim(0, -1).view(torch.uint8)
-    across = above.amax(0)
-    hits = [line.T > 0 for line in (above.amax(1).amax(1), across.amax(1), across.amax(0))]
-    for channel, is_somewhere in enumerate(hits[0].any(1).tolist()):
-        yield _reach([line[channel] for line in hits], lines) if is_somewhere else None
-
-
-def _reach(found: Sequence[Tensor], lines: Sequence[Line]) -> Place | None:
-    """Where on the finer grid samples have any weight that were found (bool) along each axis."""
-    place = []
-    for line, hits in zip(lines, found, strict=True):
-        where = hits.nonzero().flatten()
-        part = line.touching(int(where[0]), int(where[-1])) if len(where) else slice(0, 0)
-        if part.start == part.stop:
-            return None
-        place.append(part)
-    i, j, k = place
-    return i, j, k
-
-
-def _cut(lines: Sequence[Line], place: Sequence[slice]) -> list[Line]:
-    return [line.part(rows) for line, rows in zip(lines, place, strict=True)]

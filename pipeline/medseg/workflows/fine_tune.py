@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from medseg.core.document import Document
 from medseg.core.errors import ModelError
 from medseg.core.transfer import Transfer
 from medseg.io.bundle import WEIGHTS, read_bundle
@@ -65,5 +66,13 @@ def start_from(bundle: Path, plan: Plan, *, seed: int) -> tuple[dict[str, Tensor
 
 
 def _short(value: object) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    text = _words(value)
     return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _words(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_words, value))
+    if isinstance(value, Document):
+        return ", ".join(f"{key} {_words(one)}" for key, one in value.model_dump(exclude_defaults=True).items())
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -32,7 +32,7 @@ from medseg.workflows.model_card import model_card
 from medseg.workflows.provenance import make_provenance
 from medseg.workflows.residency import require_room, residency_of
 from medseg.workflows.sameness import training_identity
-from medseg.workflows.train_warnings import class_warnings, collapse_warnings, label_warnings, short_warnings
+from medseg.workflows.train_warnings import collapse_warnings, foreseen_warnings, short_warnings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -158,7 +158,7 @@ def _train(
     if ranks.any(stopped):
         return Trained(folder / "bundle", {}, finished=False)
     require_foreground(cases, plan)
-    unseen = (*label_warnings(cases, plan), *class_warnings(store.dataset, split))
+    unseen = foreseen_warnings(cases, store, split)
     if ranks.is_writer:
         for warning in unseen:
             logger.warning(warning)

@@ -9,13 +9,44 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from medseg.core.case import Dataset
+    from medseg.core.findings import CaseFailure
     from medseg.core.plan import Plan
     from medseg.core.settings import TrainSettings
     from medseg.data.splits import Split
-    from medseg.data.store import LoadedCase
+    from medseg.data.store import LoadedCase, Store
 
 COLLAPSED = "collapsed"
+_MOST_NAMES = 5
 _USEFUL_STEPS = 1000
+
+
+def foreseen_warnings(cases: Sequence[LoadedCase], store: Store, split: Split) -> tuple[str, ...]:
+    """What is known before the first step: cases left out, labels and classes that nothing teaches.
+
+    Args:
+        cases: To learn from.
+        store: Where they come from.
+        split: Of its cases.
+    """
+    return (
+        *failure_warnings(store.index.failures),
+        *label_warnings(cases, store.plan),
+        *class_warnings(store.dataset, split),
+    )
+
+
+def failure_warnings(failures: Sequence[CaseFailure]) -> tuple[str, ...]:
+    """`W-CASES-LEFT-OUT` when cases of the dataset are not in the store.
+
+    Args:
+        failures: Of `preprocess`.
+    """
+    if not failures:
+        return ()
+    named = [f"{failure.case} ({failure.code})" for failure in failures[:_MOST_NAMES]]
+    more = f" and {len(failures) - _MOST_NAMES} more" if len(failures) > _MOST_NAMES else ""
+    names = f"{', '.join(named)}{more}"
+    return (f"W-CASES-LEFT-OUT: {len(failures)} case(s) could not be preprocessed and have no part in this: {names}",)
 
 
 def label_warnings(cases: Sequence[LoadedCase], plan: Plan) -> tuple[str, ...]:
