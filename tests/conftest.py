@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,14 +13,30 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
+from medseg.core.reading import Containment
 from medseg.core.settings import InferSettings, PreprocessSettings, TrainSettings
 from medseg.data.phantom import make_phantom
+from medseg.io.contained import contained
 from medseg.workflows.infer import Inferred, infer
 from medseg.workflows.preprocess import preprocess
 from medseg.workflows.train import train
 from medseg.workflows.workspace import Workspace
 
 NUM_CASES = 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_reader(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One process reads for all tests of a module of commands, as it does for all cases of a command.
+
+    It keeps the environment that it was started in: a module whose tests change what reading depends on, or watch the
+    process, says `OWN_READERS = True`.
+    """
+    if request.path.parent.name not in {"apps", "workflows"} or hasattr(request.module, "OWN_READERS"):
+        yield
+        return
+    with contained(Containment()):
+        yield
 
 
 @pytest.fixture(scope="session")

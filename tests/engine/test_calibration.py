@@ -36,13 +36,6 @@ def _taking(clock, *seconds):
     return segment
 
 
-@pytest.mark.parametrize(("runs", "taken"), [((0.9, 0.1), 0.1), ((5.0, 1.0), 5.0)])
-def test_a_short_first_run_is_repeated_and_a_long_one_counts(runs, taken, clock):
-    [answer], seconds = timed([_taking(clock, *runs)], torch.zeros(2))
-    assert seconds == pytest.approx(taken)
-    assert answer.tolist() == [1, 1]
-
-
 def test_the_members_of_an_ensemble_are_added_up(clock):
     answers, seconds = timed([_taking(clock, 3.0), _taking(clock, 4.0)], torch.zeros(1))
     assert (len(answers), seconds) == (2, pytest.approx(7.0))

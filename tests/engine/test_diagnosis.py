@@ -18,13 +18,19 @@ from medseg.engine import case_run, head_fits
 from medseg.engine.backends import torch_segment
 from medseg.engine.case_run import CaseRun, infer_case
 from medseg.engine.diagnosis import _Look, refit_heads
-from medseg.engine.head_fits import _MISTAKEN, _PENALTIES, Task, _folds, _row_losses, fit_layer, fit_number, fit_path
+from medseg.engine.head_fits import _MISTAKEN, Task, _folds, _row_losses, fit_layer, fit_number, fit_path
 from medseg.engine.stop import Stopped
 from medseg.nn.build import build_network
 from medseg.nn.diagnosis import OrdinalLayer
 from medseg.ops.ordinal import weighted_kappa
 from medseg.ops.sliding import WindowGrid
 from medseg.workflows.workspace import Workspace
+
+
+@pytest.fixture
+def few_penalties(monkeypatch):
+    """Where it does not matter which of many is chosen."""
+    monkeypatch.setattr(head_fits, "_PENALTIES", head_fits._PENALTIES[::4])
 
 
 def _task(*, num_cases=40, blocks=(3, 2), signal=2.0, views=1, seed=0, per_patient=1) -> Task:
@@ -73,6 +79,7 @@ def _contrast(num_cases: int, seed: int) -> Task:
     return Task(torch.from_numpy(features[:, None]), torch.from_numpy(targets), patients, (2,))
 
 
+@pytest.mark.usefixtures("few_penalties")
 def test_mistaken_classes_spoil_a_fit_less_when_it_allows_for_them_and_right_ones_are_believed(monkeypatch):
     """Of one case in ten the class given is the other; what is answered is how likely the true one is."""
     is_wrong = torch.isin(torch.arange(60), torch.tensor([3, 14, 25, 36, 47, 58]))
@@ -152,6 +159,7 @@ def cases(workspace: Workspace) -> tuple[Store, list[LoadedCase]]:
     return store, twice
 
 
+@pytest.mark.usefixtures("few_penalties")
 def test_nothing_but_the_heads_is_refitted_and_alike_each_time(cases):
     store, known = cases
     told = [
@@ -175,7 +183,7 @@ def test_nothing_but_the_heads_is_refitted_and_alike_each_time(cases):
     assert all(torch.equal(value, states[0][name]) for name, value in states[1].items())
 
 
-_FITS = len(_PENALTIES) * len(_MISTAKEN)
+_FITS = 3 * len(_MISTAKEN)
 _ROUNDS = {  # after the cases; of a class each choice in five folds and on all cases, of a number once in each
     "before the first fold": 0,
     "in a fold": 2 * _FITS + 3,
@@ -216,6 +224,7 @@ def two_heads(cases):
     return store.plan.model_copy(update={"classification": finding}), told
 
 
+@pytest.mark.usefixtures("few_penalties")
 @pytest.mark.parametrize(
     "stop_at",
     [
@@ -422,6 +431,7 @@ def test_a_constant_number_leaves_the_trained_layer_alone():
     assert fit_number(same, nn.Linear(20, 1), seed=0) is None
 
 
+@pytest.mark.usefixtures("few_penalties")
 def test_a_target_is_refitted_in_standard_deviations_and_missing_values_teach_nothing(cases):
     store, known = cases
     target = Target(unit="years", n=9, mean=60.0, std=10.0, low=40.0, high=80.0)

@@ -167,14 +167,14 @@ def one_thread():
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_train_the_network_that_one_trains_and_tell_their_end(workspace: Workspace):
     """Samples, augmentation, loss, feature statistics and scores are those of the whole batch; errors come once."""
+    other = load_file(workspace.newest_bundle() / "weights.safetensors")
     port = _free_port()
     both = [_start(rank, port, "-c", PAIR, str(workspace.folder), SETTINGS.to_json()) for rank in (0, 1)]
     alone = train(workspace, SETTINGS, name="alone")
     told = [process.communicate(timeout=100) for process in both]
     assert [process.returncode for process in both] == [0, 0], told
     one, two = _weights(workspace, "alone"), _weights(workspace, "pair")
-    fresh = train(workspace, SETTINGS.model_copy(update={"seed": 4}), name="other") and _weights(workspace, "other")
-    assert _distance(one, two) < 1e-4 < 0.01 < _distance(one, fresh)
+    assert _distance(one, two) < 1e-4 < 0.01 < _distance(one, other)
     again = train(workspace, SETTINGS, name="pair")
     assert again.was_done
     assert again.validation == pytest.approx(alone.validation, abs=1e-3)

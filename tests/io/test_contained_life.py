@@ -63,6 +63,13 @@ def test_it_ends_with_the_last_user(hostile):
     assert not is_running(keeper)
 
 
+def test_what_one_reading_loads_is_there_for_the_next_and_nobody_elses_is(hostile):
+    with contained(LIMITS):
+        assert [hostile.number(name) for name in ("loads", "loads", "modules")] == [0, 1, 0]
+    with contained(LIMITS):
+        assert hostile.number("loads") == 0
+
+
 def test_readings_end_when_who_asked_is_killed(hostile, tmp_path):
     script = f"""
         import os, signal, sys, threading, time

@@ -110,3 +110,16 @@ def test_a_block_answers_alike_in_both_layouts_and_spares_its_input(block):
 def test_a_map_of_one_voxel_is_refused_as_torch_refuses_it():
     with pytest.raises(ValueError, match="more than 1 spatial element"):
         instance_norm(_norm(), torch.zeros(2, 5, 1, 1, 1))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_traced_on_little_holds_for_more(monkeypatch):
+    """One chunk of what it is shown, and eight of what is asked later."""
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 2 * 4 * 27)
+    norm = nn.InstanceNorm3d(2, affine=True).requires_grad_(False)
+    little, more = (
+        _features(shape=(1, 2, *[side] * 3)).contiguous(memory_format=torch.channels_last_3d) for side in (3, 6)
+    )
+    with torch.no_grad():
+        traced = torch.jit.trace(lambda x: instance_norm(norm, x), (little,), check_trace=False)
+        torch.testing.assert_close(traced(more.clone()), norm(more))

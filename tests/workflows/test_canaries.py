@@ -30,6 +30,7 @@ from medseg.core.prediction import Prediction
 from medseg.core.volume import LabelMap
 from medseg.engine.predict import Predictor
 
+OWN_READERS = True
 SHAPE = (44, 40, 22)
 AXES = np.diag([3.5, 3.5, -5.0])
 EXAMINATIONS = {"ct_january": ("20260110", 12), "ct_april": ("20260412", 16)}

@@ -23,6 +23,7 @@ from medseg.workflows.infer import infer
 from medseg.workflows.preprocess import preprocess
 from medseg.workflows.workspace import Workspace
 
+OWN_READERS = True
 pytestmark = pytest.mark.skipif(not can_contain(), reason="reading is contained on Linux only")
 
 # Python imports a module of this name when it starts: the reading process then has a parser that a file can kill.

@@ -24,6 +24,7 @@ from medseg.io.contained import can_contain
 from medseg.io.volumes import read_labels, read_volume
 
 # pynetdicom brings programs of the same names, beside the interpreter
+OWN_READERS = True
 ELSEWHERE = os.pathsep.join(
     place for place in os.get_exec_path() if Path(place).resolve() != Path(sys.executable).parent.resolve()
 )

@@ -221,6 +221,7 @@ def test_a_stop_request_ends_a_validation_in_its_middle_and_the_training_goes_on
 )
 def test_a_stop_request_ends_the_last_fit_of_the_heads_which_is_then_made_anew(place, monkeypatch, asks):
     monkeypatch.setattr(head_fits, "_FEWEST_PER_CLASS", 1)
+    monkeypatch.setattr(head_fits, "_PENALTIES", head_fits._PENALTIES[::4])
     monkeypatch.setattr(head_fits, "_balance", fitting := Counted(head_fits._balance))
     whole = read_bundle(train(place, SHORT, name="whole").bundle).weights[0]
     fits, fitting.calls = fitting.calls, 0

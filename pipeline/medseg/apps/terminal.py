@@ -52,7 +52,8 @@ class Terminal:
         self.err.print(f"[bold red]error[/] {escape(text)}")
 
     def warning(self, text: str) -> None:
-        self.err.print(f"[yellow]warning[/] {escape(text)}")
+        if not self.out.quiet:  # else the process that tells has the same warning
+            self.err.print(f"[yellow]warning[/] {escape(text)}")
 
     def table(
         self,

@@ -6,11 +6,9 @@ of the case at hand before it is used. OpenVINO and ONNX Runtime are built for o
 
 from __future__ import annotations
 
-import copy
 import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,10 +21,11 @@ from torch import Tensor, nn
 from medseg.core.errors import ModelError, UsageError
 from medseg.engine.calibration import PACKAGES, Known, digest, require_as_torch, timed
 from medseg.engine.devices import autocast
+from medseg.engine.graphs import write_onnx, write_openvino
 from medseg.engine.openvino_core import openvino_core
 from medseg.engine.segment import Finest, PartedSegment, Segment, as_read, parted, reading
 from medseg.io.cache import cache_folder, recall, remember
-from medseg.io.files import atomic_path, sha256_of
+from medseg.io.files import full_disk_named, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
 
 # Below this much work for torch, trying the others costs more than it can save.
 _WORTH_TRYING_S = 20.0
+# A run as long as this is hardly lengthened by what only the first one does.
+_LONG_S = 2.0
 # What beats torch by less at its first run is run again, beside torch.
 _CLEARLY = 1.5
 
@@ -61,7 +62,8 @@ class Backends:
         self._auto = self._open = wanted == "auto"
         self._dtype = dtype
         # what was remembered of whole networks says nothing of their halves, nor of an image in one part
-        self._key = " ".join([key, *["parted"] * any(parted(network.unet) for network in networks), "in two parts"])
+        are_parted = any(parted(network.unet) for network in networks)
+        self._key = " ".join([key, *["parted"] * are_parted, "in two parts, traced"])
         self._known = Known(self._key, dtype)
         self._torch_s: float | None = None
         self._segments: list[Segment] = []
@@ -108,7 +110,10 @@ class Backends:
             return
         if self._torch_s is not None and self._torch_s * num_windows < _WORTH_TRYING_S:
             return  # measured once, not for each of many small cases
-        expected, self._torch_s = timed(self._build("torch", example), example)
+        segments = self._build("torch", example)
+        expected, self._torch_s = timed(segments, example)
+        if self._torch_s < _LONG_S:
+            self._torch_s = min(self._torch_s, timed(segments, example)[1])
         if self._torch_s * num_windows < _WORTH_TRYING_S:
             return
         times: dict[Name, float] = {"torch": self._torch_s}
@@ -119,8 +124,8 @@ class Backends:
     def _try(self, rivals: list[Name], times: dict[Name, float], example: Tensor, expected: list[Tensor]) -> None:
         """Add the seconds of each rival that answers as torch does, and take the fastest."""
         for name in rivals:
-            if name == "onnx" and self._dtype is not None and min(times.values()) < times["torch"]:
-                continue  # it has fp32 only, at twice the work of what has already beaten torch in reduced precision
+            if name == "onnx" and self._dtype is not None and "openvino" in times:
+                continue  # it has fp32 only, at twice the work of what has been measured in reduced precision
             try:
                 segments, times[name] = self._compared(name, example, expected)
             except ModelError as error:
@@ -204,7 +209,7 @@ def _in_torch(finest: Segment, dtype: torch.dtype | None) -> Segment:
 
 
 def _openvino(module: nn.Module, example: Tensor, dtype: torch.dtype | None, key: str) -> Segment:
-    with _graph(module, example, key) as path:
+    with _graph("network.xml", write_openvino, module, example, key) as path:
         core = openvino_core()
         precision = "bf16" if dtype is torch.bfloat16 else "f32"
         options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
@@ -222,7 +227,7 @@ def _onnx(module: nn.Module, example: Tensor, key: str) -> Segment:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.enable_cpu_mem_arena = False  # it would keep what the largest window took
-    with _graph(module, example, key) as path:
+    with _graph("network.onnx", write_onnx, module, example, key) as path:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
@@ -233,51 +238,25 @@ def _onnx(module: nn.Module, example: Tensor, key: str) -> Segment:
 
 
 @contextmanager
-def _graph(module: nn.Module, example: Tensor, key: str) -> Iterator[Path]:
-    """The network as an ONNX file: from the cache when it is there whole, else made, and kept if there is a place."""
-    kept = cache_folder("networks")
+def _graph(
+    name: str, write: Callable[[nn.Module, list[Tensor], Path], None], module: nn.Module, example: Tensor, key: str
+) -> Iterator[Path]:
+    """The network as files: from the cache when all are there whole, else made, and kept if there is a place."""
     with tempfile.TemporaryDirectory() as passing:
-        folder = kept or Path(passing)
-        path = folder / f"{digest(key, torch.__version__, *example.shape)}.onnx"
-        if not (path.is_file() and recall(folder, path.stem).get("sha256") == sha256_of(path)):
-            with atomic_path(path) as temporary:
-                export_onnx(module, [example], temporary)
-            remember(folder, path.stem, {"sha256": sha256_of(path)})
+        kept = cache_folder("networks", digest(name, key, torch.__version__, *example.shape))
+        path = (kept or Path(passing)) / name
+        if not (known := recall(kept, "sha256")) or known != _hashes(path):
+            with full_disk_named(path), tempfile.TemporaryDirectory(dir=path.parent) as making:
+                write(module, [example], Path(making) / name)
+                for file in Path(making).iterdir():
+                    file.replace(path.with_name(file.name))
+            remember(kept, "sha256", _hashes(path))
         yield path
 
 
-def export_onnx(module: nn.Module, examples: Sequence[Tensor], path: Path, **options: Any) -> None:
-    """Write a network, or a part of one, as one ONNX file for inputs of the examples' shapes.
-
-    Args:
-        module: On any device.
-        examples: One per input.
-        path: File to write.
-        **options: Of `torch.onnx.export`, such as the names of inputs and outputs.
-    """
-    # a copy, because tracing expects another memory layout than running
-    plain = copy.deepcopy(module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    with warnings.catch_warnings(), _only_errors("torch.onnx"), torch.no_grad():
-        # tracing warns of every branch that it fixes; there is one, and it is right (`nn.network._convolve`)
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            plain.eval(), tuple(examples), path, dynamo=True, external_data=False, verbose=False, **options
-        )
-    # the exporter's rules hold on to the last graph that they simplified, and through it to the copy
-    for parameter in plain.parameters():
-        parameter.data = parameter.new_empty(0)
-
-
-@contextmanager
-def _only_errors(name: str) -> Iterator[None]:
-    """Of a logger that warns of packages which nothing here needs."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
+def _hashes(path: Path) -> dict[str, str]:
+    """Of a graph and what lies beside it under its name."""
+    return {file.name: sha256_of(file) for file in sorted(path.parent.glob(f"{path.stem}.*"))}
 
 
 def _require(name: Name, network: Network) -> None:

@@ -29,8 +29,6 @@ Name = Literal["torch", "compiled", "openvino", "onnx"]
 
 PACKAGES: dict[Name, str] = {"openvino": "openvino", "onnx": "onnxruntime"}
 _TOLERANCE = {torch.bfloat16: 0.05, None: 1e-3}
-# A run as long as this is hardly lengthened by what only the first one does.
-_LONG_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -81,21 +79,13 @@ class Known:
 
 
 def timed(segments: Iterable[Segment], window: Tensor) -> tuple[list[Tensor], float]:
-    """What every member computes of a window, of parted ones the features, and the seconds of all of them.
-
-    Where the first run was short it is run again, without what only the first one does.
-    """
+    """What every member computes of a window, of parted ones the features, and the seconds of all of them."""
     answers, total = [], 0.0
     for segment in segments:
         compute = segment.features if isinstance(segment, PartedSegment) else segment
-        for _ in range(2):
-            start = time.perf_counter()
-            answer = compute(window)
-            taken = time.perf_counter() - start
-            if taken > _LONG_S:
-                break
-        answers.append(answer)
-        total += taken
+        start = time.perf_counter()
+        answers.append(compute(window))
+        total += time.perf_counter() - start
     return answers, total
 
 

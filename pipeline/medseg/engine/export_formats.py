@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medseg.core.errors import UsageError
 from medseg.core.export import Format, Part, Port
-from medseg.engine.backends import export_onnx
+from medseg.engine.graphs import write_onnx
 from medseg.engine.openvino_core import openvino_core
 
 OPSET = 18
@@ -52,7 +52,7 @@ def _names(ports: Sequence[Port]) -> list[str]:
 
 def _write_onnx(module: nn.Module, examples: Sequence[Tensor], path: Path, part: Part) -> None:
     names = {"input_names": _names(part.inputs), "output_names": _names(part.outputs)}
-    export_onnx(module, examples, path, opset_version=OPSET, **names)
+    write_onnx(module, examples, path, opset_version=OPSET, **names)
 
 
 def _load_onnx(path: Path) -> Run:

@@ -115,7 +115,7 @@ def export_script(
     """Write the mean of all members' segmentations as TorchScript, which MONAI loads without code of ours."""
     part, example = _segmentation_part(plan, 1), torch.zeros(1, len(plan.channels), *plan.patch_size)
     with warnings.catch_warnings(), torch.no_grad():
-        # torch advises its newer format, which MONAI does not load; on the fixed branch see `backends.export_onnx`
+        # torch advises its newer format, which MONAI does not load; on the fixed branch see `graphs.write_onnx`
         warnings.simplefilter("ignore")
         mean = Mean(networks, combine=combine, regions=bool(plan.regions)).eval().requires_grad_(False)
         torch.jit.save(torch.jit.trace(mean, (example,)), path)  # type: ignore[no-untyped-call]

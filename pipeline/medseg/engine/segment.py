@@ -47,6 +47,18 @@ class FinestFeatures(nn.Module):
         return self.unet.finest(self.unet.encode(windows))
 
 
+def shown_by(module: nn.Module, example: Tensor) -> Tensor:
+    """As much of an input as shows every step of a module.
+
+    Of our own network, which takes any size, that is what leaves two voxels per axis of its coarsest map: to trace it
+    there is little work. Of others it is all, because some of their steps follow the size.
+    """
+    if not isinstance(module, Finest | FinestFeatures) or not isinstance(module.unet, UNet):
+        return example
+    i, j, k = module.unet.factors
+    return example[..., : i + 1, : j + 1, : k + 1]
+
+
 @dataclass(frozen=True, eq=False)
 class PartedSegment:
     """A segment that is also known in two halves.

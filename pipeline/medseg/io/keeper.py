@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import mmap
 import os
 import resource
 import select
@@ -28,6 +29,8 @@ from medseg.io.decoded import ReadOptions
 from medseg.io.handover import LENGTH, Answer, Refusal, hand_over
 from medseg.io.streams import inflater
 
+# Libraries that some files need; once a child has loaded one it is loaded here, for all that come after.
+_LIBRARIES = ("pydicom", "medseg.io.dicom")
 _SPARE_BYTES = 64 << 20
 _BEFORE_START_BYTES = 1 << 30
 _GRACE_S = 5
@@ -44,6 +47,7 @@ def keep(control: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(waker.fileno())
     answers: dict[int, socket.socket] = {}
+    used = mmap.mmap(-1, len(_LIBRARIES))  # a byte each, shared with the children: all that is taken from them here
     while True:
         ready, _, _ = select.select([control, woken], [], [])
         if woken in ready:
@@ -56,11 +60,12 @@ def keep(control: socket.socket) -> None:
             break
         answer = socket.socket(fileno=descriptors[0])
         request = _receive(control, LENGTH.unpack(head)[0])
+        _load(used)
         pid = os.fork()
         if pid == 0:
             for other in (control, woken, waker, *answers.values()):
                 other.close()
-            _read(json.loads(request), answer)
+            _read(json.loads(request), answer, used)
         answers[pid] = answer
     for pid in answers:
         os.kill(pid, signal.SIGKILL)
@@ -87,11 +92,18 @@ def _report_ended(answers: dict[int, socket.socket]) -> None:
                 continue  # whoever asked has gone
 
 
-def _read(request: dict[str, Any], answer: socket.socket) -> NoReturn:
+def _load(used: mmap.mmap) -> None:
+    for name, is_used in zip(_LIBRARIES, used[:], strict=True):
+        if is_used:
+            importlib.import_module(name)
+
+
+def _read(request: dict[str, Any], answer: socket.socket, used: mmap.mmap) -> NoReturn:
     """In the child: read within the limits, answer, end."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     words, descriptor = _answered(request)
+    used[:] = bytes(name in sys.modules for name in _LIBRARIES)
     if descriptor is not None:
         socket.send_fds(answer, [b"\n"], [descriptor])
     answer.sendall(words.model_dump_json().encode())

@@ -34,7 +34,7 @@ def instance_norm(norm: nn.InstanceNorm3d, x: Tensor, *, slope: float = 1.0) -> 
         x: (B, C, I, J, K); it may be overwritten where no gradient is kept.
         slope: Of the leaky ReLU below 0; 1 is none.
     """
-    ours = x.device.type == "cpu" and not torch.compiler.is_compiling() and x.shape[2:].numel() > 1
+    ours = x.device.type == "cpu" and not _is_recorded() and x.shape[2:].numel() > 1
     if ours and norm.training and torch.is_grad_enabled():
         answer: Tensor = _Learning.apply(  # type: ignore[no-untyped-call]
             x.contiguous(memory_format=_LAYOUT), norm.weight, norm.bias, norm.eps, slope
@@ -46,6 +46,11 @@ def instance_norm(norm: nn.InstanceNorm3d, x: Tensor, *, slope: float = 1.0) -> 
         return x
     y = norm(x)
     return y if slope == 1 else functional.leaky_relu(y, slope, inplace=True)
+
+
+def _is_recorded() -> bool:
+    """Whether a graph is made of what runs: it knows the whole norm, and not its chunks."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 class _Learning(torch.autograd.Function):

@@ -91,6 +91,7 @@ class UNet(Segmenter):
     def __init__(self, in_channels: int, out_channels: int, plan: NetworkPlan) -> None:
         super().__init__()
         is_residual = plan.kind == "residual"
+        self.factors = plan.factors
         self.stem = Convolution(in_channels, plan.features[0], kernel=plan.kernels[0]) if is_residual else nn.Identity()
         self.encoder = nn.ModuleList()
         block = ResidualBlock if is_residual else Convolution

@@ -104,6 +104,13 @@ def modules(path, options):
     return Decoded(np.full((1, 1, 1), len(heavy)), np.eye(4))
 
 
+def loads(path, options):
+    known = "pydicom" in sys.modules
+    import pydicom  # noqa: F401
+
+    return Decoded(np.full((1, 1, 1), int(known)), np.eye(4))
+
+
 def remains(path, options):
     remains.count = getattr(remains, "count", 0) + 1
     return Decoded(np.full((1, 1, 1), remains.count), np.eye(4))
