@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 # Below this much work for torch, trying the others costs more than it can save.
 _WORTH_TRYING_S = 20.0
 # A run as long as this is hardly lengthened by what only the first one does.
-_LONG_S = 2.0
+_LONG_S = 1.0
 # What beats torch by less at its first run is run again, beside torch.
 _CLEARLY = 1.5
 
