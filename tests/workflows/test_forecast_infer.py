@@ -113,8 +113,8 @@ def test_a_case_that_cannot_be_read_is_a_row_and_not_the_end(bundle, image, tmp_
     assert caught.value.code == "E-GZ-TRUNC"
 
 
-# Slices of a 256x256xN image, classes, and the peak of the whole process in MiB (benchmarks/results/growth.json).
-MEASURED = [(64, 3, 734), (300, 3, 773), (1200, 3, 1104), (300, 2, 768), (300, 120, 907)]
+# Slices of a 256x256xN image, classes, and the peak in MiB of `medseg infer --backend torch` on two threads.
+MEASURED = [(64, 3, 654), (300, 3, 715), (1200, 3, 892), (300, 2, 722), (300, 120, 784)]
 
 
 @pytest.mark.parametrize(("slices", "classes", "peak_mib"), MEASURED)
@@ -128,7 +128,7 @@ def test_the_memory_is_near_what_was_measured_from_few_to_many_slices_and_classe
     assert forecast_mib == pytest.approx(peak_mib, rel=0.1)
 
 
-@pytest.mark.parametrize(("classes", "peak_mib"), [(2, 2443), (10, 2490), (40, 2672), (120, 2840)])
+@pytest.mark.parametrize(("classes", "peak_mib"), [(2, 1957), (120, 2393)])
 def test_so_it_is_of_a_network_of_the_usual_size(bundle, classes, peak_mib):
     network = bundle.plan.network.model_copy(update={"features": (32, 64, 128, 256, 320, 320)})
     values = {"labels": {f"organ {n}": n for n in range(1, classes)}, "patch_size": (128, 128, 128), "network": network}
@@ -136,4 +136,4 @@ def test_so_it_is_of_a_network_of_the_usual_size(bundle, classes, peak_mib):
     grid = Geometry.from_parts((256, 256, 300), (0.8, 0.8, 1.5))
     nothing = np.broadcast_to(np.int16(0), (1, *grid.shape))
     forecast_mib = _mib(_work(Volume(nothing, grid), plan, InferSettings()), plan)
-    assert forecast_mib == pytest.approx(peak_mib, rel=0.2)
+    assert forecast_mib == pytest.approx(peak_mib, rel=0.15)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from medseg.workflows.infer import Request
 
 _MIB = 2**20
-_LOADED_MIB = 650  # Python, libraries and model
+_LOADED_MIB = 500  # Python, libraries and model
 _LAYERS_AT_ONCE = 5  # at the finest scale, as measured: a convolution's output, its input of two, and what it needs
 _BYTES_OF_MASK = 3  # and of what is made of it while it is written
 
