@@ -35,7 +35,9 @@ def step_bytes(
         num_outputs: That come out, the background among them.
         value_bytes: Of what the network keeps: 4 in fp32, 2 in mixed precision, whose loss is in fp32 all the same.
     """
-    model = build_segmenter(network, num_channels, num_outputs).to("meta")
+    # MONAI's Swin UNETR reads values while it is built
+    with torch.device("cpu" if network.kind == "swin-unetr" else "meta"):
+        model = build_segmenter(network, num_channels, num_outputs).to("meta")
     image = torch.empty(1, num_channels, *patch, device="meta")
     weights = {id(value) for value in model.parameters()}
     kept: dict[int, Tensor] = {}
