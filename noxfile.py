@@ -53,11 +53,11 @@ def layers(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=[ENVIRONMENT])
 def tests(session: nox.Session) -> None:
-    """The default test suite, file by file in three processes, of which one waits; arguments after -- go to pytest."""
-    three = ("--numprocesses=3", "--dist=loadfile")
+    """The default test suite, file by file in two processes; arguments after -- go to pytest."""
+    two = ("--numprocesses=2", "--dist=loadfile")
     with tempfile.TemporaryDirectory(dir=memory_for_files()) as folder:
         where = {"TMPDIR": folder, "PYTEST_DEBUG_TEMPROOT": folder}
-        run(session, "pytest", "-m", "not slow and not gpu", *three, *session.posargs, OMP_NUM_THREADS="1", **where)
+        run(session, "pytest", "-m", "not slow and not gpu", *two, *session.posargs, OMP_NUM_THREADS="1", **where)
 
 
 def memory_for_files() -> Path | None:

@@ -236,14 +236,14 @@ def test_an_internal_fault_asks_for_a_report_and_shows_the_traceback_only_on_dem
 
 def test_python_dash_m_is_the_same_command(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "medseg", "train", "-w", str(tmp_path)],
+        [sys.executable, "-m", "medseg", "check", "--manifest", str(tmp_path / "none.json")],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "NO_COLOR": "1"},
     )
-    assert done.returncode == 5
-    assert done.stderr.startswith("error [E-NO-STORE]")
+    assert done.returncode == 3
+    assert done.stderr.startswith("error [E-NOT-FOUND]")
 
 
 def test_a_second_interrupt_of_a_training_ends_with_what_is_kept(run, monkeypatch, tmp_path):
