@@ -91,7 +91,6 @@ class UNet(Segmenter):
     def __init__(self, in_channels: int, out_channels: int, plan: NetworkPlan) -> None:
         super().__init__()
         is_residual = plan.kind == "residual"
-        self.factors = plan.factors
         self.stem = Convolution(in_channels, plan.features[0], kernel=plan.kernels[0]) if is_residual else nn.Identity()
         self.encoder = nn.ModuleList()
         block = ResidualBlock if is_residual else Convolution
@@ -110,7 +109,7 @@ class UNet(Segmenter):
             self.decoder.append(nn.Sequential(*(Convolution(n, fine, kernel=plan.kernels[level]) for n in inputs)))
             supervised = plan.deep_supervision or level == 0
             self.to_logits.append(nn.Conv3d(fine, out_channels, 1) if supervised else nn.Identity())
-        self.deep_supervision = plan.deep_supervision
+        self.deep_supervision, self.factors = plan.deep_supervision, plan.factors
 
     @property
     def decodes(self) -> bool:
