@@ -6,6 +6,7 @@ The command line and this module offer the same verbs; heavy libraries load when
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from medseg.io.volumes import write_volume as write_volume
     from medseg.ops.metrics import segmentation_metrics as segmentation_metrics
 
-    __version__: str
+__version__ = version("medseg")
 
 _HOMES = {
     "Geometry": "medseg.core.geometry",
@@ -51,10 +52,6 @@ __all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version  # a tenth of a start, for what few ask
-
-        return version("medseg")
     if name not in _HOMES:
         message = f"module 'medseg' has no attribute {name!r}"
         raise AttributeError(message)
