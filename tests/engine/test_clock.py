@@ -13,8 +13,14 @@ from medseg.engine.clock import Clock
 NOTHING = TrainingProgress()
 
 
-def clock(progress=NOTHING, *, batch_size=2, final_factor=1.0, **length) -> Clock:
-    return Clock(TrainSettings(**length), progress, num_cases=7, batch_size=batch_size, final_factor=final_factor)
+def clock(progress=NOTHING, *, batch_size=2, final_factor=1.0, now=time.monotonic, **length) -> Clock:
+    settings = TrainSettings(**length)
+    return Clock(settings, progress, num_cases=7, batch_size=batch_size, final_factor=final_factor, now=now)
+
+
+def standing() -> float:
+    """A clock by which everything takes no time."""
+    return 0.0
 
 
 def run_out(running: Clock) -> int:
@@ -41,7 +47,7 @@ def test_a_smaller_batch_after_a_restart_keeps_what_was_done():
 
 
 def test_a_finished_training_that_is_made_longer_goes_on_in_its_middle_and_is_validated_again():
-    first = clock(epochs=10)
+    first = clock(epochs=10, now=standing)
     while not first.over():
         if first.validation_due():
             first.timed_validation(dict)
@@ -49,7 +55,7 @@ def test_a_finished_training_that_is_made_longer_goes_on_in_its_middle_and_is_va
     done = first.progress()
     assert clock(done, epochs=10).over()
     assert clock(done, epochs=8).over()
-    longer = clock(done, epochs=20)
+    longer = clock(done, epochs=20, now=standing)
     assert longer.share() == 0.5
     assert not longer.validation_due()
     shares = []
@@ -69,17 +75,36 @@ def test_a_longer_budget_goes_on_and_the_same_one_does_not():
 
 
 def test_where_a_resumed_training_is_validated_next_does_not_depend_on_the_resumption():
-    whole = clock(epochs=10)
+    whole = clock(epochs=10, now=standing)
     for _ in range(6):
         if whole.validation_due():
             whole.timed_validation(dict)
         whole.advance()
-    again = clock(whole.progress(), epochs=10)
+    again = clock(whole.progress(), epochs=10, now=standing)
     while not whole.validation_due():
         assert not again.validation_due()
         whole.advance()
         again.advance()
     assert again.validation_due()
+
+
+@pytest.mark.parametrize(("validation_s", "times"), [(0.0, 9), (1.0, 9), (20.0, 5), (500.0, 1)])
+def test_validating_takes_little_of_a_training_in_epochs_too(validation_s, times):
+    seconds = [0.0]
+    running = clock(epochs=100, now=lambda: seconds[0])
+
+    def validated() -> dict[str, float]:
+        seconds[0] += validation_s
+        return {}
+
+    count = 0
+    while not running.over():
+        if running.validation_due():
+            running.timed_validation(validated)
+            count += 1
+        running.advance()
+        seconds[0] += 5.0  # 2000 s of steps in all
+    assert count == times
 
 
 def test_throughput_counts_this_session_only():

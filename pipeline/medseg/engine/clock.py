@@ -123,7 +123,7 @@ class Clock:
         return self._next_validation <= self.share() < 1.0
 
     def timed_validation(self, work: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """Run a validation; in a budget the next one waits until validating costs at most a twentieth of the time."""
+        """Run a validation; the next one waits until validating costs at most a twentieth of the time."""
         start = self._now()
         scores = work()
         self._time = self._now()
@@ -132,8 +132,9 @@ class Clock:
         return scores
 
     def _between_validations(self) -> float:
-        cost = 20 * self._validation_s / self._settings.budget_s if self._settings.budget_s else 0.0
-        return max(1 / _VALIDATIONS, cost)
+        share = self.share()
+        expected = self._settings.budget_s or (self.elapsed() / share if share else math.inf)
+        return max(1 / _VALIDATIONS, 20 * self._validation_s / max(expected, 1e-6))
 
     def telling_due(self) -> bool:
         """At the first step, every tenth, and where steps are slow every few seconds."""
