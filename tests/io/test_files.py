@@ -158,6 +158,14 @@ def test_a_staged_folder_replaces_namesakes_together_and_leaves_the_rest(tmp_pat
     assert (tmp_path / "index.html").read_text() == "new"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_named_by_the_file_that_was_meant_not_by_where_it_is_staged(tmp_path):
+    with pytest.raises(InputError) as caught, staged_folder(tmp_path) as staging, atomic_path(staging / "a" / "x.txt"):
+        Path("/dev/full").write_bytes(b"x")
+    assert (caught.value.code, caught.value.file) == ("E-DISK-FULL", tmp_path / "a" / "x.txt")
+    assert f"the disk of {tmp_path / 'a'} is full" in caught.value.message
+
+
 def test_a_staged_folder_that_fails_leaves_what_was_there(tmp_path):
     write_text(tmp_path / "index.html", "old")
 

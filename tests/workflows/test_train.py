@@ -23,6 +23,7 @@ from medseg.engine import backends, clock, head_fits, journal, step, validate
 from medseg.engine.checkpoint import CHECKPOINT, load_progress
 from medseg.engine.distributed import Ranks
 from medseg.engine.journal import Journal
+from medseg.io import files
 from medseg.io.bundle import read_bundle
 from medseg.io.lock import locked
 from medseg.workflows import train as training
@@ -331,7 +332,7 @@ def test_a_full_disk_at_checkpoint_time_is_loud_and_leaves_the_checkpoint_before
     monkeypatch.setattr(clock, "_CHECKPOINT_EVERY_S", 0.0)
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_bytes", full)
-        with pytest.raises(InputError, match=r"disk .* is full.*The checkpoint before it is whole") as caught:
+        with pytest.raises(InputError, match=r"disk .* is full.*The last checkpoint is whole") as caught:
             train(place, longer)
     assert (caught.value.code, caught.value.exit_code) == ("E-DISK-FULL", 3)
     assert path.read_bytes() == before
@@ -339,10 +340,22 @@ def test_a_full_disk_at_checkpoint_time_is_loud_and_leaves_the_checkpoint_before
     assert train(place, longer).finished
 
 
-def test_a_full_disk_while_logging_is_named(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+def test_a_full_disk_when_the_model_is_written_says_that_the_checkpoint_is_kept(place, monkeypatch):
+    bundle, longer = train(place, SHORT).bundle, SHORT.model_copy(update={"epochs": 3})
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "_flush", lambda path, _: full() if "bundle" in path.parts else None)
+        with pytest.raises(InputError, match=r"bundle is full.*The last checkpoint is whole") as caught:
+            train(place, longer)
+    assert (caught.value.code, caught.value.file.parent) == ("E-DISK-FULL", bundle)
+    assert read_bundle(bundle).manifest.finished
+    assert train(place, longer).finished
 
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_while_logging_is_named(tmp_path, monkeypatch):
     with Journal(tmp_path) as told, monkeypatch.context() as patched:
         patched.setattr(journal.json, "dumps", full)
         with pytest.raises(InputError) as caught:

@@ -5,6 +5,7 @@ There is no random state to keep: every step draws from generators seeded with (
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from medseg.io.files import write_bytes
 from medseg.io.weights import load_metadata, load_tensors, packed_tensors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -73,11 +75,18 @@ def save_checkpoint(path: Path, progress: TrainingProgress, state: TrainingState
         InputError: E-DISK-FULL or E-NOT-WRITABLE; the file before it is whole then.
     """
     packed = packed_checkpoint(progress, state)
-    try:
+    with last_one_named(path):
         write_bytes(path, packed)
+
+
+@contextmanager
+def last_one_named(path: Path) -> Iterator[None]:
+    """Around what a training writes: where that fails, say that its last checkpoint is still there."""
+    try:
+        yield
     except InputError as error:
         if path.exists():
-            error.remedy += " The checkpoint before it is whole: the same command goes on from there."
+            error.remedy += " The last checkpoint is whole: the same command goes on from there."
         raise
 
 

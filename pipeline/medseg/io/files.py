@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TOO_LONG = "The path is longer than this system allows: use a shorter name or folder."
 _UNFINISHED = ".tmp-"
+_STAGING = re.compile(rf"[\\/]{re.escape(_UNFINISHED)}[0-9a-f]+([\\/]new)?(?=[\\/]|$)")
 
 
 def require_file(path: Path | str) -> Path:
@@ -263,6 +265,7 @@ def _flush(path: Path, flags: int) -> None:
 
 def unwritable(path: Path, error: OSError) -> InputError:
     """Why a file cannot be written, in words: `E-DISK-FULL`, `E-PATH-TOO-LONG` or `E-NOT-WRITABLE`."""
+    path = Path(_STAGING.sub("", str(path)))  # where it was to lie in the end
     if error.errno in _FULL:
         message = f"the disk of {path.parent} is full; nothing was written"
         return InputError(message, code="E-DISK-FULL", file=path, remedy="Free some space or choose another folder.")

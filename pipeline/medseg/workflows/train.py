@@ -16,7 +16,7 @@ from medseg.core.progress import Progress, silent
 from medseg.data.patches import require_foreground
 from medseg.data.splits import Split, split_cases
 from medseg.data.store import LoadedCase, Store, open_store
-from medseg.engine.checkpoint import CHECKPOINT
+from medseg.engine.checkpoint import CHECKPOINT, last_one_named
 from medseg.engine.clock import Status, require_time
 from medseg.engine.devices import pick_device
 from medseg.engine.distributed import Ranks, joined
@@ -279,15 +279,16 @@ class _BundleWriter:
             sha256={},
             provenance=make_provenance(dataset.name, self.settings),
         )
-        write_bundle(
-            self.folder / "bundle",
-            manifest,
-            plan,
-            weights=[weights],
-            metrics=json.dumps({"validation": validation, "history": self._history()}, indent=2) + "\n",
-            card=model_card(manifest, plan),
-            fingerprint=self.store.fingerprint(),
-        )
+        with last_one_named(self.folder / CHECKPOINT):
+            write_bundle(
+                self.folder / "bundle",
+                manifest,
+                plan,
+                weights=[weights],
+                metrics=json.dumps({"validation": validation, "history": self._history()}, indent=2) + "\n",
+                card=model_card(manifest, plan),
+                fingerprint=self.store.fingerprint(),
+            )
 
     def _history(self) -> list[dict[str, float]]:
         """Every validation of the run, from its log."""
