@@ -16,10 +16,11 @@ from medseg.core.values import Target
 from medseg.data.store import LoadedCase, Store, StoredCase, open_store
 from medseg.engine import case_run, head_fits
 from medseg.engine.backends import torch_segment
-from medseg.engine.case_run import CaseRun, infer_case
+from medseg.engine.case_run import CaseRun
 from medseg.engine.diagnosis import _Look, refit_heads
 from medseg.engine.head_fits import _MISTAKEN, Task, _folds, _row_losses, fit_layer, fit_number, fit_path
 from medseg.engine.stop import Stopped
+from medseg.engine.validate import infer_case
 from medseg.nn.build import build_network
 from medseg.nn.diagnosis import OrdinalLayer
 from medseg.ops.ordinal import weighted_kappa

@@ -39,6 +39,17 @@ def test_what_steps_and_checkpoints_take_is_in_the_peak_and_what_was_before_is_n
     assert greedy.peak_bytes - usual.peak_bytes > 128 * MIB
 
 
+def test_the_windows_that_are_answered_together_are_as_many_as_in_a_validation(plan, monkeypatch):
+    seen = []
+    whole = module.torch_segment
+    monkeypatch.setattr(module, "torch_segment", lambda *of: lambda windows: seen.append(whole(*of)(windows).shape))
+    try_steps(plan, SETTINGS)
+    assert not seen
+    for judged, windows in (((16, 16, 8), 1), ((28, 16, 8), 2), ((200, 200, 200), 2 * 64**3 // (16 * 16 * 8))):
+        try_steps(plan, SETTINGS, judged=judged)
+        assert seen.pop() == (windows, plan.num_outputs, 16, 16, 8)
+
+
 def test_weights_are_counted_and_the_fastest_step_counts(plan, monkeypatch):
     times = iter([0.0, 3.0, 10.0, 11.0, 20.0, 22.0])
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(times))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 
@@ -11,9 +12,11 @@ import pytest
 from medseg.apps import show
 from medseg.core.forecast import Forecast
 from medseg.core.settings import TrainSettings
+from medseg.data.store import open_store
 from medseg.engine.trial import Trial
 from medseg.workflows import forecast_train as module
 from medseg.workflows.forecast_train import forecast_train
+from medseg.workflows.train import usable_split
 from medseg.workflows.workspace import Workspace
 
 SETTINGS = TrainSettings(epochs=100, device="cpu", ram_gib=1)
@@ -28,7 +31,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 def _told(place, monkeypatch, *, free_mib=10_000, settings=SETTINGS, **changed):
     measured = {"peak_bytes": 700 * MIB, "before_bytes": 300 * MIB, "device": "cpu", **changed}
-    monkeypatch.setattr(module, "try_steps", lambda *_: Trial(seconds=0.1, num_weights=5, **measured))
+    monkeypatch.setattr(module, "try_steps", lambda *_, **__: Trial(seconds=0.1, num_weights=5, **measured))
     monkeypatch.setattr(module, "free_memory", lambda: free_mib * MIB)
     made = forecast_train(place, settings)
     return dict(made.rows)["memory"], [value for what, value in made.rows if what == "warning"]
@@ -36,17 +39,32 @@ def _told(place, monkeypatch, *, free_mib=10_000, settings=SETTINGS, **changed):
 
 def test_memory_is_what_steps_took_with_room_for_more_and_the_cases(workspace, monkeypatch):
     cases = sum(path.stat().st_size for path in (workspace.store / "cases").iterdir()) / MIB
+    monkeypatch.setattr(module, "_answer_bytes", lambda *_: 20 * MIB)
     memory, warnings = _told(workspace, monkeypatch)
-    words = (
-        f"about {752 + cases:,.0f} MiB of the process: 752 MiB by a few steps measured here, {cases:.0f} MiB of cases"
+    assert memory == (  # 700, a twentieth of what the steps added to 300, and 32 that is loaded later
+        f"about {772 + cases:,.0f} MiB of the process: 752 MiB by a few steps measured here, {cases:.0f} MiB of cases, "
+        "20 MiB of the largest validation case's answer"
     )
-    assert memory == words  # 700, a twentieth of what the steps added to 300, and 32 that is loaded later
     assert warnings == []
     in_files = SETTINGS.model_copy(update={"ram_gib": 0})
     assert "0 MiB of cases" in _told(workspace, monkeypatch, settings=in_files)[0]
 
 
+def test_the_answer_is_that_to_the_largest_case_that_is_validated_on(workspace, monkeypatch):
+    store, asked = open_store(workspace.store), []
+    monkeypatch.setattr(module, "_answer_bytes", lambda _, judged: asked.append(judged) or 0)
+    _told(workspace, monkeypatch)
+    held_back = usable_split(store, SETTINGS).val
+    assert asked == [max((case.shape for case in store.index.cases if case.id in held_back), key=math.prod)]
+    monkeypatch.undo()
+    plan = store.plan.model_copy(update={"channels": ("CT", "PET"), "labels": {"a": 1, "b": 2}})
+    assert module._answer_bytes(plan, (10, 20, 30)) == 6000 * (2 * 4 + 3 * 4 + 8)
+    assert module._answer_bytes(plan, None) == 0
+    assert module._answer_bytes(plan.model_copy(update={"labels": {}}), (10, 20, 30)) == 0
+
+
 def test_what_is_not_free_is_warned_of(workspace, monkeypatch):
+    monkeypatch.setattr(module, "_answer_bytes", lambda *_: 0)
     in_files = SETTINGS.model_copy(update={"ram_gib": 0})
     assert _told(workspace, monkeypatch, free_mib=452, settings=in_files)[1] == []
     (warning,) = _told(workspace, monkeypatch, free_mib=451, settings=in_files)[1]
@@ -55,8 +73,9 @@ def test_what_is_not_free_is_warned_of(workspace, monkeypatch):
 
 
 def test_of_a_gpu_its_own_memory_is_told_and_the_cases_that_are_on_it(workspace, monkeypatch):
+    monkeypatch.setattr(module, "_answer_bytes", lambda *_: 0)
     memory, warnings = _told(workspace, monkeypatch, free_mib=1, device="cuda", before_bytes=0)
-    assert memory == "about 735 MiB of the GPU: 735 MiB by a few steps measured here, 0 MiB of cases"
+    assert memory.startswith("about 735 MiB of the GPU: 735 MiB by a few steps measured here, 0 MiB of cases, ")
     assert warnings == []
 
 

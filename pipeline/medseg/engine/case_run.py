@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from medseg.core.answering import Combination
+    from medseg.core.geometry import Shape
     from medseg.core.plan import Plan
     from medseg.engine.segment import Segment
 
@@ -45,37 +47,9 @@ class Classifier(Protocol):
         ...
 
 
-CaseAnswer = tuple[Tensor | None, dict[str, dict[str, float]], dict[str, float]]
-
-
-def infer_case(
-    networks: Sequence[Classifier],
-    image: Tensor,
-    plan: Plan,
-    *,
-    segments: Sequence[Segment],
-    overlap: float,
-    thrift: Thrift = Thrift.NONE,
-    clinical: Tensor | None = None,
-) -> CaseAnswer:
-    """All answers for one case on the network grid; call inside inference mode and autocast.
-
-    Args:
-        networks: In evaluation mode.
-        image: (C, I, J, K) on the networks' device.
-        plan: The model's.
-        segments: The segmentation half of each network, from `Backends` or `torch_segment`.
-        overlap: Of neighbouring windows.
-        thrift: How much speed is given up for memory.
-        clinical: (width,) the plan's clinical columns of the case.
-
-    Returns:
-        Logits (K, I, J, K), None without labels, class probabilities by head, and values by target.
-    """
-    windows = WindowGrid.over(image.shape[1:], plan.patch_size, overlap)
-    run = CaseRun(networks, image, plan, segments=segments, grid=windows, thrift=thrift, clinical=clinical)
-    logits = torch.cat(list(run.slabs()), dim=1) if plan.num_outputs else None
-    return logits, run.classes(), run.values()
+def windows_per_call(device: torch.device, patch_size: Shape) -> int:
+    """How many windows of a case a network is given at once."""
+    return max(1, _VOXELS_PER_CALL[device.type] // math.prod(patch_size))
 
 
 class CaseRun:
@@ -110,9 +84,7 @@ class CaseRun:
         self._networks, self._image, self._plan = networks, image, plan
         self._segments, self._grid = segments, grid
         self._clinical = clinical if plan.clinical else None
-        self._window_batch = max(1, _VOXELS_PER_CALL[image.device.type] // int(np.prod(plan.patch_size)))
-        if thrift >= Thrift.ONE_WINDOW:
-            self._window_batch = 1
+        self._window_batch = 1 if thrift >= Thrift.ONE_WINDOW else windows_per_call(image.device, plan.patch_size)
         self._stitch_on = torch.device("cpu") if thrift >= Thrift.STITCH_ON_CPU else image.device
         pools = plan.classification is not None and plan.num_outputs and not plan.classification.gathers
         pooled = plan.classification.pool_labels if plan.classification and pools else ()

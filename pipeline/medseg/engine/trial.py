@@ -12,6 +12,7 @@ import torch
 
 from medseg.core.clinical import encoded_width
 from medseg.data.batch import Batch
+from medseg.engine.backends import torch_segment
 from medseg.engine.checkpoint import TrainingProgress, TrainingState, packed_checkpoint
 from medseg.engine.clock import Clock
 from medseg.engine.devices import freed_memory_kept, pick_device
@@ -19,8 +20,10 @@ from medseg.engine.journal import Journal
 from medseg.engine.machine import build_machine
 from medseg.engine.step import guarded_step
 from medseg.engine.usage import forget_peak, peak_bytes
+from medseg.engine.validate import windows_at_once
 
 if TYPE_CHECKING:
+    from medseg.core.geometry import Shape
     from medseg.core.plan import Plan
     from medseg.core.settings import TrainSettings
 
@@ -47,8 +50,13 @@ class Trial:
     device: str
 
 
-def try_steps(plan: Plan, settings: TrainSettings) -> Trial:
+def try_steps(plan: Plan, settings: TrainSettings, *, judged: Shape | None = None) -> Trial:
     """Build what a training builds, make a few steps and pack a checkpoint after each; nothing is kept.
+
+    Args:
+        plan: Of the network.
+        settings: Of the training.
+        judged: Of the largest case that is validated on, whose first windows are then answered, too.
 
     Raises:
         ResourceError: E-MEMORY when a step does not fit.
@@ -68,6 +76,10 @@ def try_steps(plan: Plan, settings: TrainSettings) -> Trial:
             guarded_step(machine, moved, clock, settings, folder=folder)
             times.append(time.perf_counter() - start)
             packed_checkpoint(TrainingProgress(), state)  # what it takes has to find room between what steps left
+        if judged is not None and (num_windows := windows_at_once(judged, plan, device)):
+            machine.averaged.eval()
+            segment = torch_segment(machine.averaged, machine.dtype)
+            segment(torch.zeros((num_windows, len(plan.channels), *plan.patch_size), device=device))
     return Trial(
         seconds=min(times),
         peak_bytes=peak_bytes(device),

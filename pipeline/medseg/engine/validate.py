@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from medseg.core.errors import case_context
 from medseg.core.plan import IGNORE_INDEX, MISSING_CLASS
 from medseg.engine.backends import torch_segment
-from medseg.engine.case_run import infer_case
+from medseg.engine.case_run import CaseRun, windows_per_call
 from medseg.engine.devices import autocast
 from medseg.engine.distributed import ALONE, Ranks
 from medseg.engine.stop import Stopped, heed, unless
@@ -20,20 +21,22 @@ from medseg.engine.thrift import Thrift, rungs_of, within_memory
 from medseg.nn.ranks import everybodys
 from medseg.ops.ordinal import ordinal_summary
 from medseg.ops.scores import classification_summary
+from medseg.ops.sliding import WindowGrid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from torch import Tensor
-
+    from medseg.core.geometry import Shape
     from medseg.core.plan import Plan
     from medseg.data.store import LoadedCase
-    from medseg.engine.case_run import CaseAnswer
+    from medseg.engine.case_run import Classifier
     from medseg.engine.segment import Segment
     from medseg.nn.network import Network
 
 
 _OVERLAP = 0.25
+
+CaseAnswer = tuple[Tensor | None, dict[str, dict[str, float]], dict[str, float]]
 
 
 def validate(
@@ -110,6 +113,52 @@ def validate(
     finally:
         network.to(device)
     return _scores(sorted(everybodys(rows), key=lambda row: row.number), plan)
+
+
+def infer_case(
+    networks: Sequence[Classifier],
+    image: Tensor,
+    plan: Plan,
+    *,
+    segments: Sequence[Segment],
+    overlap: float,
+    thrift: Thrift = Thrift.NONE,
+    clinical: Tensor | None = None,
+) -> CaseAnswer:
+    """All answers for one case on the network grid; call inside inference mode and autocast.
+
+    Args:
+        networks: In evaluation mode.
+        image: (C, I, J, K) on the networks' device.
+        plan: The model's.
+        segments: The segmentation half of each network, from `Backends` or `torch_segment`.
+        overlap: Of neighbouring windows.
+        thrift: How much speed is given up for memory.
+        clinical: (width,) the plan's clinical columns of the case.
+
+    Returns:
+        Logits (K, I, J, K), None without labels, class probabilities by head, and values by target.
+    """
+    windows = WindowGrid.over(image.shape[1:], plan.patch_size, overlap)
+    run = CaseRun(networks, image, plan, segments=segments, grid=windows, thrift=thrift, clinical=clinical)
+    return _whole(run.slabs(), image) if plan.num_outputs else None, run.classes(), run.values()
+
+
+def _whole(slabs: Iterator[Tensor], image: Tensor) -> Tensor:
+    """All of an image together, each slab let go as soon as it is in its place."""
+    row, whole = 0, torch.empty(0)
+    for slab in slabs:
+        whole = whole if row else slab.new_empty((len(slab), *image.shape[1:]))
+        whole[:, row : row + slab.shape[1]] = slab
+        row += slab.shape[1]
+    return whole
+
+
+def windows_at_once(shape: Shape, plan: Plan, device: torch.device) -> int:
+    """Of a case, how many windows the network answers together in `validate`; none where it segments nothing."""
+    if not plan.num_outputs:
+        return 0
+    return min(WindowGrid.over(shape, plan.patch_size, _OVERLAP).count, windows_per_call(device, plan.patch_size))
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,15 @@ from medseg.workflows.train_warnings import short_warnings
 from medseg.workflows.workspace import FOLDS
 
 if TYPE_CHECKING:
+    from medseg.core.geometry import Shape
+    from medseg.core.plan import Plan
     from medseg.core.settings import TrainSettings
     from medseg.data.residency import Residency
     from medseg.engine.trial import Trial
     from medseg.workflows.workspace import Workspace
 
 _MIB = 2**20
-# What validations and pictures load, and what hundreds of steps leave behind, for each byte that a few steps took.
+# What pictures and the reading of masks load, and what hundreds of steps leave behind, for each byte a few steps took.
 _LOADED_LATER, _GROWTH = 32 * _MIB, 0.05
 
 
@@ -41,7 +43,9 @@ def forecast_train(workspace: Workspace, settings: TrainSettings) -> Forecast:
     require_room(plan, settings)
     residency = residency_of(store, (*split.train, *split.val), plan, settings)
     free = free_memory()
-    trial = try_steps(plan, settings)
+    shapes = {case.id: case.shape for case in store.index.cases}
+    judged = max((shapes[name] for name in split.val), key=math.prod, default=None)
+    trial = try_steps(plan, settings, judged=judged)
     steps_per_epoch = math.ceil(len(split.train) / plan.batch_size)
     if settings.budget_s:
         num_steps = settings.budget_s / trial.seconds
@@ -59,7 +63,7 @@ def forecast_train(workspace: Workspace, settings: TrainSettings) -> Forecast:
             ("validation cases", str(len(split.val))),
             ("patch", f"{'x'.join(map(str, plan.patch_size))} voxels, {plan.batch_size} a step"),
             ("network", f"{plan.network.kind}, {trial.num_weights / 1e6:.1f} million weights"),
-            *_memory(trial, residency, free=free),
+            *_memory(trial, residency, answer_bytes=_answer_bytes(plan, judged), free=free),
             ("data", residency.words),
             ("time of a step", pace),
             ("length", length),
@@ -69,12 +73,20 @@ def forecast_train(workspace: Workspace, settings: TrainSettings) -> Forecast:
     )
 
 
-def _memory(trial: Trial, residency: Residency, *, free: int) -> list[tuple[str, str]]:
+def _answer_bytes(plan: Plan, judged: Shape | None) -> int:
+    """Of a case that is validated on: its image and the answer in float32, and the winner of each voxel."""
+    if judged is None or not plan.num_outputs:
+        return 0
+    return math.prod(judged) * (4 * len(plan.channels) + 4 * plan.num_outputs + 8)
+
+
+def _memory(trial: Trial, residency: Residency, *, answer_bytes: int, free: int) -> list[tuple[str, str]]:
     """Rows on the memory of the process, or of the GPU on which it trains.
 
     Args:
         trial: The measured steps.
         residency: Where the cases are.
+        answer_bytes: Of the largest case that is validated on.
         free: Bytes of memory that were free before the steps.
     """
     on_gpu = trial.device == "cuda"
@@ -82,9 +94,13 @@ def _memory(trial: Trial, residency: Residency, *, free: int) -> list[tuple[str,
         return [("memory", "this system does not tell")]
     cases = residency.data_gib * GIB if residency.place == ("gpu" if on_gpu else "ram") else 0.0
     steps = trial.peak_bytes + _GROWTH * (trial.peak_bytes - trial.before_bytes) + _LOADED_LATER * (not on_gpu)
-    parts = f"{steps / _MIB:,.0f} MiB by a few steps measured here, {cases / _MIB:,.0f} MiB of cases"
-    rows = [("memory", f"about {(steps + cases) / _MIB:,.0f} MiB of the {'GPU' if on_gpu else 'process'}: {parts}")]
-    if not on_gpu and (needed := steps + cases - trial.before_bytes) > free:
+    total = steps + cases + answer_bytes
+    parts = (
+        f"{steps / _MIB:,.0f} MiB by a few steps measured here, {cases / _MIB:,.0f} MiB of cases, "
+        f"{answer_bytes / _MIB:,.0f} MiB of the largest validation case's answer"
+    )
+    rows = [("memory", f"about {total / _MIB:,.0f} MiB of the {'GPU' if on_gpu else 'process'}: {parts}")]
+    if not on_gpu and (needed := total - trial.before_bytes) > free:
         rows.append(
             (
                 "warning",
