@@ -45,7 +45,12 @@ def test_the_windows_that_are_answered_together_are_as_many_as_in_a_validation(p
     monkeypatch.setattr(module, "torch_segment", lambda *of: lambda windows: seen.append(whole(*of)(windows).shape))
     try_steps(plan, SETTINGS)
     assert not seen
-    for judged, windows in (((16, 16, 8), 1), ((28, 16, 8), 2), ((200, 200, 200), 2 * 64**3 // (16 * 16 * 8))):
+    for judged, windows in (
+        ((16, 16, 8), 1),
+        ((28, 16, 8), 1),
+        ((16, 28, 20), 6),
+        ((200, 200, 200), 2 * 64**3 // (16 * 16 * 8)),
+    ):
         try_steps(plan, SETTINGS, judged=judged)
         assert seen.pop() == (windows, plan.num_outputs, 16, 16, 8)
 

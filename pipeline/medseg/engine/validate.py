@@ -158,7 +158,8 @@ def windows_at_once(shape: Shape, plan: Plan, device: torch.device) -> int:
     """Of a case, how many windows the network answers together in `validate`; none where it segments nothing."""
     if not plan.num_outputs:
         return 0
-    return min(WindowGrid.over(shape, plan.patch_size, _OVERLAP).count, windows_per_call(device, plan.patch_size))
+    _, across, along = WindowGrid.over(shape, plan.patch_size, _OVERLAP).starts
+    return min(len(across) * len(along), windows_per_call(device, plan.patch_size))
 
 
 @dataclass(frozen=True)
