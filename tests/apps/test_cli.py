@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -244,6 +245,19 @@ def test_python_dash_m_is_the_same_command(tmp_path):
     )
     assert done.returncode == 3
     assert done.stderr.startswith("error [E-NOT-FOUND]")
+
+
+@pytest.mark.parametrize(("number", "code", "words"), [(2, 130, "interrupted"), (15, 143, "ended by SIGTERM")])
+def test_a_signal_that_compiled_code_took_for_a_fault_is_told_as_one(run, monkeypatch, cohort, number, code, words):
+    def compiled(*_: object, **__: object) -> None:
+        try:
+            signal.raise_signal(number)
+        except BaseException as ended:
+            message = "returned a result with an exception set"
+            raise SystemError(message) from ended
+
+    monkeypatch.setattr("medseg.workflows.check.check", compiled)
+    assert run("check", "--manifest", cohort) == (code, "", f"error {words}\n")
 
 
 def test_a_second_interrupt_of_a_training_ends_with_what_is_kept(run, monkeypatch, tmp_path):

@@ -113,9 +113,7 @@ def _run() -> int:
         TERMINAL.error(told_at_length(error) if debug else str(error))
         code = error.exit_code
     except _Ended as ended:
-        number = ended.args[0]
-        TERMINAL.error("interrupted" if number == signal.SIGINT else "ended by SIGTERM")
-        code = 128 + number
+        code = ended.told()
     except StoppedAtOnce as stopped:
         TERMINAL.error(str(stopped))
         code = 130
@@ -123,12 +121,26 @@ def _run() -> int:
         TERMINAL.error("interrupted")
         code = 130
     except Exception as error:  # noqa: BLE001 - the last door: nothing behind it would name the cause
-        code = show.unexpected(TERMINAL, error, debug=debug)
+        behind = _signal_behind(error)
+        code = behind.told() if behind else show.unexpected(TERMINAL, error, debug=debug)
     return code if isinstance(code, int) else 0
 
 
 class _Ended(BaseException):
     """By a signal, its number the argument: what is open is closed on the way out."""
+
+    def told(self) -> int:
+        """The exit code, after the reason was said."""
+        number: int = self.args[0]
+        TERMINAL.error("interrupted" if number == signal.SIGINT else "ended by SIGTERM")
+        return 128 + number
+
+
+def _signal_behind(error: BaseException | None) -> _Ended | None:
+    """The signal that an error was made of: compiled code, as Ray's, turns what is raised inside it into a fault."""
+    while error is not None and not isinstance(error, _Ended):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 @contextmanager
