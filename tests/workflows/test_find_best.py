@@ -140,6 +140,22 @@ def test_two_configurations_answer_together(runs, tmp_path):
     }
 
 
+def test_configurations_that_cannot_answer_together_are_tried_alone(runs, make_run, tmp_path):
+    other = make_run("coarse", _stray)
+    for fold in ("fold0", "fold1"):
+        bundle = read_bundle(other / fold / "bundle")
+        plan = bundle.plan.model_copy(update={"spacing_mm": (9.0, 9.0, 9.0)})
+        write_bundle(other / fold / "bundle", bundle.manifest, plan, weights=bundle.weights, metrics="{}\n", card="")
+    tried, search = (*runs, other), Search(min_volumes_ml=())
+    report = find_best(Workspace(tmp_path), tried, tmp_path, SETTINGS, search=search).report
+    assert [candidate.name for candidate in report.candidates] == ["poor", "stray", "coarse", "poor+stray"]
+    assert report.not_paired == ("poor+coarse", "stray+coarse")
+    told = [value for what, value in forecast_find_best(tried, tmp_path, search).rows if what == "not paired"]
+    assert told == ["poor+coarse", "stray+coarse"]
+    alone = find_best(Workspace(tmp_path), tried, tmp_path / "b", SETTINGS, search=Search(pairs=False)).report
+    assert alone.not_paired == ()
+
+
 def test_the_forecast_names_what_is_predicted_anew(runs, tmp_path):
     rows = dict(forecast_find_best(runs, tmp_path, Search()).rows)
     assert rows["configurations"] == "poor, stray"

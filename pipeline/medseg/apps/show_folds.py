@@ -118,4 +118,7 @@ def best(terminal: Terminal, made: FoundBest, *, as_json: bool) -> None:
     )
     if report.left_out:
         terminal.result(f"not scored by every candidate, and so left out: {', '.join(report.left_out)}")
+    if report.not_paired:
+        differ = "their plans differ in more than the network"
+        terminal.result(f"not tried together, since {differ}: {', '.join(report.not_paired)}")
     terminal.result(f"model: {made.bundle}")

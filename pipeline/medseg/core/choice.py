@@ -52,5 +52,6 @@ class BestReport(Document):
         description="score of choosing: each fold's cases under what was chosen by the other folds"
     )
     left_out: tuple[str, ...] = Field(default=(), description="cases that not every candidate could be scored on")
+    not_paired: tuple[str, ...] = Field(default=(), description="pairs whose plans differ in more than the network")
     choices_by_fold: tuple[Choice, ...] = Field(description="what was chosen without each fold")
     provenance: Provenance

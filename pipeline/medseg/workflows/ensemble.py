@@ -45,7 +45,7 @@ def ensemble(
     models = [read_bundle(bundle) for bundle in bundles]
     first = models[0]
     for model in models[1:]:
-        if _shared(model.plan) != _shared(first.plan) or model.manifest.labels != first.manifest.labels:
+        if not answer_alike(first, model):
             raise ModelError(
                 f"its plan is not that of {first.folder}",
                 code="E-ENSEMBLE",
@@ -77,6 +77,11 @@ def ensemble(
         card=model_card(manifest, first.plan),
         fingerprint=first.fingerprint,
     )
+
+
+def answer_alike(first: Bundle, other: Bundle) -> bool:
+    """Whether two models see the same image and name what they find alike, so that their answers can be averaged."""
+    return _shared(first.plan) == _shared(other.plan) and first.manifest.labels == other.manifest.labels
 
 
 def _shared(plan: Plan) -> Plan:

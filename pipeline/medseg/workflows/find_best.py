@@ -17,7 +17,7 @@ from medseg.core.forecast import Forecast
 from medseg.core.progress import Progress, silent
 from medseg.data.manifest import read_manifest, write_manifest
 from medseg.data.splits import Split
-from medseg.io.bundle import MANIFEST, BundleManifest
+from medseg.io.bundle import MANIFEST, BundleManifest, read_bundle
 from medseg.io.documents import read_document
 from medseg.io.files import require_writable, write_text
 from medseg.ops.choosing import Scores, choose, judge_choosing
@@ -30,7 +30,7 @@ from medseg.workflows.cross_validate import (
     predict_fold,
     temperatures_of,
 )
-from medseg.workflows.ensemble import ensemble
+from medseg.workflows.ensemble import answer_alike, ensemble
 from medseg.workflows.provenance import make_provenance
 from medseg.workflows.score_cleanups import Cleanings, score_cleanings
 
@@ -111,16 +111,17 @@ def find_best(
         found = f"cannot choose by numbers alone ({', '.join(dataset.targets)})"
         raise _refusal(found, "Compare the cross-validations' own reports: mean absolute error and R2.")
     require_writable(out)
-    for first, second in combinations(list(records), 2) if search.pairs else ():
+    pairs, not_paired = _pairs(records, search)
+    for name, (first, second) in pairs.items():
         pair = {run: records[run] for run in (first, second)}
-        folder = out / f"{first.name}+{second.name}"
-        records[folder] = _answer_together(workspace, pair, folder, dataset, settings, progress=progress)
+        records[out / name] = _answer_together(workspace, pair, out / name, dataset, settings, progress=progress)
     scores, left_out = _scores(workspace, list(records), dataset, settings, search, progress=progress)
     report = _report(scores, records, search.metric if dataset.labels else _BY_CLASS)
     report = report.model_copy(
         update={
             "dataset": dataset.name,
             "left_out": left_out,
+            "not_paired": not_paired,
             "provenance": make_provenance(dataset.name, settings.evaluate),
         }
     )
@@ -137,11 +138,24 @@ def forecast_find_best(runs: Sequence[Path], out: Path, search: Search) -> Forec
     """The candidates, what is tried on their masks, and what must be predicted anew; refuses what `find_best` would."""
     records = _records(runs)
     num_cases = sum(len(fold.held_back) for fold in records[runs[0]].folds)
-    pairs = [f"{first.name}+{second.name}" for first, second in combinations(records, 2)] if search.pairs else []
+    pairs, not_paired = _pairs(records, search)
     rows = [("configurations", ", ".join(run.name for run in records)), ("cases", str(num_cases))]
     rows += [("predicted anew", f"{name}: {num_cases} cases by two networks each") for name in pairs]
+    rows += [("not paired", name) for name in not_paired]
     rows += [("tried on every label", str(rule)) for rule in search.rules[1:]]
     return Forecast(rows=(*rows, ("model", str(out / "bundle"))))
+
+
+def _pairs(
+    records: dict[Path, CrossValidation], search: Search
+) -> tuple[dict[str, tuple[Path, Path]], tuple[str, ...]]:
+    """By name the two that can answer together, and the names of the pairs that cannot."""
+    if not search.pairs:
+        return {}, ()
+    models = {run: read_bundle(run / record.folds[0].bundle) for run, record in records.items()}
+    pairs = {f"{first.name}+{second.name}": (first, second) for first, second in combinations(models, 2)}
+    alike = {name: pair for name, pair in pairs.items() if answer_alike(models[pair[0]], models[pair[1]])}
+    return alike, tuple(name for name in pairs if name not in alike)
 
 
 def _records(runs: Sequence[Path]) -> dict[Path, CrossValidation]:
