@@ -55,6 +55,19 @@ def test_the_windows_that_are_answered_together_are_as_many_as_in_a_validation(p
         assert seen.pop() == (windows, plan.num_outputs, 16, 16, 8)
 
 
+def test_windows_that_do_not_fit_are_no_fault_of_the_steps(plan, monkeypatch):
+    def failing(error):
+        def segment(_windows):
+            raise error
+
+        monkeypatch.setattr(module, "torch_segment", lambda *_: segment)
+        return try_steps(plan, SETTINGS, judged=(16, 16, 8))
+
+    assert failing(torch.OutOfMemoryError("no more")).seconds > 0
+    with pytest.raises(RuntimeError, match="something else"):
+        failing(RuntimeError("something else"))
+
+
 def test_weights_are_counted_and_the_fastest_step_counts(plan, monkeypatch):
     times = iter([0.0, 3.0, 10.0, 11.0, 20.0, 22.0])
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(times))

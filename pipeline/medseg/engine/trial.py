@@ -15,7 +15,7 @@ from medseg.data.batch import Batch
 from medseg.engine.backends import torch_segment
 from medseg.engine.checkpoint import TrainingProgress, TrainingState, packed_checkpoint
 from medseg.engine.clock import Clock
-from medseg.engine.devices import freed_memory_kept, pick_device
+from medseg.engine.devices import freed_memory_kept, is_about_memory, pick_device
 from medseg.engine.journal import Journal
 from medseg.engine.machine import build_machine
 from medseg.engine.step import guarded_step
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from medseg.core.geometry import Shape
     from medseg.core.plan import Plan
     from medseg.core.settings import TrainSettings
+    from medseg.engine.machine import Machine
 
 _STEPS = 3
 
@@ -76,10 +77,8 @@ def try_steps(plan: Plan, settings: TrainSettings, *, judged: Shape | None = Non
             guarded_step(machine, moved, clock, settings, folder=folder)
             times.append(time.perf_counter() - start)
             packed_checkpoint(TrainingProgress(), state)  # what it takes has to find room between what steps left
-        if judged is not None and (num_windows := windows_at_once(judged, plan, device)):
-            machine.averaged.eval()
-            segment = torch_segment(machine.averaged, machine.dtype)
-            segment(torch.zeros((num_windows, len(plan.channels), *plan.patch_size), device=device))
+        if judged is not None:
+            _answer_windows(machine, plan, judged)
     return Trial(
         seconds=min(times),
         peak_bytes=peak_bytes(device),
@@ -87,6 +86,19 @@ def try_steps(plan: Plan, settings: TrainSettings, *, judged: Shape | None = Non
         num_weights=sum(value.numel() for value in machine.network.parameters()),
         device=device.type,
     )
+
+
+def _answer_windows(machine: Machine, plan: Plan, judged: Shape) -> None:
+    """As many windows of a case as a validation answers together; where they do not fit, it will answer fewer."""
+    num_windows = windows_at_once(judged, plan, machine.device)
+    if not num_windows:
+        return
+    segment = torch_segment(machine.averaged, machine.dtype)
+    try:
+        segment(torch.zeros((num_windows, len(plan.channels), *plan.patch_size), device=machine.device))
+    except (RuntimeError, MemoryError) as error:
+        if not is_about_memory(error):
+            raise
 
 
 def _noise(plan: Plan) -> Batch:
