@@ -16,11 +16,12 @@ from medseg.data.manifest import read_manifest
 from medseg.data.store import open_store
 from medseg.engine import case_run, predict
 from medseg.engine.backends import torch_segment
-from medseg.engine.case_run import CaseRun, infer_case
+from medseg.engine.case_run import CaseRun
 from medseg.engine.devices import amp_dtype, pick_device
 from medseg.engine.diagnosis import _Look
 from medseg.engine.predict import Predictor, load_networks
 from medseg.engine.thrift import Thrift
+from medseg.engine.validate import infer_case
 from medseg.io.bundle import Bundle, read_bundle
 from medseg.io.volumes import read_volume, write_volume
 from medseg.nn.build import build_network

