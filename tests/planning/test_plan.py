@@ -242,7 +242,7 @@ def test_the_users_choices_win():
     wishes = Wishes(spacing_mm=(2.0, 2.0, 2.0), patch_size=(20, 24, 28), network="residual")
     plan = make_plan(_dataset(), _fingerprint(), wishes)
     assert (plan.spacing_mm, plan.patch_size, plan.network.kind) == ((2, 2, 2), (20, 24, 28), "residual")
-    assert _reason(plan, "spacing") == "given by the user"
+    assert _reason(plan, "spacing") == "given in the settings"
 
 
 def test_without_labels_the_whole_case_is_shrunk():

@@ -289,6 +289,16 @@ def test_without_scripts_all_is_still_there(browser, page) -> None:
         browser.call("Emulation.setScriptExecutionDisabled", value=False)
 
 
+def test_a_desktop_shows_every_column_of_a_cohort_and_the_interval_of_each_mean(browser, request, tmp_path) -> None:
+    file = tmp_path / "cohort.html"
+    file.write_text(PAGES["cohort"](request.getfixturevalue), encoding="utf-8")
+    browser.open(file, width=1280)
+    assert browser.evaluate("(t => t.scrollWidth <= t.clientWidth)(document.querySelector('.summary').parentElement)")
+    strokes = browser.evaluate("[...document.querySelectorAll('.interval')].map(e => getComputedStyle(e).stroke)")
+    assert strokes
+    assert browser.evaluate("getComputedStyle(document.body).backgroundColor") not in strokes
+
+
 def test_a_table_is_sorted_by_keys(browser, request, tmp_path) -> None:
     file = tmp_path / "cohort.html"
     file.write_text(PAGES["cohort"](request.getfixturevalue), encoding="utf-8")

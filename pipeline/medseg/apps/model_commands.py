@@ -254,7 +254,7 @@ def infer(
 
 def demo(
     workspace: o.Workspace = o.DEFAULT_WORKSPACE,
-    budget: Annotated[str, typer.Option(help="Wall time of the training.")] = "200s",
+    budget: Annotated[str, typer.Option(help="Wall time of the training.")] = "220s",
     device: o.Device = None,
     dry_run: o.DryRun = False,
     json: o.Json = False,

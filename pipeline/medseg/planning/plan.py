@@ -93,7 +93,7 @@ def make_plan(dataset: Dataset, fingerprint: Fingerprint, wishes: Wishes) -> Pla
 
 def _spacing(fingerprint: Fingerprint, wishes: Wishes, notes: Notes) -> Vector:
     if wishes.spacing_mm is not None:
-        notes.add("spacing", wishes.spacing_mm, "given by the user")
+        notes.add("spacing", wishes.spacing_mm, "given in the settings")
         return wishes.spacing_mm
     spacing = list(fingerprint.median_spacing_mm)
     axis = int(np.argmax(spacing))
@@ -155,7 +155,7 @@ def _normalisation(
                     scheme="fixed", lower=low, upper=high, mean=(low + high) / 2, std=max((high - low) / 4, 1e-3)
                 )
             )
-            notes.add(f"intensity of {channel}", f"window {low:g} to {high:g}", "given by the user")
+            notes.add(f"intensity of {channel}", f"window {low:g} to {high:g}", "given in the settings")
         elif statistics.two_valued:
             low, high = statistics.minimum, statistics.maximum
             rules.append(Normalisation(scheme="fixed", mean=(low + high) / 2, std=max((high - low) / 2, 1e-3)))
@@ -268,7 +268,7 @@ def _directed(wishes: Wishes, notes: Notes, *, shapes: bool) -> bool:
     """Whether regions are measured direction by direction: 13 numbers each, which few cases cannot weigh."""
     if wishes.directed is not None:
         notes.add(
-            "measures of shape", "by direction too" if wishes.directed else "of no direction", "given by the user"
+            "measures of shape", "by direction too" if wishes.directed else "of no direction", "given in the settings"
         )
         return wishes.directed
     if shapes:
