@@ -6,16 +6,16 @@ import copy
 import logging
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from medseg.engine.stop import heed, unless
 from medseg.nn.diagnosis import OrdinalLayer
+from medseg.ops.logistic import Problem, logistic_path
 from medseg.ops.ridge import errors_left_out, ridge_path
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ _FEWEST_PER_CLASS = 5
 _FEWEST_VALUES = 10
 _PENALTIES = tuple(10.0**exponent for exponent in np.arange(0.5, -4.1, -0.5))
 _MISTAKEN = (0.0, 0.1)
-_LEAST_DEVIATION = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,10 +80,7 @@ def fit_number(task: Task, like: Layer, *, seed: int, stop_asked: Callable[[], b
     if gains.mean() <= gains.std(ddof=1) / math.sqrt(patients):
         return None
     ((weights, bias),) = ridge_path(features, wanted, _PENALTIES[best : best + 1], trust=trust)
-    layer = copy.deepcopy(like).double().cpu().requires_grad_(requires_grad=False)
-    layer.weight.copy_(torch.from_numpy(weights)[None])
-    layer.bias.fill_(bias)
-    return layer
+    return _layer(like, weights[None], np.array([bias]))
 
 
 def fit_layer(task: Task, like: Layer, *, seed: int, stop_asked: Callable[[], bool] = lambda: False) -> Layer | None:
@@ -156,41 +152,32 @@ def fit_path(
         task: What to fit to.
         like: Gives the kind of layer and its size.
         penalties: Of squared weights, falling.
-        mistaken: Share of the given classes that are taken to be wrong, each other class as likely to be the true one:
-            the layer answers with the true class, and a case that contradicts all others says little (Bootkrajang and
-            Kaban, ECML PKDD 2012).
+        mistaken: Share of the given classes that are taken to be wrong.
         stop_asked: Asked before each fit.
 
     Raises:
         Stopped: When `stop_asked` says so.
     """
-    flat = task.features.flatten(0, 1)
-    shift, scale = flat.mean(0), flat.std(0).clamp(min=_LEAST_DEVIATION)
-    features = (task.features - shift) / scale
-    weights = _balance(task.targets)
-    layer = copy.deepcopy(like).double().cpu().requires_grad_()  # the averaged weights are frozen
-    if isinstance(layer, OrdinalLayer):
-        layer.reset_parameters()
-    else:
-        nn.init.zeros_(layer.bias)
-    nn.init.zeros_(layer.weight)
+    ordered = isinstance(like, OrdinalLayer)
+    problem = Problem(
+        task.features.numpy(),
+        task.targets.numpy(),
+        shares=_balance(task.targets).numpy(),
+        trust=task.trust.numpy(),
+        num_classes=len(like.bias) + ordered,
+        ordered=ordered,
+        mistaken=mistaken,
+    )
+    path = logistic_path(problem, unless(stop_asked, penalties))
+    return [_layer(like, *found) for found in path]
 
-    def loss(penalty: float) -> Tensor:
-        layer.zero_grad()
-        data = (weights * _row_losses(layer, features, task.targets, mistaken).mean(1)).sum()
-        total = data + penalty * (task.trust * layer.weight.square()).sum()
-        total.backward()  # type: ignore[no-untyped-call]
-        return total
 
-    layers = []
-    for penalty in unless(stop_asked, penalties):
-        solver = torch.optim.LBFGS(layer.parameters(), max_iter=50, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
-        solver.step(partial(loss, penalty))  # type: ignore[no-untyped-call]
-        back = copy.deepcopy(layer).requires_grad_(requires_grad=False)
-        back.weight.div_(scale)
-        back.bias.sub_(back.weight @ shift)
-        layers.append(back)
-    return layers
+def _layer(like: Layer, weights: NDArray[np.float64], constants: NDArray[np.float64]) -> Layer:
+    """A layer of the same kind with these numbers."""
+    layer = copy.deepcopy(like).double().cpu().requires_grad_(requires_grad=False)
+    layer.weight.copy_(torch.from_numpy(weights))
+    layer.bias.copy_(torch.from_numpy(constants))
+    return layer
 
 
 def _row_losses(layer: Layer, features: Tensor, targets: Tensor, mistaken: float) -> Tensor:

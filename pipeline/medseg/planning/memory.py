@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,8 +26,6 @@ def step_bytes(
 ) -> int:
     """What the tensors of one step hold: what it keeps for its backward pass, the loss, weights and optimiser.
 
-    The network is built and run on torch's `meta` device, which has shapes and no values.
-
     Args:
         network: Of the plan.
         patch: In voxels.
@@ -34,6 +33,16 @@ def step_bytes(
         num_channels: That go in.
         num_outputs: That come out, the background among them.
         value_bytes: Of what the network keeps: 4 in fp32, 2 in mixed precision, whose loss is in fp32 all the same.
+    """
+    features, loss, weights = _counted(network, patch, num_channels, num_outputs)
+    return batch * (features * value_bytes // 4 + loss) + weights
+
+
+@cache
+def _counted(network: NetworkPlan, patch: Shape, num_channels: int, num_outputs: int) -> tuple[int, int, int]:
+    """Bytes of one patch's features in fp32 and of its loss, and of the weights with all that goes with them.
+
+    The network is built and run on torch's `meta` device, which has shapes and no values.
     """
     # MONAI's Swin UNETR reads values while it is built
     with torch.device("cpu" if network.kind == "swin-unetr" else "meta"):
@@ -53,5 +62,4 @@ def step_bytes(
     activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     loss = _LOSS_COPIES * sum(scale.numel() * scale.element_size() for scale in logits)
     peak = 2 * max(int(np.prod(skip.shape)) for skip in skips) * 4
-    weight_bytes = _BYTES_PER_WEIGHT * sum(value.numel() for value in model.parameters())
-    return batch * ((activations + peak) * value_bytes // 4 + loss) + weight_bytes
+    return activations + peak, loss, _BYTES_PER_WEIGHT * sum(value.numel() for value in model.parameters())
