@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
-from scipy.stats import rankdata
 
 from medseg.core.errors import InputError
 from medseg.core.findings import ClassArea, ClassSummary, ReliabilityBin, RocCurve
@@ -223,6 +222,8 @@ def _delong(
 
     Midranks give the structural components in O(n log n) (Sun and Xu, IEEE Signal Processing Letters 2014, 21:1389).
     """
+    from scipy.stats import rankdata  # half a second to load
+
     num_positive, num_negative = positives.size, negatives.size
     ranks = rankdata(np.concatenate([positives, negatives]))
     beaten = (ranks[:num_positive] - rankdata(positives)) / num_negative

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
-from scipy.stats import wilcoxon
 
 from medseg.core.errors import InputError
 from medseg.core.estimate import Estimate
@@ -90,6 +89,8 @@ def paired_comparison(
     """
     before, after = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     _require_cases(before, patients)
+    from scipy.stats import wilcoxon  # half a second to load
+
     _require_cases(after, patients)
     differences = after - before
     _, owner, num_cases = np.unique(np.asarray(patients), return_inverse=True, return_counts=True)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from medseg.core.errors import InputError
 from medseg.core.values import Bounded, ValueAnswer, ValueSummary
@@ -71,6 +70,8 @@ def r_squared(values: Numbers, references: Numbers) -> float:
 
 def spearman(values: Numbers, references: Numbers) -> float:
     """Correlation of the midranks (Spearman 1904); NaN where all of one side are equal."""
+    from scipy.stats import rankdata  # half a second to load
+
     first, second = (rankdata(side) - (len(side) + 1) / 2 for side in (values, references))
     size = float(np.sqrt((first @ first) * (second @ second)))
     return float(first @ second) / size if size else float("nan")
