@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,18 +26,24 @@ from medseg.workflows.workspace import Workspace
 NUM_CASES = 8
 
 
+@pytest.fixture(scope="session")
+def readers() -> Iterator[ExitStack]:
+    """Holds the process that reads for module after module."""
+    with ExitStack() as stack:
+        yield stack
+
+
 @pytest.fixture(scope="module", autouse=True)
-def one_reader(request: pytest.FixtureRequest) -> Iterator[None]:
-    """One process reads for all tests of a module of commands, as it does for all cases of a command.
+def one_reader(request: pytest.FixtureRequest, readers: ExitStack) -> None:
+    """One process reads for all modules of commands in a row, as it does for all cases of a command.
 
     It keeps the environment that it was started in: a module whose tests change what reading depends on, or watch the
     process, says `OWN_READERS = True`.
     """
-    if request.path.parent.name not in {"apps", "workflows"} or hasattr(request.module, "OWN_READERS"):
-        yield
-        return
-    with contained(Containment()):
-        yield
+    if request.path.parent.name in {"apps", "workflows"} and not hasattr(request.module, "OWN_READERS"):
+        readers.enter_context(contained(Containment()))  # one inside another is the outer one
+    else:
+        readers.close()
 
 
 @pytest.fixture(scope="session")

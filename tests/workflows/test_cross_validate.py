@@ -25,7 +25,7 @@ from medseg.workflows.workspace import Workspace
 def _settings(**train):
     return Settings(
         train=TrainSettings(epochs=1, warmup_steps=1, num_folds=2, **train),
-        infer=InferSettings(amp=False, overlap=0),
+        infer=InferSettings(amp=False, overlap=0, backend="torch"),
         evaluate=EvaluateSettings(pictures=False, jobs=1),
     )
 

@@ -277,8 +277,8 @@ def test_only_dicom_formats(folder, mask_file):
 
 
 def test_infer_writes_every_format_beside_the_mask(workspace, series, tmp_path):
-    folder = series.write("scan", (36, 34, 20), np.diag([9.0, 9.0, 9.0, 1.0]))
-    settings = InferSettings(formats="nifti,seg-nrrd,dicom-sr,dicom-rtstruct")
+    folder = series.write("scan", (20, 18, 10), np.diag([12.0, 12.0, 12.0, 1.0]))
+    settings = InferSettings(backend="torch", formats="nifti,seg-nrrd,dicom-sr,dicom-rtstruct")
     made = infer(workspace.newest_bundle(), tmp_path / "out", settings, volumes=[folder])
     (prediction,) = made.predictions
     assert (prediction.case, prediction.mask) == ("scan", "scan.nii.gz")
