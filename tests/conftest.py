@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -76,6 +78,20 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder of real scans: set MEDSEG_REAL_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def dcmtk() -> dict[str, str]:
+    """DCMTK's network programs. They say so: pynetdicom brings others of the same names, which take other options."""
+
+    def find(name: str) -> str:
+        for place in os.get_exec_path():
+            path = shutil.which(name, path=place)
+            if path and b"$dcmtk" in subprocess.run([path, "--version"], check=False, capture_output=True).stdout:
+                return path
+        pytest.skip(f"DCMTK's {name} is not installed")
+
+    return {name: find(name) for name in ("storescu", "storescp", "echoscu")}
 
 
 class SeriesMaker:

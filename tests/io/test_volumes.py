@@ -91,6 +91,19 @@ def test_every_format_gives_the_same_volume(tmp_path_factory, slices, parts):
         assert np.linalg.norm(source.geometry.corners_mm() - corner, axis=1).min() < 0.01
 
 
+def test_reading_parses_no_python(tmp_path, slices, monkeypatch):
+    """CPython's parser fails now and then where two threads parse at once; readers run in threads."""
+    source = Volume(voxels(), grid((ORIENTATIONS[0], (0.0, 0.0, 0.0), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0))))
+    paths = [tmp_path / f"x{suffix}" for suffix in (".nii", ".nrrd", ".mha")]
+    for path in paths:
+        write_volume(source, path)
+    nib.save(nib.Nifti2Image(source.array[0], source.geometry.affine), tmp_path / "2.nii")
+    nib.save(nib.MGHImage(source.array[0], source.geometry.affine), tmp_path / "x.mgz")
+    monkeypatch.setattr("ast.parse", lambda *_, **__: pytest.fail("a header's reader parses Python"))
+    for path in (*paths, tmp_path / "2.nii", tmp_path / "x.mgz", as_dicom(slices, source, tmp_path / "s")):
+        assert read_volume(path).array.shape == (1, *SHAPE)
+
+
 @FEW
 @given(GRIDS)
 def test_other_readers_agree(tmp_path_factory, parts):

@@ -23,15 +23,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, generate_uid
 from medseg.io.contained import can_contain
 from medseg.io.volumes import read_labels, read_volume
 
-# pynetdicom brings programs of the same names, beside the interpreter
 OWN_READERS = True
-ELSEWHERE = os.pathsep.join(
-    place for place in os.get_exec_path() if Path(place).resolve() != Path(sys.executable).parent.resolve()
-)
-STORESCU, STORESCP, ECHOSCU = (shutil.which(name, path=ELSEWHERE) for name in ("storescu", "storescp", "echoscu"))
-pytestmark = pytest.mark.skipif(
-    not (STORESCU and STORESCP and ECHOSCU), reason="DCMTK's storescu, storescp and echoscu are not installed"
-)
 LPS = np.array([[9.0, 0, 0, -150], [0, -9.0, 0, 120], [0, 0, 9.0, 55], [0, 0, 0, 1]])
 SHAPE = (36, 34, 12)
 CANARY = "Müller^Jörg"
@@ -54,8 +46,8 @@ def until(found, *, seconds=60.0):
 class Hospital:
     """A listener, and an archive that it sends to."""
 
-    def __init__(self, stack: ExitStack, bundle: Path, folder: Path) -> None:
-        self._stack = stack
+    def __init__(self, stack: ExitStack, dcmtk: dict[str, str], bundle: Path, folder: Path) -> None:
+        self._stack, self._dcmtk = stack, dcmtk
         self.bundle, self.work, self.archive = bundle, folder / "work", folder / "archive"
         self.archive.mkdir()
         self.port, self.archive_port = free_port(), free_port()
@@ -63,7 +55,7 @@ class Hospital:
         self.listener: subprocess.Popen[bytes] | None = None
 
     def start_archive(self) -> subprocess.Popen[bytes]:
-        words = [STORESCP, "-od", str(self.archive), "-aet", "ARCHIVE", str(self.archive_port)]
+        words = [self._dcmtk["storescp"], "-od", str(self.archive), "-aet", "ARCHIVE", str(self.archive_port)]
         return self._started(words)
 
     def start(self, *options: str, limit: int | None = None) -> subprocess.Popen[bytes]:
@@ -90,12 +82,13 @@ class Hospital:
         process.wait()
 
     def echo(self) -> int:
-        words = [ECHOSCU, "-to", "2", "-aet", "CT1", "-aec", "MEDSEG", "127.0.0.1", str(self.port)]
+        words = [self._dcmtk["echoscu"], "-to", "2", "-aet", "CT1", "-aec", "MEDSEG", "127.0.0.1", str(self.port)]
         return subprocess.run(words, check=False, capture_output=True).returncode
 
     def store(self, *paths: Path, caller: str = "CT1", syntax: str = "-xi") -> subprocess.CompletedProcess[str]:
         files = [str(file) for path in paths for file in (sorted(path.rglob("*.dcm")) if path.is_dir() else [path])]
-        words = [STORESCU, "-v", "-R", "-aec", "MEDSEG", "-aet", caller, syntax, "127.0.0.1", str(self.port), *files]
+        words = [self._dcmtk["storescu"], "-v", "-R", "-aec", "MEDSEG", "-aet", caller, syntax]
+        words += ["127.0.0.1", str(self.port), *files]
         return subprocess.run(words, check=False, capture_output=True, text=True, errors="replace")
 
     def jobs(self) -> list[dict[str, object]]:
@@ -117,9 +110,9 @@ class Hospital:
 
 
 @pytest.fixture
-def hospital(workspace, tmp_path):
+def hospital(dcmtk, workspace, tmp_path):
     with ExitStack() as stack:
-        yield Hospital(stack, workspace.newest_bundle(), tmp_path)
+        yield Hospital(stack, dcmtk, workspace.newest_bundle(), tmp_path)
 
 
 def series_of(series, name, syntax=None):

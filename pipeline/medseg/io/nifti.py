@@ -19,40 +19,57 @@ from medseg.io.files import require_file, require_path
 from medseg.io.nifti_affine import choose_affine
 from medseg.io.streams import ByteStream, open_stream
 
-_NIFTI_1 = {
-    "sizeof_hdr": ("i4", 0),
-    "dim": ("8i2", 40),
-    "datatype": ("i2", 70),
-    "bitpix": ("i2", 72),
-    "pixdim": ("8f4", 76),
-    "vox_offset": ("f4", 108),
-    "scl_slope": ("f4", 112),
-    "scl_inter": ("f4", 116),
-    "xyzt_units": ("u1", 123),
-    "qform_code": ("i2", 252),
-    "sform_code": ("i2", 254),
-    "quatern": ("3f4", 256),
-    "qoffset": ("3f4", 268),
-    "srow": ("(3,4)f4", 280),
-    "magic": ("S4", 344),
-}
-_NIFTI_2 = {
-    "sizeof_hdr": ("i4", 0),
-    "dim": ("8i8", 16),
-    "datatype": ("i2", 12),
-    "bitpix": ("i2", 14),
-    "pixdim": ("8f8", 104),
-    "vox_offset": ("i8", 168),
-    "scl_slope": ("f8", 176),
-    "scl_inter": ("f8", 184),
-    "xyzt_units": ("i4", 500),
-    "qform_code": ("i4", 344),
-    "sform_code": ("i4", 348),
-    "quatern": ("3f8", 352),
-    "qoffset": ("3f8", 376),
-    "srow": ("(3,4)f8", 400),
-    "magic": ("S4", 4),
-}
+
+def _layout(size: int, fields: dict[str, tuple[str, int]]) -> dict[str, np.dtype[Any]]:
+    """A header's dtype, by byte order.
+
+    Made once: NumPy reads "8i2" with `ast.literal_eval`, which now and then fails in threads (CPython issue 106905).
+    """
+    formats, offsets = zip(*fields.values(), strict=True)
+    layout = np.dtype({"names": [*fields], "formats": [*formats], "offsets": [*offsets], "itemsize": size})
+    return {order: layout.newbyteorder(order) for order in ("<", ">")}
+
+
+_NIFTI_1 = _layout(
+    348,
+    {
+        "sizeof_hdr": ("i4", 0),
+        "dim": ("8i2", 40),
+        "datatype": ("i2", 70),
+        "bitpix": ("i2", 72),
+        "pixdim": ("8f4", 76),
+        "vox_offset": ("f4", 108),
+        "scl_slope": ("f4", 112),
+        "scl_inter": ("f4", 116),
+        "xyzt_units": ("u1", 123),
+        "qform_code": ("i2", 252),
+        "sform_code": ("i2", 254),
+        "quatern": ("3f4", 256),
+        "qoffset": ("3f4", 268),
+        "srow": ("(3,4)f4", 280),
+        "magic": ("S4", 344),
+    },
+)
+_NIFTI_2 = _layout(
+    540,
+    {
+        "sizeof_hdr": ("i4", 0),
+        "dim": ("8i8", 16),
+        "datatype": ("i2", 12),
+        "bitpix": ("i2", 14),
+        "pixdim": ("8f8", 104),
+        "vox_offset": ("i8", 168),
+        "scl_slope": ("f8", 176),
+        "scl_inter": ("f8", 184),
+        "xyzt_units": ("i4", 500),
+        "qform_code": ("i4", 344),
+        "sform_code": ("i4", 348),
+        "quatern": ("3f8", 352),
+        "qoffset": ("3f8", 376),
+        "srow": ("(3,4)f8", 400),
+        "magic": ("S4", 4),
+    },
+)
 _DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _REFUSED_DTYPES = {
     32: ("E-COMPLEX", "complex numbers"),
@@ -141,26 +158,18 @@ def _parse(head: bytes, path: Path) -> _Header:
         message = f"expected a header of 348 bytes, found {len(head)}"
         raise InputError(message, code="E-SHORT-DATA", file=path, remedy=_RECOPY)
     version = 2 if head[4:8] in {b"n+2\0", b"ni2\0"} else 1
-    layout, size = (_NIFTI_2, 540) if version == 2 else (_NIFTI_1, 348)
+    layouts = _NIFTI_2 if version == 2 else _NIFTI_1
+    size = layouts["<"].itemsize
     order = next((order for order in "<>" if np.frombuffer(head, f"{order}i4", 1)[0] == size), None)
     warnings = () if order else ("W-HDR",)
     if order is None:
         start, kind = (16, "i8") if version == 2 else (40, "i2")
         order = next((o for o in "<>" if 1 <= np.frombuffer(head, o + kind, 1, start)[0] <= 7), "<")
-    names = list(layout)
-    dtype = np.dtype(
-        {
-            "names": names,
-            "formats": [layout[name][0] for name in names],
-            "offsets": [layout[name][1] for name in names],
-            "itemsize": size,
-        }
-    ).newbyteorder(">" if order == ">" else "<")
     if len(head) < size:
         raise InputError(
             f"expected a header of {size} bytes, found {len(head)}", code="E-SHORT-DATA", file=path, remedy=_RECOPY
         )
-    fields = np.frombuffer(head, dtype, 1)[0].copy()
+    fields = np.frombuffer(head, layouts[order], 1)[0].copy()
     magic = bytes(fields["magic"])
     is_pair_name = path.name.lower().endswith((".hdr", ".hdr.gz"))
     if magic not in _MAGICS and not is_pair_name:
