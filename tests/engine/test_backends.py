@@ -208,6 +208,22 @@ def test_a_compiler_that_fails_is_named_with_its_cure(network, window, monkeypat
     assert "--backend torch" in caught.value.remedy
 
 
+def test_a_network_that_a_runtime_cannot_express_runs_in_torch_or_is_refused(network, window, monkeypatch, caplog):
+    def inexpressible(module, examples, path):
+        raise RuntimeError("no rule for aten::linalg_eigvals")
+
+    monkeypatch.setattr(backends, "write_openvino", inexpressible)
+    monkeypatch.setattr(backends, "find_spec", {"openvino": True}.get)
+    monkeypatch.setattr(backends, "_WORTH_TRYING_S", 0)
+    chosen = Backends([network], "auto", dtype=None, key="k")
+    chosen.segments(window, NUM_WINDOWS)
+    assert chosen.name == "torch"
+    assert "openvino is not used: the network cannot be written for it: no rule for aten::linalg_eigvals" in caplog.text
+    with pytest.raises(ModelError, match="cannot be written for it: no rule") as caught:
+        Backends([network], "openvino", dtype=None, key="k").segments(window, NUM_WINDOWS)
+    assert (caught.value.code, caught.value.remedy) == ("E-BACKEND", "Use --backend torch.")
+
+
 def test_an_answer_unlike_torchs_is_refused(network, window, monkeypatch):
     monkeypatch.setattr(backends, "_onnx", lambda *_: torch.zeros_like)
     monkeypatch.setattr(backends, "find_spec", lambda _: True)

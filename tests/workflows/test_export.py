@@ -56,18 +56,32 @@ def test_a_graph_answers_as_the_model(form, bundle, case, tmp_path):
         *(name for part in made.parts for name in part.files),
     }
     assert "softmax" in made.how_to_run[-1]
-    if form == "onnx":
-        _require_recorded_ports(made, tmp_path / "out")
+    if form != "torch-export":
+        _require_recorded_ports(made, tmp_path / "out", PORTS[form])
 
 
-def _require_recorded_ports(made, folder):
-    """What is written runs without medseg: the names and shapes of the record are those of the files."""
+def _onnx_ports(path):
     import onnxruntime
 
+    session = onnxruntime.InferenceSession(path)
+    return [[(port.name, port.shape) for port in ports] for ports in (session.get_inputs(), session.get_outputs())]
+
+
+def _openvino_ports(path):
+    import openvino
+
+    graph = openvino.Core().read_model(path)
+    return [[(port.any_name, list(port.shape)) for port in ports] for ports in (graph.inputs, graph.outputs)]
+
+
+PORTS = {"onnx": _onnx_ports, "openvino": _openvino_ports}
+
+
+def _require_recorded_ports(made, folder, ports_of):
+    """What is written runs without medseg: the names and shapes of the record are those of the files."""
     for part in made.parts:
-        session = onnxruntime.InferenceSession(folder / next(iter(part.files)))
-        for ports, found in ((part.inputs, session.get_inputs()), (part.outputs, session.get_outputs())):
-            assert [(port.name, list(port.shape)) for port in ports] == [(port.name, port.shape) for port in found]
+        recorded = [[(port.name, list(port.shape)) for port in ports] for ports in (part.inputs, part.outputs)]
+        assert ports_of(folder / next(iter(part.files))) == recorded
 
 
 @pytest.mark.parametrize(

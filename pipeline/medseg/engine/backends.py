@@ -247,7 +247,11 @@ def _graph(
         path = (kept or Path(passing)) / name
         if not (known := recall(kept, "sha256")) or known != _hashes(path):
             with full_disk_named(path), tempfile.TemporaryDirectory(dir=path.parent) as making:
-                write(module, [example], Path(making) / name)
+                try:
+                    write(module, [example], Path(making) / name)
+                except RuntimeError as error:
+                    message = f"the network cannot be written for it: {str(error).splitlines()[0]}"
+                    raise ModelError(message, code="E-BACKEND", remedy="Use --backend torch.") from error
                 for file in Path(making).iterdir():
                     file.replace(path.with_name(file.name))
             remember(kept, "sha256", _hashes(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from medseg.core.errors import UsageError
-from medseg.core.export import Format, Part, Port
-from medseg.engine.graphs import write_onnx
+from medseg.core.export import Format, Part
+from medseg.engine.graphs import write_onnx, write_openvino
 from medseg.engine.openvino_core import openvino_core
 
 OPSET = 18
@@ -46,13 +45,12 @@ def require_packages(name: Format) -> None:
         raise UsageError(message, code="E-EXTRA", remedy=f"Run: pip install 'medseg[{kind.extra}]'")
 
 
-def _names(ports: Sequence[Port]) -> list[str]:
-    return [port.name for port in ports]
+def _port_names(part: Part) -> dict[str, list[str]]:
+    return {"input_names": [port.name for port in part.inputs], "output_names": [port.name for port in part.outputs]}
 
 
 def _write_onnx(module: nn.Module, examples: Sequence[Tensor], path: Path, part: Part) -> None:
-    names = {"input_names": _names(part.inputs), "output_names": _names(part.outputs)}
-    write_onnx(module, examples, path, opset_version=OPSET, **names)
+    write_onnx(module, examples, path, opset_version=OPSET, **_port_names(part))
 
 
 def _load_onnx(path: Path) -> Run:
@@ -69,12 +67,7 @@ def _load_onnx(path: Path) -> Run:
 
 
 def _write_openvino(module: nn.Module, examples: Sequence[Tensor], path: Path, part: Part) -> None:
-    import openvino
-
-    with tempfile.TemporaryDirectory() as passing:
-        graph = Path(passing) / "graph.onnx"
-        _write_onnx(module, examples, graph, part)
-        openvino.save_model(openvino_core().read_model(graph), path, compress_to_fp16=False)
+    write_openvino(module, examples, path, **_port_names(part))
 
 
 def _load_openvino(path: Path) -> Run:
@@ -106,6 +99,6 @@ def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
 
 KINDS: dict[str, Kind] = {
     "onnx": Kind(".onnx", ("onnx", "onnxscript", "onnxruntime"), "onnx", _write_onnx, _load_onnx),
-    "openvino": Kind(".xml", ("onnx", "onnxscript", "openvino"), "openvino", _write_openvino, _load_openvino),
+    "openvino": Kind(".xml", ("openvino",), "openvino", _write_openvino, _load_openvino),
     "torch-export": Kind(".pt2", (), "", _write_torch, _load_torch),
 }

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from medseg.core.clinical import encoded_width
 from medseg.nn.margin import NUM_MEASURES, measure_margin
-from medseg.nn.shape import measure_shape, num_measures
+from medseg.nn.shape import grid_of, measure_shape, num_measures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -243,7 +243,7 @@ def _weighted(values: Tensor, shares: Tensor) -> Tensor:
 
 def _shrink(regions: Tensor, features: Tensor) -> Tensor:
     """(B, R, I, J, K) averaged to the voxels of the features; as plain pooling where it can be, which ONNX has."""
-    fine, (i, j, k) = regions.shape[2:], features.shape[2:]
+    fine, (i, j, k) = grid_of(regions), grid_of(features)
     if any(many % few for many, few in zip(fine, (i, j, k), strict=True)):
         return functional.adaptive_avg_pool3d(regions, (i, j, k))
     return functional.avg_pool3d(regions, (fine[0] // i, fine[1] // j, fine[2] // k))

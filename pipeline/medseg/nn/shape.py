@@ -50,7 +50,7 @@ def measure_shape(regions: Tensor, *, directed: bool = False, thickness: bool = 
         rim = (regions * (1 - _smooth(regions, width))).sum((2, 3, 4))
         measures += [rim / (size + 1), rim / (size + 1) ** (2 / 3)]
     if directed:
-        i, j, k = (max(1, round(edge * _MOVE)) for edge in regions.shape[2:])
+        i, j, k = (max(1, round(edge * _MOVE)) for edge in grid_of(regions))
         moves = ((a * i, b * j, c * k) for a, b, c in _DIRECTIONS)
         measures += [_overlap(regions, move) / (size + 1) for move in moves]
     if thickness:
@@ -58,9 +58,15 @@ def measure_shape(regions: Tensor, *, directed: bool = False, thickness: bool = 
     return torch.cat(measures, dim=1)
 
 
+def grid_of(voxels: Tensor) -> Shape:
+    """(I, J, K) of the last three axes: plain numbers, and so constants of a graph that is traced."""
+    i, j, k = map(int, voxels.shape[-3:])
+    return i, j, k
+
+
 def _overlap(regions: Tensor, move: Shape) -> Tensor:
     """(B, R) voxels that a region has in common with itself moved; nothing of it lies beyond the view."""
-    sides = [(max(step, 0), size + min(step, 0), step) for step, size in zip(move, regions.shape[2:], strict=True)]
+    sides = [(max(step, 0), size + min(step, 0), step) for step, size in zip(move, grid_of(regions), strict=True)]
     ahead = regions[:, :, *(slice(first, end) for first, end, _ in sides)]
     behind = regions[:, :, *(slice(first - step, end - step) for first, end, step in sides)]
     return (ahead * behind).sum((2, 3, 4))
@@ -68,7 +74,7 @@ def _overlap(regions: Tensor, move: Shape) -> Tensor:
 
 def _worn(regions: Tensor) -> list[Tensor]:
     """What is left of regions as `thickness` says; beyond the view there is nothing of them."""
-    reach = [max(1, round(edge * _DEPTH)) for edge in regions.shape[2:]]
+    reach = [max(1, round(edge * _DEPTH)) for edge in grid_of(regions)]
     planes = combinations(range(3), 2)
     once = _least([_least_along(regions, axis, reach) for axis in range(3)])
     flat = _least([_least_along(_least_along(regions, first, reach), second, reach) for first, second in planes])
