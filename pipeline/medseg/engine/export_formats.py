@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medseg.core.errors import UsageError
 from medseg.core.export import Format, Part
-from medseg.engine.graphs import write_onnx, write_openvino
+from medseg.engine.graphs import write_exported, write_onnx, write_openvino
 from medseg.engine.openvino_core import openvino_core
 
 OPSET = 18
@@ -84,8 +84,7 @@ def _load_openvino(path: Path) -> Run:
 
 
 def _write_torch(module: nn.Module, examples: Sequence[Tensor], path: Path, part: Part) -> None:  # noqa: ARG001
-    with torch.no_grad():
-        torch.export.save(torch.export.export(module, tuple(examples)), path)
+    write_exported(module, examples, path)
 
 
 def _load_torch(path: Path) -> Run:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from medseg.core.export import Check, Format, Part, Port
 from medseg.engine.backends import torch_segment
 from medseg.engine.case_run import CaseRun, Classifier
 from medseg.engine.export_formats import KINDS, Kind, Run
+from medseg.engine.graphs import write_script
 from medseg.engine.members import combined
 from medseg.engine.segment import Finest, Segment
 from medseg.io.files import sha256_of
@@ -114,12 +114,8 @@ def export_script(
 ) -> tuple[Part, Segment]:
     """Write the mean of all members' segmentations as TorchScript, which MONAI loads without code of ours."""
     part, example = _segmentation_part(plan, 1), torch.zeros(1, len(plan.channels), *plan.patch_size)
-    with warnings.catch_warnings(), torch.no_grad():
-        # torch advises its newer format, which MONAI does not load; on the fixed branch see `graphs.write_onnx`
-        warnings.simplefilter("ignore")
-        mean = Mean(networks, combine=combine, regions=bool(plan.regions)).eval().requires_grad_(False)
-        torch.jit.save(torch.jit.trace(mean, (example,)), path)  # type: ignore[no-untyped-call]
-        script = torch.jit.load(path)  # type: ignore[no-untyped-call]
+    mean = Mean(networks, combine=combine, regions=bool(plan.regions)).eval()
+    script = write_script(mean.requires_grad_(requires_grad=False), [example], path)
     return part.model_copy(update={"files": {path.name: sha256_of(path)}}), _one_by_one(lambda x: [script(x)])
 
 

@@ -1,12 +1,18 @@
-"""A network, or a part of one, as the graph that another runtime reads."""
+"""A network, or a part of one, as the graph that another runtime reads.
+
+What is written may leave the house: it tells nothing of the machine, such as the folders that code was traced in.
+"""
 
 from __future__ import annotations
 
 import copy
 import logging
+import tempfile
 import warnings
+import zipfile
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -14,7 +20,6 @@ from medseg.engine.segment import shown_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from torch import Tensor, nn
 
@@ -36,9 +41,11 @@ def write_onnx(module: nn.Module, examples: Sequence[Tensor], path: Path, **opti
     with warnings.catch_warnings(), _only_errors("torch.onnx"), torch.no_grad():
         # tracing warns of every branch that it fixes; there is one, and it is right (`nn.network._convolve`)
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            plain.eval(), tuple(examples), path, dynamo=True, external_data=False, verbose=False, **options
-        )
+        made = torch.onnx.export(plain.eval(), tuple(examples), dynamo=True, verbose=False, **options)
+    program = cast("torch.onnx.ONNXProgram", made)
+    for node in program.model.graph:
+        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
+    program.save(path, external_data=False)
     # the exporter's rules hold on to the last graph that they simplified, and through it to the copy
     for parameter in plain.parameters():
         parameter.data = parameter.new_empty(0)
@@ -90,6 +97,34 @@ def write_openvino(
         for port, name in zip(ports, names, strict=bool(names)):
             port.set_names({name})
     openvino.save_model(graph, path, compress_to_fp16=False)
+
+
+def write_exported(module: nn.Module, examples: Sequence[Tensor], path: Path) -> None:
+    """Write a `.pt2` of `torch.export` for inputs of the examples' shapes."""
+    with torch.no_grad():
+        program = torch.export.export(module, tuple(examples))
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)
+    torch.export.save(program, path)
+
+
+def write_script(module: nn.Module, examples: Sequence[Tensor], path: Path) -> nn.Module:
+    """Write TorchScript for inputs of the examples' shapes, which MONAI loads without code of ours.
+
+    Returns:
+        What was written, loaded again.
+    """
+    with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        # torch advises its newer format, which MONAI does not load; on the fixed branch see `write_onnx`
+        warnings.simplefilter("ignore")
+        script = torch.jit.trace(module, tuple(examples))  # type: ignore[no-untyped-call]
+        torch.jit.save(script, Path(folder) / path.name)
+        with zipfile.ZipFile(Path(folder) / path.name) as traced, zipfile.ZipFile(path, "w") as written:
+            for entry in traced.infolist():
+                if not entry.filename.endswith(".debug_pkl"):  # lines of the source, with its folders
+                    written.writestr(entry, traced.read(entry))
+        return torch.jit.load(path)  # type: ignore[no-any-return, no-untyped-call]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ Nothing in it comes from a scan of anybody.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -27,8 +27,13 @@ class _Ellipsoid(NamedTuple):
     floor_mm: float = -np.inf
 
     def holds(self, points_mm: Points, *, more_mm: float = 0.0) -> Mask:
-        inside = np.square((points_mm - self.centre) / (np.array(self.radii) + more_mm)).sum(axis=-1) <= 1
-        return np.asarray(inside & (points_mm[..., 2] > self.floor_mm - more_mm))
+        x, y, z = np.moveaxis(points_mm, -1, 0)
+        # axis by axis: a sum along an axis of three takes several times as long
+        squares = (
+            np.square((along - middle) / (radius + more_mm))
+            for along, middle, radius in zip((x, y, z), self.centre, self.radii, strict=True)
+        )
+        return np.asarray((reduce(np.add, squares) <= 1) & (z > self.floor_mm - more_mm))
 
 
 def _both(x: float, y: float, z: float, radii: tuple[float, float, float]) -> tuple[_Ellipsoid, _Ellipsoid]:
