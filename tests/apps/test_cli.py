@@ -257,7 +257,11 @@ def test_a_signal_that_compiled_code_took_for_a_fault_is_told_as_one(run, monkey
             raise SystemError(message) from ended
 
     monkeypatch.setattr("medseg.workflows.check.check", compiled)
-    assert run("check", "--manifest", cohort) == (code, "", f"error {words}\n")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        assert run("check", "--manifest", cohort) == (code, "", f"error {words}\n")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_second_interrupt_of_a_training_ends_with_what_is_kept(run, monkeypatch, tmp_path):
