@@ -15,7 +15,7 @@ from medseg.ops.metrics import METRICS
 from medseg.workflows.config import load_settings, named_windows, packaged
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = sorted((ROOT / "pipeline").rglob("*.py"))
 CODE = re.compile(r"\b([EW]-[A-Z0-9]+(?:-[A-Z0-9]+)*)\b")
 ROW = re.compile(r"(?:^\| |, )`([EW]-[A-Z0-9-]+)`")

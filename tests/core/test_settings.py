@@ -49,7 +49,7 @@ def test_exactly_one_length(values):
 
 
 def test_the_budget_is_read_when_it_is_set():
-    with pytest.raises(UsageError, match=r"budget: .*such as 90s"):
+    with pytest.raises(UsageError, match=r"budget: .*such as 90s, 20m or 1h30m, got 'a while'$"):
         TrainSettings.parse({"budget": "a while"})
 
 

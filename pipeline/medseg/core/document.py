@@ -51,7 +51,8 @@ def _describe(model: type[BaseModel], fault: Any) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error" and not path:  # of things that contradict one another: all would bury the words
         return str(message)
-    given = "" if fault["type"] == "missing" else f" (got {fault['input']!r:.80})"
+    is_said = fault["type"] == "missing" or ", got " in message
+    given = "" if is_said else f" (got {fault['input']!r:.80})"
     return f"{where}: {message[0].lower() + message[1:]}{given}"
 
 
