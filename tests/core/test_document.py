@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from medseg.core.baseline import BaselineSettings
 from medseg.core.case import Dataset
 from medseg.core.document import Document, suggest
 from medseg.core.errors import UsageError
@@ -67,6 +68,12 @@ def test_what_is_no_object_is_refused_by_the_models_name():
 def test_five_faults_are_told_and_the_rest_counted():
     with pytest.raises(UsageError, match=r"\(and 2 more\)"):
         Tree.parse({"name": "t", "leaves": [{"threshold": "x"}] * 7})
+
+
+def test_a_list_that_is_empty_for_its_wrong_member_is_told_by_the_member():
+    with pytest.raises(UsageError) as caught:
+        BaselineSettings.parse({"models": ["svmm"]})
+    assert caught.value.message == "models.0: input should be 'svm', 'tree', 'forest' or 'logistic' (got 'svmm')"
 
 
 def test_is_frozen():

@@ -28,7 +28,9 @@ class Document(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            faults = error.errors(include_url=False)
+            told = error.errors(include_url=False)
+            inner = {fault["loc"][:depth] for fault in told for depth in range(1, len(fault["loc"]))}
+            faults = [fault for fault in told if fault["loc"] not in inner]  # an outer one only follows from them
             described = "; ".join(_describe(cls, fault) for fault in faults[:5])
             more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""
             raise UsageError(f"{described}{more}", code="E-CONFIG", file=file) from None
