@@ -85,27 +85,30 @@ def fill_contours(structure: Structure, onto: Geometry, path: Path) -> NDArray[n
             remedy = "Pair it with the image that it was drawn on."
             raise GeometryError(message, code="E-CONTOUR-PLANE", file=path, remedy=remedy)
         if 0 <= round(place) < len(slices):
-            slices[round(place)] ^= _inside(np.delete(points, axis, axis=1), slices.shape[1:])
+            _turn_inside(slices[round(place)], np.delete(points, axis, axis=1))
     return mask
 
 
-def _inside(polygon: Points, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Pixels whose centres lie within a closed polygon of (row, column) points, by the even-odd rule.
+def _turn_inside(plane: NDArray[np.bool_], polygon: Points) -> None:
+    """Turn every pixel whose centre lies within a closed polygon of (row, column) points into its contrary.
 
-    A pixel is inside when an odd number of edges crosses its row to the left of it or on it.
+    A pixel is inside when an odd number of edges crosses its row to the left of it or on it; none is outside the box
+    about the points.
     """
+    low = np.clip(np.ceil(polygon.min(axis=0)), 0, plane.shape).astype(int)
+    high = np.clip(np.ceil(polygon.max(axis=0)), low, plane.shape).astype(int)
     ends = np.roll(polygon, -1, axis=0)
     # an edge crosses the rows from its lower end to below its upper end; one along a row crosses none
-    first = np.clip(np.ceil(np.minimum(polygon[:, 0], ends[:, 0])), 0, shape[0]).astype(int)
-    after = np.clip(np.ceil(np.maximum(polygon[:, 0], ends[:, 0])), 0, shape[0]).astype(int)
+    first = np.clip(np.ceil(np.minimum(polygon[:, 0], ends[:, 0])), low[0], high[0]).astype(int)
+    after = np.clip(np.ceil(np.maximum(polygon[:, 0], ends[:, 0])), low[0], high[0]).astype(int)
     edges = np.repeat(np.arange(len(polygon)), after - first)
     starts = np.cumsum(after - first) - (after - first)
     rows = first[edges] + np.arange(edges.size) - starts[edges]
     (row, column), (next_row, next_column) = polygon[edges].T, ends[edges].T
     columns = column + (rows - row) * (next_column - column) / (next_row - row)
-    crossings = np.zeros((shape[0], shape[1] + 1), np.int32)
-    np.add.at(crossings, (rows, np.clip(np.ceil(columns), 0, shape[1]).astype(int)), 1)
-    return np.asarray(np.cumsum(crossings[:, :-1], axis=1) % 2 == 1)
+    crossings = np.zeros((high[0] - low[0], high[1] - low[1] + 1), np.int32)
+    np.add.at(crossings, (rows - low[0], np.clip(np.ceil(columns), low[1], high[1]).astype(int) - low[1]), 1)
+    plane[low[0] : high[0], low[1] : high[1]] ^= np.cumsum(crossings[:, :-1], axis=1) % 2 == 1
 
 
 def trace(mask: NDArray[np.bool_]) -> list[Points]:
@@ -117,11 +120,14 @@ def trace(mask: NDArray[np.bool_]) -> list[Points]:
     Returns:
         Each (n, 2): (row, column) of corners of pixels, in halves, in order; the last joins the first.
     """
-    parts, _ = ndimage.label(mask)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return []
+    parts, _ = ndimage.label(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
     contours = []
     for number, box in enumerate(ndimage.find_objects(parts), start=1):
         loops = _loops(parts[box] == number)
-        corner = np.array([box[0].start, box[1].start]) - 0.5
+        corner = np.array([rows[0] + box[0].start, columns[0] + box[1].start]) - 0.5
         contours.append(_with_keyholes(loops) + corner)
     return contours
 
