@@ -217,7 +217,7 @@ def _export(module: nn.Module, kind: Kind, folder: Path, part: Part) -> tuple[Pa
     examples = [torch.zeros(port.shape) for port in part.inputs]
     try:
         kind.write(module.eval(), examples, path, part)
-    except (RuntimeError, torch.onnx.OnnxExporterError) as error:
+    except RuntimeError as error:
         raise ModelError(
             f"the {part.what} of this model cannot be expressed in this format ({str(error).splitlines()[0]})",
             code="E-EXPORT",
