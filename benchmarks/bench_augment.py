@@ -1,10 +1,11 @@
-"""Augmenting a 96^3 sample on one CPU core: medseg beside the pipeline that nnU-Net v2's trainer builds.
+"""Augmenting a 96^3 sample: medseg beside the pipeline that nnU-Net v2's trainer builds, which runs on one CPU core.
 
 Both in one process, in turn, from cropped patch to varied patch and label map; nnU-Net's starts from its larger patch,
-from which it turns the smaller one out. medseg runs once with its own probabilities and once with nnU-Net's. Needs
-nnunetv2. Writes benchmarks/results/augment.json.
+from which it turns the smaller one out. medseg runs once with its own probabilities and once with nnU-Net's, on one
+core too or, with `--device cuda`, on the GPU, where its patches lie in a training; then the clock counts, else the
+processor. Needs nnunetv2. Writes benchmarks/results/augment.json, on a GPU augment_cuda.json.
 
-    python benchmarks/bench_augment.py [--rounds 40]
+    python benchmarks/bench_augment.py [--rounds 40] [--device cuda]
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def sample(edge: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def with_medseg(how: Augmentation, step: int, image: torch.Tensor, labels: torch.Tensor) -> None:
     generators = [torch.Generator().manual_seed(1000 * step + slot) for slot in range(BATCH)]
-    augment(image, labels, torch.ones(BATCH, 4, dtype=torch.bool), how=how, generators=generators)
+    known = torch.ones(BATCH, 4, dtype=torch.bool, device=image.device)
+    augment(image, labels, known, how=how, generators=generators)
 
 
 def nnunet_pipeline():
@@ -69,12 +71,16 @@ def nnunet_pipeline():
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "augment.json")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--output", type=Path)
     given = parser.parse_args()
+    on_gpu = given.device == "cuda"
+    output = given.output or Path(__file__).parent / "results" / ("augment_cuda.json" if on_gpu else "augment.json")
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     pipeline, start_edge = nnunet_pipeline()
-    image, labels = (torch.stack(parts) for parts in zip(*(sample(EDGE, seed) for seed in range(BATCH)), strict=True))
+    samples = zip(*(sample(EDGE, seed) for seed in range(BATCH)), strict=True)
+    image, labels = (torch.stack(parts).to(given.device) for parts in samples)
     large, large_labels = sample(start_edge, 0)
     own, theirs = ours.CHANGES, tuple((PROBABILITIES[change.__name__], change) for _, change in ours.CHANGES)
 
@@ -94,17 +100,25 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in tools}
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 - their generator
+
+    def now() -> float:
+        if not on_gpu:
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
     for tool in tools.values():
         tool(0)
     for step in range(1, given.rounds + 1):
         for name, tool in tools.items():
-            start = time.process_time()
+            start = now()
             tool(step)
-            seconds[name].append((time.process_time() - start) / BATCH)
+            seconds[name].append((now() - start) / BATCH)
     groups = np.array_split(np.arange(given.rounds), 4)
     means = {name: [statistics.fmean(values[i] for i in group) for group in groups] for name, values in seconds.items()}
     result = {
-        "what": f"CPU seconds to vary one {EDGE}^3 sample, mean over {given.rounds * BATCH}; one thread",
+        "what": f"seconds {'by the clock, medseg on the GPU,' if on_gpu else 'of the processor'} to vary one {EDGE}^3 "
+        f"sample, mean over {given.rounds * BATCH}; one thread",
         "seconds_per_sample": {name: round(statistics.fmean(values), 4) for name, values in seconds.items()},
         "times_faster_than_nnunet": {
             name: {
@@ -114,10 +128,15 @@ def main() -> None:
             for name in list(tools)[:2]
         },
         "nnunet_start_edge": start_edge,
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "load": os.getloadavg()[0]},
+        "machine": {
+            "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "load": os.getloadavg()[0],
+        },
         "versions": {name: version(name) for name in ("torch", "nnunetv2", "batchgeneratorsv2")},
     }
-    given.output.write_text(json.dumps(result, indent=2) + "\n")
+    output.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
 
