@@ -56,12 +56,11 @@ class MeanPool(nn.AvgPool3d):
         self._stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        i, j, k = self._stride
-        divides = all(size % step == 0 for size, step in zip(x.shape[2:], self._stride, strict=True))
-        if not (divides and torch.are_deterministic_algorithms_enabled()):
+        if not torch.are_deterministic_algorithms_enabled():
             return super().forward(x)
-        blocks = (*x.shape[:2], x.shape[2] // i, i, x.shape[3] // j, j, x.shape[4] // k, k)
-        return x.reshape(blocks).mean((3, 5, 7))
+        for axis, step in enumerate(self._stride, start=2):
+            x = _block_means(x, axis, step)
+        return x
 
 
 class ResidualBlock(nn.Module):
@@ -286,6 +285,14 @@ class Network(nn.Module):
         scales = [skips[scale] if self.head_teaches else skips[scale].detach() for scale in self.head_scales]
         # Instance norm hides how bright and how large things are: the image itself is pooled beside its features.
         return self.head.pool([image, *scales], regions, outlines)
+
+
+def _block_means(x: Tensor, axis: int, step: int) -> Tensor:
+    """Of each `step` voxels along one axis; at its end of those that are left."""
+    count, rest = divmod(x.shape[axis], step)
+    whole, end = torch.split(x, [count * step, rest], dim=axis)
+    means = whole.reshape(*x.shape[:axis], count, step, *x.shape[axis + 1 :]).mean(axis + 1)
+    return torch.cat([means, end.mean(axis, keepdim=True)], dim=axis) if rest else means
 
 
 def _convolve(convolution: nn.Conv3d, x: Tensor) -> Tensor:
