@@ -264,9 +264,19 @@ def test_the_case_at_fault_is_told_by_the_process_that_holds_it(monkeypatch):
 def test_each_process_takes_its_own_gpu(monkeypatch):
     assert Ranks(1, 2, 1).device("auto") == "auto"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert Ranks(5, 8, 1).device("auto") == Ranks(5, 8, 1).device("cuda") == "cuda:1"
     assert Ranks(5, 8, 1).device("cpu") == "cpu"
     assert ALONE.device("auto") == "auto"
+    with pytest.raises(UsageError, match=r"4 processes of this machine would share 1 GPU \(cuda:2\)"):
+        Ranks(5, 8, 1).device("cuda:2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert Ranks(1, 2, 0).device("cuda:2") == "cuda:2"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "5")
+    with pytest.raises(UsageError, match="5 processes of this machine would share 4 GPUs") as caught:
+        Ranks(5, 8, 4).device("auto")
+    assert (caught.value.code, "at most 4" in caught.value.remedy) == ("E-RANKS", True)
 
 
 @pytest.mark.slow

@@ -37,6 +37,13 @@ def test_a_gpu_without_its_library_tells_memory_alone(monkeypatch):
     monkeypatch.setattr(usage, "find_spec", lambda _: object())
     assert Usage(torch.device("cuda")).read()["gpu_percent"] == 87
 
+    def refused(_) -> int:
+        message = "NVMLError_NotSupported"  # of a part of a GPU
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(torch.cuda, "utilization", refused)
+    assert Usage(torch.device("cuda")).read().keys() == found.keys()
+
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a peak cannot be forgotten")
 def test_a_peak_can_be_forgotten():

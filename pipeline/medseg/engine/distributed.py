@@ -72,10 +72,23 @@ class Ranks:
         return range(batch_size * self.rank // self.size, batch_size * (self.rank + 1) // self.size)
 
     def device(self, name: str) -> str:
-        """`auto` and `cuda` become the GPU of this process."""
-        if self.size == 1 or name not in {"auto", "cuda"} or not torch.cuda.is_available():
+        """`auto` and `cuda` become the GPU of this process.
+
+        Raises:
+            UsageError: `E-RANKS` where processes would share a GPU, which NCCL does not connect.
+        """
+        if self.size == 1 or not name.startswith(("auto", "cuda")) or not torch.cuda.is_available():
             return name
-        return f"cuda:{self.local}"
+        gpus = 1 if ":" in name else torch.cuda.device_count()
+        if processes_here() > gpus:
+            raise UsageError(
+                f"{processes_here()} processes of this machine would share {gpus} GPU{'s' * (gpus > 1)} ({name}): each "
+                "needs one of its own",
+                code="E-RANKS",
+                remedy=f"Start at most {torch.cuda.device_count()} on this machine (torchrun --nproc-per-node) and let "
+                "each take its own with --device cuda; or train with --device cpu.",
+            )
+        return name if ":" in name else f"cuda:{self.local}"
 
     def now(self) -> float:
         """Seconds, the same in every process: what depends on time is then decided alike."""
@@ -109,6 +122,16 @@ class Ranks:
 ALONE = Ranks()
 
 
+def processes() -> int:
+    """How many torchrun started, on all machines together; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def processes_here() -> int:
+    """The same, on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def elsewhere(why: str) -> MedsegError:
     """`E-RANK-ENDED`: what ends this process is for another one to tell."""
     return MedsegError(why, code=_ELSEWHERE)
@@ -120,7 +143,7 @@ def require_alone(what: str, remedy: str) -> None:
     Raises:
         UsageError: `E-RANKS`.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes() > 1:
         raise UsageError(f"{what} is for one process, torchrun started several", code="E-RANKS", remedy=remedy)
 
 
@@ -136,7 +159,7 @@ def joined(device: str, *, timeout_s: float) -> Iterator[Ranks]:
         ResourceError: `E-RANK-LOST`.
         MedsegError: `E-RANK-ENDED` when another process failed, which says why.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if processes() == 1:
         yield ALONE
         return
     ranks = Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))

@@ -23,7 +23,7 @@ class Usage:
     def read(self) -> dict[str, float]:
         """`cpu_percent` (100 is one core), `memory_gib` (most so far), on CUDA `gpu_memory_gib` and `gpu_percent`.
 
-        What the system does not tell is left out; `gpu_percent` needs `nvidia-ml-py`.
+        What the system does not tell is left out; `gpu_percent` needs `nvidia-ml-py`, and a GPU that is not parted.
         """
         now = time.process_time(), time.monotonic()
         busy, passed = (after - before for after, before in zip(now, self._before, strict=True))
@@ -34,7 +34,8 @@ class Usage:
         if self._device.type == "cuda":
             found["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self._device) / _GIB
             if find_spec("pynvml"):
-                found["gpu_percent"] = float(torch.cuda.utilization(self._device))
+                with suppress(Exception):  # of the driver's library, which has its own
+                    found["gpu_percent"] = float(torch.cuda.utilization(self._device))
         return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from medseg.core.errors import ResourceError
 from medseg.data.residency import GIB, Residency, choose
 from medseg.engine.devices import amp_dtype, pick_device
+from medseg.engine.distributed import processes, processes_here
 from medseg.io.free_memory import free_memory
 from medseg.planning.memory import step_bytes
 
@@ -50,7 +50,7 @@ def require_room(plan: Plan, settings: TrainSettings) -> None:
     if _LEAST_TAKEN * held <= free:
         return
     one, two = (_step_bytes(plan, settings, few) for few in (1, 2))
-    size, fits = plan.batch_size, _processes() * (1 + math.floor((free / _USUALLY_TAKEN - one) / (two - one)))
+    size, fits = plan.batch_size, processes() * (1 + math.floor((free / _USUALLY_TAKEN - one) / (two - one)))
     raise ResourceError(
         f"a step of {size} patches of {'x'.join(map(str, plan.patch_size))} voxels takes at least "
         f"{_LEAST_TAKEN * held / GIB:.2g} GiB of memory, and {free / GIB:.2g} GiB are free",
@@ -84,7 +84,7 @@ def residency_of(store: Store, chosen: Sequence[str], plan: Plan, settings: Trai
 def _ram_room(plan: Plan, settings: TrainSettings) -> float:
     """Bytes that cases may take in memory: as the user says, or half of what is free; on a CPU a step keeps its own."""
     if settings.ram_gib is not None:
-        return settings.ram_gib * GIB / _processes_here()
+        return settings.ram_gib * GIB / processes_here()
     free = _free_bytes()
     on_cpu = pick_device(settings.device).type == "cpu"
     beside = _USUALLY_TAKEN * _step_bytes(plan, settings, _at_once(plan, settings)) if on_cpu else 0.0
@@ -93,20 +93,12 @@ def _ram_room(plan: Plan, settings: TrainSettings) -> float:
 
 def _free_bytes() -> float:
     """For each of torchrun's processes, which hold all cases each."""
-    return free_memory() / _processes_here()
-
-
-def _processes_here() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def _processes() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return free_memory() / processes_here()
 
 
 def _at_once(plan: Plan, settings: TrainSettings) -> int:
     """Patches that one process has in the network: a part of its share of the batch."""
-    return math.ceil(plan.batch_size / (settings.accumulate * _processes()))
+    return math.ceil(plan.batch_size / (settings.accumulate * processes()))
 
 
 def _step_bytes(plan: Plan, settings: TrainSettings, at_once: int) -> int:
