@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import Field
 
 from medseg.core.baseline import BaselineSettings
 from medseg.core.case import Dataset
@@ -74,6 +75,17 @@ def test_a_list_that_is_empty_for_its_wrong_member_is_told_by_the_member():
     with pytest.raises(UsageError) as caught:
         BaselineSettings.parse({"models": ["svmm"]})
     assert caught.value.message == "models.0: input should be 'svm', 'tree', 'forest' or 'logistic' (got 'svmm')"
+
+
+@pytest.mark.parametrize(
+    ("leaves", "words"), [("x", r"leaves: input should be a list \(got 'x'\)"), ([{}], "leaves: list should have at ")]
+)
+def test_a_tuple_is_a_list_to_who_writes_it(leaves, words):
+    class Pair(Document):
+        leaves: tuple[Leaf, ...] = Field(min_length=2)
+
+    with pytest.raises(UsageError, match=words):
+        Pair.parse({"leaves": leaves})
 
 
 def test_is_frozen():

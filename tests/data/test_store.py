@@ -156,8 +156,9 @@ def test_a_plan_edited_elsewhere_is_taken(folder):
 
 def test_a_plan_that_cannot_be_is_refused(folder):
     _edit(folder, batch_size=0)
-    with pytest.raises(UsageError, match="batch_size"):
+    with pytest.raises(UsageError, match="batch_size") as caught:
         open_store(folder)
+    assert "medseg preprocess" in caught.value.remedy
 
 
 def test_no_store_and_an_unfinished_one(folder, tmp_path_factory):

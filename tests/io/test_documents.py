@@ -23,7 +23,7 @@ def test_what_is_no_json_is_refused(tmp_path, data):
     path.write_bytes(data)
     with pytest.raises(InputError) as caught:
         read_document(path, Leaf)
-    assert (caught.value.code, caught.value.file) == ("E-JSON", path)
+    assert (caught.value.code, caught.value.file, caught.value.remedy[:13]) == ("E-JSON", path, "Mend the file")
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def test_a_wrong_key_or_value_is_refused_with_the_file(tmp_path, text, words):
     path = tmp_path / "leaf.json"
     path.write_text(text)
     with pytest.raises(UsageError, match=words) as caught:
-        read_document(path, Leaf)
-    assert (caught.value.code, caught.value.file) == ("E-CONFIG", path)
+        read_document(path, Leaf, remedy="Plant it anew.")
+    assert (caught.value.code, caught.value.file, caught.value.remedy) == ("E-CONFIG", path, "Plant it anew.")
 
 
 def test_a_missing_file(tmp_path):

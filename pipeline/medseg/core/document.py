@@ -50,7 +50,7 @@ def _describe(model: type[BaseModel], fault: Any) -> str:
     where = ".".join(path) or model.__name__
     if fault["type"] == "extra_forbidden":
         return f"unknown key {where!r}: {suggest(path[-1], _keys_at(model, path[:-1]))}"
-    message = fault["msg"].removeprefix("Value error, ")
+    message = fault["msg"].removeprefix("Value error, ").replace("valid tuple", "list").replace("Tuple", "List")
     if fault["type"] == "value_error" and not path:  # of things that contradict one another: all would bury the words
         return str(message)
     is_said = fault["type"] == "missing" or ", got " in message

@@ -8,6 +8,7 @@ clinical columns in the plan also `clinical` (width,) float32.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -192,8 +193,8 @@ def open_store(folder: Path) -> Store:
             file=folder,
             remedy="Run `medseg preprocess` with the same --workspace first.",
         )
-    plan = read_document(folder / _PLAN, Plan)
-    index = read_document(folder / _INDEX, StoreIndex)
+    read = partial(read_document, remedy="Mend it, or run `medseg preprocess` again.")
+    plan, index = read(folder / _PLAN, Plan), read(folder / _INDEX, StoreIndex)
     if index.preprocessing != _preprocessing_key(plan):
         raise ModelError(
             "the plan's preprocessing was changed after the data were preprocessed",
@@ -201,7 +202,7 @@ def open_store(folder: Path) -> Store:
             file=folder / _PLAN,
             remedy=f"Run `medseg preprocess --plan {folder / _PLAN}` again.",
         )
-    return Store(folder, plan, read_document(folder / _DATASET, DatasetModel), index)
+    return Store(folder, plan, read(folder / _DATASET, DatasetModel), index)
 
 
 def _preprocessing_key(plan: Plan) -> str:
